@@ -1,0 +1,53 @@
+//! What the kernel programs and the agent share: the keys and values of the maps and the records
+//! of the event ring. Everything here is `repr(C)` without implicit padding, and its size is
+//! asserted at compile time, because the other side reads it byte by byte.
+#![cfg_attr(not(test), no_std)]
+
+pub mod gate;
+pub mod track;
+
+/// Version of everything in this crate that crosses between kernel and user space. It changes
+/// whenever a struct, a map or the meaning of a field changes.
+pub const ABI: u32 = 1;
+
+/// A service: one TCP port in one network namespace. A port alone is never a key, since port 8080
+/// exists in many pods of a node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// Inode number of the network namespace (`ns.inum` in the kernel, `st_ino` of its nsfs file).
+    pub netns: u32,
+    /// Local TCP port in host byte order, 1 to 65535.
+    pub port: u16,
+    /// Always zero: map keys are compared byte by byte.
+    pub zero: u16,
+}
+
+impl ServiceKey {
+    /// The key of port `port` in the namespace with inode number `netns`.
+    #[inline(always)]
+    pub const fn new(netns: u32, port: u16) -> Self {
+        Self { netns, port, zero: 0 }
+    }
+}
+
+const _: () = assert!(size_of::<ServiceKey>() == 8);
+
+#[cfg(feature = "user")]
+mod pod {
+    //! Marks the shared structs as plain data for aya's maps.
+    macro_rules! pod {
+        ($($t:ty),* $(,)?) => { $(
+            // SAFETY: repr(C), Copy, no padding (sizes are asserted beside each struct), and every
+            // bit pattern is a valid value.
+            unsafe impl aya::Pod for $t {}
+        )* };
+    }
+    pod!(
+        crate::ServiceKey,
+        crate::gate::RuleKey,
+        crate::gate::Rule,
+        crate::track::Flow,
+        crate::track::ServiceCounts,
+    );
+}

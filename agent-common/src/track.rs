@@ -1,0 +1,118 @@
+//! Maps and events of the tracker, the `sock_ops` program that counts the flows of every service.
+
+use crate::ServiceKey;
+
+/// One accepted TCP connection; value of the `FLOWS` map, keyed by socket cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// The service that accepted it.
+    pub service: ServiceKey,
+    /// Boot time in nanoseconds when it was established, or adopted if [`Flow::ADOPTED`] is set.
+    pub since_ns: u64,
+    /// [`Flow::LINGERING`], [`Flow::ADOPTED`], [`Flow::END_UNSEEN`].
+    pub flags: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+impl Flow {
+    /// Our FIN is acknowledged and the peer's is still out (FIN_WAIT2): counted apart.
+    pub const LINGERING: u32 = 1;
+    /// It was there before the tracker, and came from the iterator.
+    pub const ADOPTED: u32 = 2;
+    /// The kernel will not tell when it ends (no `TCP_BPF_SOCK_OPS_CB_FLAGS`): only a look can.
+    pub const END_UNSEEN: u32 = 4;
+}
+
+/// Counters of one service; value of the `SERVICES` map. Changed in the kernel by atomic adds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceCounts {
+    /// Flows now: ESTABLISHED, CLOSE_WAIT, FIN_WAIT1, CLOSING, LAST_ACK.
+    pub flows: i64,
+    /// Connections now in FIN_WAIT2.
+    pub lingering: i64,
+    /// Connections ever accepted.
+    pub accepted: u64,
+    /// Connections accepted that found no room in `FLOWS`: while any is unaccounted for, the
+    /// counts above are not to be trusted.
+    pub lost: u64,
+    /// Boot time in nanoseconds of the newest accepted connection; 0 if none came.
+    pub last_new_ns: u64,
+    /// IPv6 (or v4-mapped) address of the newest accepted connection, network byte order. Written
+    /// without a lock: a hint for logs.
+    pub last_peer: [u32; 4],
+}
+
+/// Something the tracker tells the agent at once, over the ring buffer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Where it happened.
+    pub service: ServiceKey,
+    /// One of the `Event::` constants.
+    pub kind: u32,
+    /// Always zero.
+    pub zero: u32,
+    /// Boot time in nanoseconds.
+    pub at_ns: u64,
+}
+
+impl Event {
+    /// The last flow (lingering ones included) of a watched service has ended.
+    pub const EMPTY: u32 = 1;
+    /// A watched service has accepted a connection.
+    pub const ACCEPTED: u32 = 2;
+    /// A socket of a watched service started to listen (`listen(2)`).
+    pub const LISTENING: u32 = 3;
+    /// A listening socket of a watched service was closed.
+    pub const UNLISTENED: u32 = 4;
+}
+
+/// What is reported for a service in the `WATCHED` map: a set of these bits.
+pub mod watch {
+    /// Report [`super::Event::LISTENING`] and [`super::Event::UNLISTENED`].
+    pub const LISTENERS: u32 = 1;
+    /// Report [`super::Event::EMPTY`] and [`super::Event::ACCEPTED`].
+    pub const FLOWS: u32 = 2;
+}
+
+/// Counters of things that went wrong for the whole node; indices into the `FAULTS` array.
+pub mod fault {
+    /// A connection was accepted while `FLOWS` was full.
+    pub const FLOWS_FULL: u32 = 0;
+    /// A connection was accepted while `SERVICES` was full.
+    pub const SERVICES_FULL: u32 = 1;
+    /// An event found no room in the ring buffer.
+    pub const EVENTS_LOST: u32 = 2;
+    /// The network namespace of a socket could not be read.
+    pub const NO_NETNS: u32 = 3;
+    /// How many there are.
+    pub const COUNT: u32 = 4;
+}
+
+/// One order to the `repair` program, passed as its packet (`BPF_PROG_TEST_RUN`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// Room for the Ethernet header that `BPF_PROG_TEST_RUN` takes off the front.
+    pub ethernet: [u8; 14],
+    /// Always zero.
+    pub zero: [u8; 2],
+    /// The service whose counters are to be mended.
+    pub service: ServiceKey,
+    /// Remove this flow and uncount it; 0 for none.
+    pub cookie: u64,
+    /// Added to [`ServiceCounts::flows`].
+    pub flows: i64,
+    /// Added to [`ServiceCounts::lingering`].
+    pub lingering: i64,
+    /// Rounds the packet up: the kernel wants no less than an Ethernet header and a few bytes.
+    pub pad: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Flow>() == 24);
+const _: () = assert!(size_of::<ServiceCounts>() == 56);
+const _: () = assert!(size_of::<Event>() == 24);
+const _: () = assert!(size_of::<Repair>() == 64);

@@ -1,0 +1,293 @@
+//! What goes over the socket: the types the agent writes and `drainctl` reads (and the other way round).
+//! Unknown fields in requests are refused, so that an option this agent does not have is never ignored.
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `POST /v1/drains` [`DrainRequest`] | 202 [`DrainAccepted`] |
+//! | `DELETE /v1/drains/{service id}` | 200 [`Undrained`] |
+//! | `GET /v1/services` (`?netns=`, `?port=`; neither: the caller's namespace) | 200 [`ServiceList`] |
+//! | `GET /v1/services/{service id}` | 200 [`ServiceStatus`] |
+//! | `GET /v1/services/{service id}/flows` | 200 [`FlowList`] |
+//! | `GET /v1/events?services=ID,ID` | 200, a stream of [`StreamEvent`]s, one JSON object a line; keeps leases alive |
+//! | `GET /drained/{port}` (`?netns=`) | 200 drained (proven again now) · 503 not yet or unknown, both with [`ServiceStatus`] |
+//! | `GET /serving/{port}` (`?netns=`) | 200 serving · 503 draining, both with [`ServiceStatus`] |
+//! | `GET /metrics`, `GET /healthz` | Prometheus text · `ok` |
+//!
+//! Every error is [`ErrorBody`]. A service id is `NETNS:PORT`, for example `4026531840:8080`. `netns` in a
+//! query is an inode number, or `host`; `all` (GET /v1/services only, node admins only) means every one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::drain::Service;
+
+/// Asks for a drain. Durations are milliseconds; those left out take the documented defaults.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainRequest {
+    /// Ports to drain together, 1 to 65535, at least one, at most 64.
+    pub ports: Vec<u16>,
+    /// Network namespace; left out: the caller's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<NetnsRef>,
+    /// How long no new connection must have come before the gate closes; 0 closes it at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiet_ms: Option<u64>,
+    /// Shortest settling time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_settle_ms: Option<u64>,
+    /// Longest settling time; left out: 60 % of the timeout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_settle_ms: Option<u64>,
+    /// When to give up waiting for zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// How long the drain lives without anyone renewing it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
+    /// Keep the gate closed when a new instance listens on the port.
+    #[serde(default)]
+    pub keep_closed: bool,
+    /// What happens to new connections once the gate is closed.
+    #[serde(default)]
+    pub new: NewConnections,
+}
+
+/// What happens to new connections once the gate is closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NewConnections {
+    /// The kernel answers the SYN with a RST: connect() fails at once.
+    #[default]
+    Reject,
+}
+
+/// A network namespace as a request names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum NetnsRef {
+    /// By inode number.
+    Inode(u32),
+    /// By name.
+    Named(NetnsName),
+}
+
+/// Namespaces that have a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetnsName {
+    /// The node's own.
+    Host,
+}
+
+/// The drain is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainAccepted {
+    /// Every service of the drain, in the order asked for.
+    pub services: Vec<ServiceStatus>,
+    /// Whether at least one of them was already draining, and this request joined.
+    pub joined: bool,
+}
+
+/// A drain was ended, or there was none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undrained {
+    /// The service as it is now.
+    pub service: ServiceStatus,
+    /// False: it was serving already, and nothing was done.
+    pub was_draining: bool,
+}
+
+/// All services the caller asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceList {
+    /// Sorted by namespace and port.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// States of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateName {
+    /// No drain.
+    Serving,
+    /// Draining, still accepting.
+    Settling,
+    /// The gate is closed, flows remain.
+    Rejecting,
+    /// The gate is closed and zero is proven.
+    Drained,
+    /// The gate is closed, and the deadline passed with flows remaining.
+    Expired,
+}
+
+impl StateName {
+    /// As in JSON and in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Settling => "settling",
+            Self::Rejecting => "rejecting",
+            Self::Drained => "drained",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// One service as it is now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// `NETNS:PORT`.
+    pub id: String,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// TCP port.
+    pub port: u16,
+    /// State of the service.
+    pub state: StateName,
+    /// Established connections (until our last byte and FIN are acked), from the independent look.
+    pub flows: u64,
+    /// Handshakes in progress (SYN_RECV).
+    pub handshakes: u64,
+    /// Connections in FIN_WAIT2 that a process still holds, within the linger time.
+    pub lingering: u64,
+    /// Connections that do not count by declaration.
+    pub ignored: u64,
+    /// Connection attempts refused since the gate closed.
+    pub rejected: u64,
+    /// Since the newest connection came; null if none came since the agent started.
+    pub last_new_age_ms: Option<u64>,
+    /// `namespace/name` of the pod; null where it is not known.
+    pub pod: Option<String>,
+    /// Why the count cannot be verified; null if it can.
+    pub unknown: Option<String>,
+    /// The drain, if there is one.
+    pub drain: Option<DrainStatus>,
+}
+
+/// The drain of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainStatus {
+    /// Since it began.
+    pub age_ms: u64,
+    /// Until the deadline; 0 once it has passed.
+    pub deadline_in_ms: u64,
+    /// Until the lease is over and traffic comes back by itself.
+    pub lease_in_ms: u64,
+    /// Whether a new instance leaves the gate closed.
+    pub keep_closed: bool,
+    /// Why the gate was closed; null while settling.
+    pub settled_by: Option<SettledBy>,
+}
+
+/// Why settling ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SettledBy {
+    /// No new connection came for the quiet time.
+    Quiet,
+    /// max-settle was reached while connections still arrived.
+    MaxSettle,
+    /// The drain asked for `quiet` 0.
+    AtOnce,
+}
+
+/// One line of the event stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum StreamEvent {
+    /// The service as it is now: first line for each service asked for, then at each change, at most a few a second.
+    Status {
+        /// The service.
+        service: ServiceStatus,
+    },
+    /// The drain ended before the service was drained.
+    Ended {
+        /// The service.
+        service: ServiceStatus,
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// The connections of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowList {
+    /// Handshakes first, then by age, oldest first.
+    pub flows: Vec<FlowStatus>,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowStatus {
+    /// `ADDRESS:PORT` of the peer.
+    pub peer: String,
+    /// `ADDRESS:PORT` on our side.
+    pub local: String,
+    /// TCP state as `ss` names it, for example `ESTAB` or `CLOSE-WAIT`.
+    pub tcp_state: String,
+    /// Since it was established; null if it is older than the agent.
+    pub age_ms: Option<u64>,
+    /// Payload bytes received.
+    pub bytes_in: u64,
+    /// Payload bytes acknowledged by the peer.
+    pub bytes_out: u64,
+    /// What it is doing.
+    pub activity: Activity,
+    /// Why it is thought so, in words.
+    pub why: String,
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    /// Data is on its way, or was a moment ago.
+    Busy,
+    /// Nothing unsent, unacked or unread, and no bytes for a while: it may well be a request in flight.
+    Quiet,
+    /// The handshake is not finished.
+    Handshake,
+    /// Closed on our side, still open on the peer's.
+    Lingering,
+}
+
+/// Every error of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What went wrong.
+    pub error: ErrorDetail,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// One of a fixed set.
+    pub code: ErrorCode,
+    /// For people: what happened, and what to do next.
+    pub message: String,
+}
+
+/// Kinds of errors, each with its HTTP status and the exit code `drainctl` makes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// 500, exit 1: our fault.
+    Internal,
+    /// 400 (413 for a body that is too large, 404 for a path that is none), exit 2: the request makes no sense.
+    Usage,
+    /// 403, exit 5: the caller may not do this.
+    NotPermitted,
+    /// 404, exit 6: no listener, flow or drain there.
+    NoSuchService,
+    /// 503, exit 7: the count cannot be verified.
+    Unverifiable,
+    /// 409, exit 8: another drain of the service has other options.
+    Conflict,
+}
+
+impl ServiceStatus {
+    /// Which service this is.
+    pub fn service(&self) -> Service {
+        Service { netns: self.netns, port: self.port }
+    }
+}

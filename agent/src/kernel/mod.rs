@@ -1,0 +1,297 @@
+//! What the agent wants of the kernel: one narrow trait, so that the core and the executor never see an
+//! aya, netlink or libc type, and can be tested with a fake that fails at any operation.
+//!
+//! All calls block for microseconds to a few milliseconds; async code calls them on a blocking thread.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use crate::drain::{Boot, Service};
+
+/// The kernel, as far as drainctl needs it.
+pub trait Kernel: Send + Sync + 'static {
+    /// Boot time now.
+    fn now(&self) -> Boot;
+
+    /// Inode number of the host's (the node's) network namespace.
+    fn host_netns(&self) -> u32;
+
+    /// Inode numbers of all network namespaces that a process lives in or that `ip netns` names.
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    fn namespaces(&self) -> Result<Vec<u32>, KernelError>;
+
+    /// A number that identifies this namespace for as long as the machine runs (`SO_NETNS_COOKIE`, Linux
+    /// 5.14), unlike its inode number, which is reused. `None` where the kernel has no such number.
+    ///
+    /// # Errors
+    /// [`KernelError::NoNetns`] if the namespace is gone.
+    fn netns_cookie(&self, netns: u32) -> Result<Option<u64>, KernelError>;
+
+    /// The independent look: all TCP sockets with this local port, or with any (`None`), asked from
+    /// inet_diag inside the namespace itself. Shares no map and no counter with the tracker. Sockets in
+    /// TIME_WAIT, CLOSE and SYN_SENT are left out.
+    ///
+    /// # Errors
+    /// The namespace is gone, or the dump failed or was interrupted too often to be whole.
+    fn look(&self, netns: u32, port: Option<u16>) -> Result<Look, KernelError>;
+
+    /// The tracker's counts; all zero for a service it never saw.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn tracked(&self, service: Service) -> Result<Tracked, KernelError>;
+
+    /// When the tracker saw these connections (socket cookies) being established; `None` for those it
+    /// does not know or only adopted later.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn established_at(&self, cookies: &[u64]) -> Result<Vec<Option<Boot>>, KernelError>;
+
+    /// Makes the tracker agree with a look at the same service: takes in what it misses, drops what is no
+    /// longer there and corrects counters that differ from the flows it holds.
+    ///
+    /// # Errors
+    /// A map or program failed; what was mended until then stays mended.
+    fn reconcile(&self, service: Service, look: &Look) -> Result<Reconciled, KernelError>;
+
+    /// What the tracker is to report for this service as [`Event`]s from now on.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    fn watch(&self, service: Service, watch: Watch) -> Result<(), KernelError>;
+
+    /// Refuses new connections of the service from now on, until `lease_until` or [`Kernel::open_gate`].
+    /// When it returns, no connection attempt that passed the gate before is still on its way in: what it
+    /// let through is visible to [`Kernel::look`]. On error the gate is as it was.
+    ///
+    /// # Errors
+    /// The namespace is gone, or the program cannot be attached.
+    fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError>;
+
+    /// Moves the lease of a closed gate.
+    ///
+    /// # Errors
+    /// The gate is not closed, or the map cannot be written.
+    fn renew_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError>;
+
+    /// Lets new connections in again. Of an open gate, or of a namespace that is gone, it is no error.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    fn open_gate(&self, service: Service) -> Result<(), KernelError>;
+
+    /// Connection attempts refused since the gate closed (looked up in the kernel: SYN retransmissions and
+    /// stray ACKs count too); 0 for an open gate.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn rejected(&self, service: Service) -> Result<u64, KernelError>;
+
+    /// What went wrong in the kernel programs, for the whole node.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn faults(&self) -> Result<Faults, KernelError>;
+}
+
+/// What a look at one service found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Sockets in LISTEN.
+    pub listeners: Vec<Listener>,
+    /// All others.
+    pub sockets: Vec<Socket>,
+}
+
+/// A listening socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Socket cookie: never reused while the machine runs.
+    pub cookie: u64,
+    /// Address and port it is bound to.
+    pub local: SocketAddr,
+    /// User id that owns it, in the initial user namespace.
+    pub uid: u32,
+    /// Inode number of the socket, as in `/proc/PID/fd`.
+    pub inode: u32,
+    /// Connections waiting to be accepted.
+    pub backlog: u32,
+}
+
+/// A connection, or a handshake in progress.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// Socket cookie. A request socket (SYN_RECV) has one of its own.
+    pub cookie: u64,
+    /// TCP state.
+    pub state: TcpState,
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's address and port.
+    pub peer: SocketAddr,
+    /// Whether a process holds it: false in the accept queue, and after `close(2)`.
+    pub held: bool,
+    /// Bytes received and not read by the process.
+    pub unread: u32,
+    /// Bytes written by the process and not acknowledged by the peer.
+    pub unacked: u32,
+    /// `tcp_info`, where the kernel gave one.
+    pub info: Option<SocketInfo>,
+}
+
+/// The part of `struct tcp_info` that tells busy from quiet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketInfo {
+    /// Payload bytes received (`tcpi_bytes_received`).
+    pub bytes_received: u64,
+    /// Payload bytes acknowledged by the peer (`tcpi_bytes_acked`).
+    pub bytes_acked: u64,
+    /// Bytes not yet sent (`tcpi_notsent_bytes`).
+    pub not_sent: u32,
+    /// Since data was last sent (`tcpi_last_data_sent`).
+    pub since_sent: Duration,
+    /// Since data was last received (`tcpi_last_data_recv`).
+    pub since_received: Duration,
+    /// Smoothed round-trip time (`tcpi_rtt`).
+    pub rtt: Duration,
+}
+
+/// TCP states that a look reports (`include/net/tcp_states.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the kernel's names say it")]
+pub enum TcpState {
+    Established,
+    SynRecv,
+    FinWait1,
+    FinWait2,
+    CloseWait,
+    LastAck,
+    Closing,
+}
+
+impl TcpState {
+    /// Whether a connection in this state is a flow: from ESTABLISHED until our last byte and FIN are acked.
+    pub fn is_flow(self) -> bool {
+        !matches!(self, Self::SynRecv | Self::FinWait2)
+    }
+}
+
+/// The tracker's view of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tracked {
+    /// Flows now. Negative only if the counter was corrupted.
+    pub flows: i64,
+    /// Connections in FIN_WAIT2 now.
+    pub lingering: i64,
+    /// Connections ever accepted.
+    pub accepted: u64,
+    /// Connections that found the tracker's map full and are not in `flows`. Not zero: the counts are not
+    /// to be trusted. [`Kernel::reconcile`] brings it back to zero once all of them are taken in or gone.
+    pub lost: u64,
+    /// When the newest connection came.
+    pub last_new: Option<Boot>,
+    /// Where the newest connection came from.
+    pub last_peer: Option<std::net::IpAddr>,
+}
+
+/// What [`Kernel::reconcile`] had to mend. All zero: tracker and look agreed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Flows the tracker did not know.
+    pub added: u64,
+    /// Flows the tracker held that were gone.
+    pub removed: u64,
+    /// By how much the flow counter was wrong beyond that.
+    pub corrected: i64,
+}
+
+/// What the tracker reports for a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// [`EventKind::Listening`] and [`EventKind::Unlistened`].
+    pub listeners: bool,
+    /// [`EventKind::Empty`] and [`EventKind::Accepted`].
+    pub flows: bool,
+}
+
+/// Counters of the kernel programs, since the agent started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Connections accepted while the map of flows was full.
+    pub flows_full: u64,
+    /// Connections accepted while the map of services was full: no service's count can be trusted.
+    pub services_full: u64,
+    /// Events that found the ring buffer full.
+    pub events_lost: u64,
+    /// Connections whose network namespace could not be read.
+    pub no_netns: u64,
+}
+
+/// Something that happened in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Where.
+    pub service: Service,
+    /// What.
+    pub kind: EventKind,
+    /// When.
+    pub at: Boot,
+}
+
+/// Kinds of [`Event`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// The tracker's count (lingering included) fell to zero: a hint, not yet a proof.
+    Empty,
+    /// A connection was accepted.
+    Accepted,
+    /// A socket started to listen on the port.
+    Listening,
+    /// A listening socket of the port was closed.
+    Unlistened,
+}
+
+/// Why the kernel layer could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// No process and no name leads to this network namespace.
+    #[error("network namespace {0} does not exist (any more)")]
+    NoNetns(u32),
+    /// The running kernel lacks something.
+    #[error("this kernel has no {feature} (it came with Linux {since})")]
+    TooOld {
+        /// What is missing.
+        feature: &'static str,
+        /// The version that has it.
+        since: &'static str,
+    },
+    /// This binary was built without the kernel programs.
+    #[error(
+        "this drain-agent was built without its kernel programs, so it cannot count or refuse anything; \
+         build it with `cargo xtask build`"
+    )]
+    NoPrograms,
+    /// An operation failed.
+    #[error("{op} {object}")]
+    Op {
+        /// What was tried, as a verb.
+        op: &'static str,
+        /// On what.
+        object: String,
+        /// What the kernel, or the library in between, said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl KernelError {
+    /// An operation on an object failed with `source`.
+    pub fn op(
+        op: &'static str,
+        object: impl fmt::Display,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Op { op, object: object.to_string(), source: source.into() }
+    }
+}

@@ -1,0 +1,11 @@
+//! drainctl takes an unmodified TCP server out of service so that no client sees an error, and says
+//! when it is safe to stop it. The library behind the two programs `drain-agent` and `drainctl`.
+//!
+//! The rooms, from the inside out: [`drain`] is the pure core (no I/O, no clock), [`kernel`] the only
+//! place that talks to eBPF and netlink, [`executor`] carries out what the core decides, [`api`] is the
+//! HTTP interface and [`cli`] the command line.
+pub mod api;
+pub mod cli;
+pub mod drain;
+pub mod executor;
+pub mod kernel;
