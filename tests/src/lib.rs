@@ -1,1 +1,21 @@
-//! Harness.
+//! What the integration tests, the demo and the benchmarks stand on: real network namespaces, a node
+//! with kube-proxy's real rules, real nginx servers, clients that count every failure, and guards that
+//! leave nothing behind. Nothing here knows how the agent works; the binaries under test come from
+//! the folder named by `DRAINCTL_DIST`, and only their documented outside is used.
+
+pub mod agent;
+pub mod bpf;
+pub mod cluster;
+pub mod cmd;
+pub mod ctl;
+pub mod dist;
+pub mod http;
+pub mod kubeproxy;
+pub mod load;
+pub mod net;
+pub mod netns;
+pub mod nginx;
+pub mod process;
+pub mod rolling;
+pub mod ss;
+pub mod wait;

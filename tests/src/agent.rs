@@ -1,0 +1,151 @@
+//! A running `drain-agent`.
+
+use std::{
+    fs::{self, File, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::{
+    bpf::AgentMaps,
+    ctl::Ctl,
+    dist::Dist,
+    http,
+    netns::Netns,
+    process::Process,
+    wait::{LIMIT, eventually},
+};
+
+/// An agent on its own socket. Stopped, and its log shown (libtest keeps that for failed tests), on drop.
+#[derive(Debug)]
+pub struct Agent {
+    dist: Dist,
+    dir: TempDir,
+    process: Option<Process>,
+    quiet: bool,
+}
+
+impl Agent {
+    /// Starts an agent with its defaults.
+    pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts an agent with more options, and waits until it answers.
+    pub fn start_with(options: &[&str]) -> Result<Self> {
+        let mut agent = Self::prepare()?;
+        agent.launch(options)?;
+        Ok(agent)
+    }
+
+    /// Everything but the agent itself: a socket path where nobody listens.
+    pub fn prepare() -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("drainctl-agent-").tempdir()?;
+        // Unprivileged callers must reach the socket and run the command line.
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
+        Ok(Self { dist: Dist::from_env()?, dir, process: None, quiet: false })
+    }
+
+    /// Starts the agent where [`Self::prepare`] or [`Self::stop`] left it.
+    pub fn launch(&mut self, options: &[&str]) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let child = Command::new(self.dist.agent())
+            .arg("--socket")
+            .arg(self.socket())
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("start drain-agent")?;
+        let mut process = Process::new(child, "drain-agent");
+        let socket = self.socket();
+        eventually(Duration::from_secs(30), "the agent answers", || {
+            if let Some(status) = process.exited()? {
+                bail!("drain-agent ended: {status}\n{}", self.log());
+            }
+            let answer = http::unix(&socket, "GET", "/healthz", "");
+            Ok(answer.is_ok_and(|answer| answer.status == 200))
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Keeps the log to itself when dropped.
+    pub fn be_quiet(&mut self) {
+        self.quiet = true;
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("agent.sock")
+    }
+
+    /// Its folder, readable by everybody, removed on drop.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The binaries it was started from.
+    pub fn dist(&self) -> &Dist {
+        &self.dist
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("the agent does not run")?.pid())
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Sends SIGTERM and waits for a clean end.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        process.signal(Signal::TERM)?;
+        let status = process.wait(LIMIT)?;
+        if !status.success() {
+            bail!("drain-agent ended: {status}\n{}", self.log());
+        }
+        Ok(())
+    }
+
+    /// Its BPF maps, to look into and to spoil.
+    pub fn maps(&self) -> Result<AgentMaps> {
+        AgentMaps::of(self.pid()?)
+    }
+
+    /// The command line, run inside `netns` against this agent.
+    pub fn ctl<'a>(&'a self, netns: &'a Netns) -> Ctl<'a> {
+        Ctl::new(self, netns)
+    }
+
+    /// A request to its socket, from the namespace and user of this process.
+    pub fn http(&self, method: &str, path: &str, body: &str) -> Result<http::Response> {
+        http::unix(&self.socket(), method, path, body)
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("agent.log")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let stopped = self.stop();
+        if let (false, Err(error)) = (self.quiet, &stopped) {
+            println!("stop the agent: {error:#}");
+        }
+        if !self.quiet {
+            println!("--- log of the agent ---\n{}", self.log());
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The agent's BPF maps from outside, by bpftool: to check that the tracker itself has counted, and
+//! to spoil its counts on purpose.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::cmd;
+
+/// The tracker's maps of one agent.
+#[derive(Clone, Copy, Debug)]
+pub struct AgentMaps {
+    flows: u32,
+    services: u32,
+}
+
+/// One entry of `FLOWS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// One entry of `SERVICES`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Flows now.
+    pub flows: i64,
+    /// Connections now in FIN_WAIT2.
+    pub lingering: i64,
+    /// Connections ever accepted.
+    pub accepted: u64,
+    /// Accepted while `FLOWS` was full.
+    pub lost: u64,
+    rest: Vec<u8>,
+}
+
+impl AgentMaps {
+    /// Finds the maps of the agent with this process id by its file descriptors.
+    pub fn of(pid: u32) -> Result<Self> {
+        let (mut flows, mut services) = (None, None);
+        for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+            // Descriptors come and go while the agent works.
+            let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
+            let id = info.lines().find_map(|line| line.strip_prefix("map_id:"));
+            let Some(id) = id.and_then(|id| id.trim().parse::<u32>().ok()) else { continue };
+            match name(id)?.as_str() {
+                "FLOWS" => flows = Some(id),
+                "SERVICES" => services = Some(id),
+                _ => {}
+            }
+        }
+        let flows = flows.context("the agent has no map FLOWS")?;
+        Ok(Self { flows, services: services.context("the agent has no map SERVICES")? })
+    }
+
+    /// Flows of one service.
+    pub fn flows(&self, netns: u32, port: u16) -> Result<Vec<Flow>> {
+        let mut flows = Vec::new();
+        for (key, value) in dump(self.flows)? {
+            let flow = Flow {
+                cookie: u64::from_ne_bytes(part(&key, 0)?),
+                netns: u32::from_ne_bytes(part(&value, 0)?),
+                port: u16::from_ne_bytes(part(&value, 4)?),
+            };
+            if (flow.netns, flow.port) == (netns, port) {
+                flows.push(flow);
+            }
+        }
+        Ok(flows)
+    }
+
+    /// Forgets a flow behind the tracker's back.
+    pub fn delete_flow(&self, flow: &Flow) -> Result<()> {
+        let key = hex(&flow.cookie.to_ne_bytes());
+        let id = self.flows.to_string();
+        let mut args = vec!["map", "delete", "id", &id, "key", "hex"];
+        args.extend(key.iter().map(String::as_str));
+        cmd::run("bpftool", &args).map(drop)
+    }
+
+    /// Counters of one service.
+    pub fn counts(&self, netns: u32, port: u16) -> Result<Option<Counts>> {
+        let wanted = service_key(netns, port);
+        for (key, value) in dump(self.services)? {
+            if key == wanted {
+                return Ok(Some(Counts {
+                    flows: i64::from_ne_bytes(part(&value, 0)?),
+                    lingering: i64::from_ne_bytes(part(&value, 8)?),
+                    accepted: u64::from_ne_bytes(part(&value, 16)?),
+                    lost: u64::from_ne_bytes(part(&value, 24)?),
+                    rest: value[32..].to_vec(),
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Overwrites the counters of one service.
+    pub fn set_counts(&self, netns: u32, port: u16, counts: &Counts) -> Result<()> {
+        let key = hex(&service_key(netns, port));
+        let mut value = Vec::new();
+        value.extend(counts.flows.to_ne_bytes());
+        value.extend(counts.lingering.to_ne_bytes());
+        value.extend(counts.accepted.to_ne_bytes());
+        value.extend(counts.lost.to_ne_bytes());
+        value.extend(&counts.rest);
+        let value = hex(&value);
+        let id = self.services.to_string();
+        let mut args = vec!["map", "update", "id", &id, "key", "hex"];
+        args.extend(key.iter().map(String::as_str));
+        args.extend(["value", "hex"]);
+        args.extend(value.iter().map(String::as_str));
+        cmd::run("bpftool", &args).map(drop)
+    }
+}
+
+fn service_key(netns: u32, port: u16) -> Vec<u8> {
+    let mut key = netns.to_ne_bytes().to_vec();
+    key.extend(port.to_ne_bytes());
+    key.extend([0, 0]);
+    key
+}
+
+fn name(id: u32) -> Result<String> {
+    let text = cmd::run("bpftool", &["-j", "map", "show", "id", &id.to_string()])?;
+    let map: Value = serde_json::from_str(&text)?;
+    Ok(map["name"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Keys and values of a map.
+fn dump(id: u32) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let text = cmd::run("bpftool", &["-j", "map", "dump", "id", &id.to_string()])?;
+    let entries: Value = serde_json::from_str(&text).context("bpftool map dump")?;
+    let mut pairs = Vec::new();
+    for entry in entries.as_array().context("a map that is no list")? {
+        // An entry that left while the map was walked has an error instead of a value.
+        if let (Some(key), Some(value)) = (entry["key"].as_array(), entry["value"].as_array()) {
+            pairs.push((bytes(key)?, bytes(value)?));
+        }
+    }
+    Ok(pairs)
+}
+
+fn bytes(list: &[Value]) -> Result<Vec<u8>> {
+    list.iter()
+        .map(|byte| {
+            let digits = byte.as_str().and_then(|byte| byte.strip_prefix("0x"));
+            Ok(u8::from_str_radix(digits.context("a byte of bpftool")?, 16)?)
+        })
+        .collect()
+}
+
+fn hex(bytes: &[u8]) -> Vec<String> {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn part<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
+    match bytes.get(at..at + N).and_then(|part| part.try_into().ok()) {
+        Some(part) => Ok(part),
+        None => bail!("{} bytes where {} are needed", bytes.len(), at + N),
+    }
+}

@@ -1,0 +1,158 @@
+//! Sockets in a namespace, in every state a test needs.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsFd,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::net::{
+    AddressFamily, SocketType, bind, ipproto, listen as start_listening, socket, sockopt,
+};
+
+use crate::{netns::Netns, wait::LIMIT};
+
+/// A listening socket in a namespace, one that accepts only when told to.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+}
+
+/// What a listening socket is to be like.
+#[derive(Clone, Copy, Debug)]
+pub struct Listening {
+    /// Where to listen.
+    pub addr: SocketAddr,
+    /// Length of the accept queue.
+    pub backlog: i32,
+    /// For IPv6: whether IPv4 clients are refused (false: they come as v4-mapped addresses).
+    pub v6_only: bool,
+}
+
+impl Listening {
+    /// A server with a long accept queue; IPv6 addresses are dual-stack.
+    pub fn on(ip: impl Into<IpAddr>, port: u16) -> Self {
+        Self { addr: SocketAddr::new(ip.into(), port), backlog: 4096, v6_only: false }
+    }
+}
+
+impl Server {
+    /// Starts to listen inside `netns`.
+    pub fn start(netns: &Netns, how: Listening) -> Result<Self> {
+        netns.run(|| Self::start_here(how))
+    }
+
+    /// Starts to listen in the namespace, and as the user, of the calling thread.
+    pub fn start_here(how: Listening) -> Result<Self> {
+        let family = if how.addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let fd = socket(family, SocketType::STREAM, Some(ipproto::TCP))?;
+        sockopt::set_socket_reuseaddr(&fd, true)?;
+        if how.addr.is_ipv6() {
+            sockopt::set_ipv6_v6only(&fd, how.v6_only)?;
+        }
+        bind(&fd, &how.addr).with_context(|| format!("bind {}", how.addr))?;
+        start_listening(&fd, how.backlog)?;
+        sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(LIMIT))?;
+        Ok(Self { listener: TcpListener::from(fd) })
+    }
+
+    /// Takes the next connection from the accept queue.
+    pub fn accept(&self) -> Result<TcpStream> {
+        let (stream, _) = self.listener.accept().context("accept")?;
+        limit(&stream)?;
+        Ok(stream)
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> Result<u16> {
+        Ok(self.listener.local_addr()?.port())
+    }
+
+    /// Connects from `client` to `addr` `count` times and accepts each connection.
+    pub fn pairs(&self, client: &Netns, addr: SocketAddr, count: usize) -> Result<Vec<Pair>> {
+        client.run(|| {
+            (0..count)
+                .map(|_| Ok(Pair { client: connect_here(addr)?, server: self.accept()? }))
+                .collect()
+        })
+    }
+}
+
+/// Both ends of one connection.
+#[derive(Debug)]
+pub struct Pair {
+    /// The end that connected.
+    pub client: TcpStream,
+    /// The end that was accepted.
+    pub server: TcpStream,
+}
+
+impl Pair {
+    /// Sends a few bytes both ways and checks that they arrive.
+    pub fn exchange(&mut self) -> Result<()> {
+        send(&mut self.client, &mut self.server)?;
+        send(&mut self.server, &mut self.client)
+    }
+}
+
+fn send(from: &mut TcpStream, to: &mut TcpStream) -> Result<()> {
+    const BYTES: &[u8] = b"0123456789abcdef";
+    from.write_all(BYTES)?;
+    let mut got = [0; BYTES.len()];
+    to.read_exact(&mut got)?;
+    if got != BYTES {
+        bail!("other bytes arrived than were sent");
+    }
+    Ok(())
+}
+
+/// Connects from inside `netns`; reads and writes have a limit.
+pub fn connect(netns: &Netns, addr: SocketAddr) -> Result<TcpStream> {
+    netns.run(|| connect_here(addr))
+}
+
+/// Connects from the namespace of the calling thread.
+pub fn connect_here(addr: SocketAddr) -> Result<TcpStream> {
+    let stream =
+        TcpStream::connect_timeout(&addr, LIMIT).with_context(|| format!("connect to {addr}"))?;
+    limit(&stream)?;
+    Ok(stream)
+}
+
+/// What became of an attempt to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// It was established.
+    Connected,
+    /// It was answered by a RST.
+    Refused,
+    /// Nothing came back within the time given.
+    Unanswered,
+}
+
+/// Tries to connect, and closes again.
+pub fn attempt(netns: &Netns, addr: SocketAddr, limit: Duration) -> Result<Attempt> {
+    use std::io::ErrorKind;
+    netns.run(|| match TcpStream::connect_timeout(&addr, limit) {
+        Ok(_) => Ok(Attempt::Connected),
+        Err(error) => match error.kind() {
+            ErrorKind::ConnectionRefused => Ok(Attempt::Refused),
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => Ok(Attempt::Unanswered),
+            _ => Err(error).with_context(|| format!("connect to {addr}")),
+        },
+    })
+}
+
+/// Closes a connection with a RST.
+pub fn reset(stream: TcpStream) -> Result<()> {
+    sockopt::set_socket_linger(stream.as_fd(), Some(Duration::ZERO))?;
+    Ok(())
+}
+
+fn limit(stream: &TcpStream) -> Result<()> {
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    Ok(())
+}

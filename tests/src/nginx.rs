@@ -1,0 +1,166 @@
+//! A real, unmodified nginx in a pod.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::{
+    cluster::{PORT, Pod},
+    cmd, http,
+    net::{self, Attempt},
+    netns::Netns,
+    process::{Process, kill},
+    wait::{LIMIT, eventually},
+};
+
+/// What `GET /ok` answers.
+pub const BODY: &[u8] = b"served by an unmodified nginx\n";
+
+/// Size of the file `GET /big` sends, slowly.
+pub const BIG: usize = 3 << 20;
+
+/// A server: its files stay while it is stopped and started again.
+#[derive(Debug)]
+pub struct Nginx {
+    netns: Arc<Netns>,
+    port: u16,
+    dir: TempDir,
+    process: Option<Process>,
+}
+
+impl Nginx {
+    /// Starts nginx on port 80 of a pod.
+    pub fn start(pod: &Pod) -> Result<Self> {
+        Self::start_on(Arc::clone(&pod.netns), &[PORT])
+    }
+
+    /// Starts nginx on these ports of a namespace.
+    pub fn start_on(netns: Arc<Netns>, ports: &[u16]) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("drainctl-nginx-").tempdir()?;
+        fs::write(dir.path().join("big"), big())?;
+        fs::write(dir.path().join("nginx.conf"), config(dir.path(), ports)?)?;
+        fs::write(dir.path().join("access.log"), "")?;
+        let port = *ports.first().context("nginx needs a port")?;
+        let mut nginx = Self { netns, port, dir, process: None };
+        nginx.start_again()?;
+        Ok(nginx)
+    }
+
+    /// Starts a new instance after [`Self::stop`].
+    pub fn start_again(&mut self) -> Result<()> {
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(self.dir.path()).arg("-c").arg(self.dir.path().join("nginx.conf"));
+        command.arg("-e").arg(self.dir.path().join("error.log"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = self.netns.run(|| command.spawn().context("start nginx"))?;
+        let mut process = Process::new(child, "nginx");
+        eventually(LIMIT, "nginx listens", || {
+            if let Some(status) = process.exited()? {
+                let log = fs::read_to_string(self.dir.path().join("error.log"));
+                bail!("nginx ended: {status}: {}", log.unwrap_or_default());
+            }
+            listens(&self.netns, self.port)
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Sends SIGTERM, nginx's fast shutdown, and waits for the end.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.signal(Signal::TERM)?;
+            process.wait(LIMIT)?;
+        }
+        Ok(())
+    }
+
+    /// Kills the master and its workers as a crash or the OOM killer would.
+    pub fn crash(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        let pid = process.pid();
+        let workers = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        process.signal(Signal::KILL)?;
+        process.wait(LIMIT)?;
+        workers.split_whitespace().filter_map(|pid| pid.parse().ok()).for_each(kill);
+        Ok(())
+    }
+
+    /// Process id of the master, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// Requests for `/ok` that nginx says it has answered with 200, over all its instances.
+    pub fn served(&self) -> Result<u64> {
+        let log = fs::read_to_string(self.dir.path().join("access.log"))?;
+        Ok(log.lines().filter(|line| *line == "200 /ok").count() as u64)
+    }
+
+    /// Waits until a client in `netns` gets an answer at `addr`.
+    pub fn await_answer(netns: &Netns, addr: SocketAddr) -> Result<()> {
+        eventually(LIMIT, &format!("an answer from {addr}"), || {
+            // Refused connections are what is waited out here.
+            Ok(http::get(netns, addr, "/ready").is_ok_and(|answer| answer.status == 200))
+        })
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // SIGKILL to the master alone would leave its workers behind.
+        if let Err(error) = self.stop() {
+            eprintln!("stop nginx: {error:#}");
+        }
+    }
+}
+
+/// Whether something listens on the port; looks instead of connecting, because a gate may be closed.
+fn listens(netns: &Netns, port: u16) -> Result<bool> {
+    let filter = format!("sport = :{port}");
+    Ok(!netns.run(|| cmd::run("ss", &["-Htln", &filter]))?.is_empty())
+}
+
+/// Whether a connect from inside the pod to its own port succeeds.
+pub fn accepts(netns: &Netns, port: u16) -> Result<bool> {
+    let addr = SocketAddr::from(([127, 0, 0, 1], port));
+    Ok(net::attempt(netns, addr, LIMIT)? == Attempt::Connected)
+}
+
+/// What `/big` sends: no two lines are alike, so that a lost or repeated piece is noticed.
+pub fn big() -> Vec<u8> {
+    (0..BIG / 16).flat_map(|line| format!("{line:015}\n").into_bytes()).collect()
+}
+
+fn config(dir: &Path, ports: &[u16]) -> Result<String> {
+    let dir = dir.to_str().context("a folder name that is not UTF-8")?;
+    let listen: String =
+        ports.iter().map(|port| format!("listen {port}; listen [::]:{port}; ")).collect();
+    let body = std::str::from_utf8(BODY)?.trim_end();
+    Ok(format!(
+        "daemon off; master_process on; worker_processes 2; user root;
+pid {dir}/nginx.pid; error_log {dir}/error.log notice;
+events {{ worker_connections 4096; }}
+http {{
+  log_format plain '$status $uri'; access_log {dir}/access.log plain;
+  client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi;
+  uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;
+  keepalive_timeout 300s; keepalive_requests 100000; sendfile on;
+  server {{
+    {listen}
+    root {dir};
+    location = /ok {{ return 200 '{body}\\n'; }}
+    location = /ready {{ access_log off; return 200 'ready\\n'; }}
+    location = /big {{ limit_rate 512k; }}
+  }}
+}}
+"
+    ))
+}

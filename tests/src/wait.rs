@@ -1,0 +1,57 @@
+//! Waiting for a state: look again and again, with a limit, and say what was waited for.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+/// How long to wait before looking again.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Long enough for anything that must happen, on a busy machine with two cores.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` holds; an error when it does not within `limit`, or when it cannot be told.
+pub fn eventually(
+    limit: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    eventually_some(limit, what, || Ok(condition()?.then_some(())))
+}
+
+/// Waits until `look` returns something, and returns it.
+pub fn eventually_some<T>(
+    limit: Duration,
+    what: &str,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        if start.elapsed() >= limit {
+            bail!("not within {limit:?}: {what}");
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Checks that `condition` holds all through `time`, for what must *not* happen in it.
+pub fn throughout(
+    time: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        if !condition()? {
+            bail!("no longer true after {:?}: {what}", start.elapsed());
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
