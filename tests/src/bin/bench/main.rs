@@ -10,7 +10,7 @@ use clap::Parser;
 use stats::{Bar, Estimate, Verdict};
 
 /// A finished row.
-pub struct Row {
+pub(crate) struct Row {
     name: &'static str,
     unit: &'static str,
     estimate: Estimate,
@@ -19,7 +19,12 @@ pub struct Row {
 
 impl Row {
     /// A row; the unit of figure and bar may be empty for ratios.
-    pub fn new(name: &'static str, unit: &'static str, estimate: Estimate, bar: Bar) -> Self {
+    pub(crate) fn new(
+        name: &'static str,
+        unit: &'static str,
+        estimate: Estimate,
+        bar: Bar,
+    ) -> Self {
         Self { name, unit, estimate, bar }
     }
 

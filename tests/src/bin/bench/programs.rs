@@ -10,7 +10,7 @@ use aya::{
 
 /// Kinds of programs, as numbered in `enum bpf_prog_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Trackers.
     SockOps = 13,
     /// Gates.
@@ -19,19 +19,19 @@ pub enum Kind {
 
 /// Time and number of runs.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Cost {
+pub(crate) struct Cost {
     ns: u64,
     runs: u64,
 }
 
 impl Cost {
     /// What was spent since an earlier reading.
-    pub fn since(self, earlier: Self) -> Self {
+    pub(crate) fn since(self, earlier: Self) -> Self {
         Self { ns: self.ns - earlier.ns, runs: self.runs - earlier.runs }
     }
 
     /// Nanoseconds in all.
-    pub fn ns(self) -> f64 {
+    pub(crate) fn ns(self) -> f64 {
         self.ns as f64
     }
 
@@ -39,7 +39,7 @@ impl Cost {
     ///
     /// # Errors
     /// It never ran.
-    pub fn per_run(self) -> Result<f64> {
+    pub(crate) fn per_run(self) -> Result<f64> {
         if self.runs == 0 {
             bail!("the program never ran: nothing was measured");
         }
@@ -48,7 +48,7 @@ impl Cost {
 }
 
 /// What all programs of a kind that process `pid` holds have cost so far.
-pub fn cost(pid: u32, kind: Kind) -> Result<Cost> {
+pub(crate) fn cost(pid: u32, kind: Kind) -> Result<Cost> {
     let mut total = Cost::default();
     let mut seen = HashMap::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
@@ -73,18 +73,18 @@ pub fn cost(pid: u32, kind: Kind) -> Result<Cost> {
 }
 
 /// Our programs that do nothing, from the same build.
-pub struct Empty(Ebpf);
+pub(crate) struct Empty(Ebpf);
 
 impl Empty {
     /// Loads them; attached until dropped.
-    pub fn load() -> Result<Self> {
+    pub(crate) fn load() -> Result<Self> {
         let dir = std::env::var("DRAINCTL_EBPF_DIR")
             .context("DRAINCTL_EBPF_DIR is not set: run this by `cargo xtask bench`")?;
         Ok(Self(Ebpf::load_file(Path::new(&dir).join("empty"))?))
     }
 
     /// Attaches the empty `sk_lookup` program to the namespace in this file.
-    pub fn attach_lookup(&mut self, netns: &Path) -> Result<()> {
+    pub(crate) fn attach_lookup(&mut self, netns: &Path) -> Result<()> {
         let program = self.0.program_mut("empty_lookup").context("no empty_lookup")?;
         let program: &mut SkLookup = program.try_into()?;
         program.load()?;
@@ -93,7 +93,7 @@ impl Empty {
     }
 
     /// Attaches the empty `sock_ops` program to the root of cgroup v2.
-    pub fn attach_ops(&mut self) -> Result<()> {
+    pub(crate) fn attach_ops(&mut self) -> Result<()> {
         let mounts = fs::read_to_string("/proc/mounts")?;
         let root = mounts.lines().filter_map(|l| {
             let mut words = l.split(' ').skip(1);

@@ -38,7 +38,7 @@ fn here(port: u16) -> SocketAddr {
 }
 
 /// Cost of one lookup that the gate refuses, less that of an empty program.
-pub fn gate_cost() -> Result<Row> {
+pub(crate) fn gate_cost() -> Result<Row> {
     let _stats = enable_stats(Stats::RunTime)?;
     let (ours, empty) = (Netns::new()?, Netns::new()?);
     let mut agent = Agent::start()?;
@@ -73,7 +73,7 @@ fn refused(netns: &Netns, count: usize) -> Result<()> {
 }
 
 /// Cost of one connection, opened and closed, less what an empty program costs in the same calls.
-pub fn tracker_cost() -> Result<Row> {
+pub(crate) fn tracker_cost() -> Result<Row> {
     let _stats = enable_stats(Stats::RunTime)?;
     let netns = Netns::new()?;
     let mut agent = Agent::start()?;
@@ -107,13 +107,13 @@ fn churn(netns: &Netns, server: &Server, count: usize) -> Result<()> {
 }
 
 /// New connections a second, one request each, with the agent and without.
-pub fn connections() -> Result<Row> {
+pub(crate) fn connections() -> Result<Row> {
     let ratios = throughput(&["-H", "Connection: close"])?;
     Ok(Row::new("connections/s with / without", "", median(&ratios), Bar::AtLeast(0.97)))
 }
 
 /// Requests a second on keep-alive connections, with the agent and without.
-pub fn keep_alive() -> Result<Row> {
+pub(crate) fn keep_alive() -> Result<Row> {
     let ratios = throughput(&[])?;
     Ok(Row::new("keep-alive requests/s with / without", "", median(&ratios), Bar::AtLeast(0.99)))
 }
@@ -159,7 +159,7 @@ fn wrk(netns: &Netns, options: &[&str]) -> Result<f64> {
 }
 
 /// From the start of `drainctl drain --quiet 0s` to the first refused connection.
-pub fn exec_to_closed() -> Result<Row> {
+pub(crate) fn exec_to_closed() -> Result<Row> {
     let netns = Netns::new()?;
     let mut agent = Agent::start()?;
     agent.be_quiet();
@@ -182,7 +182,7 @@ pub fn exec_to_closed() -> Result<Row> {
 }
 
 /// From the end of the last connection to the end of the waiting `drainctl`.
-pub fn close_to_exit() -> Result<Row> {
+pub(crate) fn close_to_exit() -> Result<Row> {
     let netns = Netns::new()?;
     let mut agent = Agent::start()?;
     agent.be_quiet();

@@ -2,7 +2,7 @@
 
 /// A bar to be met.
 #[derive(Clone, Copy, Debug)]
-pub enum Bar {
+pub(crate) enum Bar {
     /// The figure must not be smaller.
     AtLeast(f64),
     /// The figure must not be larger.
@@ -11,18 +11,18 @@ pub enum Bar {
 
 /// A figure with its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Estimate {
+pub(crate) struct Estimate {
     /// Best guess.
-    pub value: f64,
+    pub(crate) value: f64,
     /// Lower end.
-    pub low: f64,
+    pub(crate) low: f64,
     /// Upper end.
-    pub high: f64,
+    pub(crate) high: f64,
 }
 
 /// What an estimate says about a bar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Met.
     Pass,
     /// The whole interval lies on the wrong side.
@@ -34,7 +34,7 @@ pub enum Verdict {
 
 impl Bar {
     /// The bar's own value.
-    pub fn value(self) -> f64 {
+    pub(crate) fn value(self) -> f64 {
         match self {
             Self::AtLeast(bar) | Self::AtMost(bar) => bar,
         }
@@ -42,7 +42,7 @@ impl Bar {
 
     /// Judges an estimate. An interval that lies wholly on the right side is a pass however wide it is:
     /// more runs could not change the answer.
-    pub fn judge(self, e: Estimate) -> Verdict {
+    pub(crate) fn judge(self, e: Estimate) -> Verdict {
         let (best, worst, value) = match self {
             Self::AtLeast(bar) => (e.high - bar, e.low - bar, e.value - bar),
             Self::AtMost(bar) => (bar - e.low, bar - e.high, bar - e.value),
@@ -63,7 +63,7 @@ impl Bar {
 ///
 /// # Panics
 /// Without samples.
-pub fn quantile(samples: &[f64], q: f64) -> Estimate {
+pub(crate) fn quantile(samples: &[f64], q: f64) -> Estimate {
     assert!(!samples.is_empty(), "no samples");
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -74,7 +74,7 @@ pub fn quantile(samples: &[f64], q: f64) -> Estimate {
     for k in 0..n {
         below += binomial(n, k, q);
         if below <= 0.025 {
-            low = k + 1;
+            low = k;
         }
         if below >= 0.975 {
             high = k.min(n - 1);
@@ -91,7 +91,7 @@ pub fn quantile(samples: &[f64], q: f64) -> Estimate {
 }
 
 /// The median, see [`quantile`].
-pub fn median(samples: &[f64]) -> Estimate {
+pub(crate) fn median(samples: &[f64]) -> Estimate {
     quantile(samples, 0.5)
 }
 
