@@ -3,6 +3,9 @@
 //!
 //! All calls block for microseconds to a few milliseconds; async code calls them on a blocking thread.
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 use std::{fmt, net::SocketAddr, time::Duration};
 
 use crate::drain::{Boot, Service};
