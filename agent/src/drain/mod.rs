@@ -10,8 +10,8 @@ mod spec;
 mod time;
 mod verdict;
 
-//#[cfg(test)]
-//mod machine_tests;
+#[cfg(test)]
+mod machine_tests;
 
 use std::fmt;
 

@@ -19,8 +19,7 @@ use crate::drain::{Boot, Counts, Service};
 
 /// Operations of [`Kernel`] that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "they are named like the methods")]
-pub enum Op {
+pub(crate) enum Op {
     Namespaces,
     NetnsCookie,
     Look,
@@ -37,7 +36,7 @@ pub enum Op {
 
 impl Op {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -57,7 +56,7 @@ impl Op {
 type Hook = Box<dyn FnOnce(&FakeKernel) + Send>;
 
 /// See the module.
-pub struct FakeKernel {
+pub(crate) struct FakeKernel {
     model: Mutex<Model>,
     events: mpsc::UnboundedSender<Event>,
     /// With tokio's (virtual) clock; without it, time moves by [`FakeKernel::advance`] only.
@@ -118,17 +117,17 @@ struct Gate {
 
 /// Why a connection attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused;
+pub(crate) struct Refused;
 
 /// What tests do.
 impl FakeKernel {
     /// A kernel whose time is tokio's.
-    pub fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Event>) {
+    pub(crate) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Event>) {
         Self::with_clock(Some(Instant::now()))
     }
 
     /// A kernel whose time moves by [`FakeKernel::advance`] only.
-    pub fn with_manual_clock() -> (Arc<Self>, mpsc::UnboundedReceiver<Event>) {
+    pub(crate) fn with_manual_clock() -> (Arc<Self>, mpsc::UnboundedReceiver<Event>) {
         Self::with_clock(None)
     }
 
@@ -147,20 +146,20 @@ impl FakeKernel {
     }
 
     /// Moves a manual clock.
-    pub fn advance(&self, by: Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         let mut model = self.model();
         model.now = model.now + by;
     }
 
     /// Makes a network namespace (again: with another cookie).
-    pub fn add_netns(&self, netns: u32) {
+    pub(crate) fn add_netns(&self, netns: u32) {
         let mut model = self.model();
         let cookie = model.cookie();
         model.netns.insert(netns, cookie);
     }
 
     /// The namespace dies, and everything in it.
-    pub fn kill_netns(&self, netns: u32) {
+    pub(crate) fn kill_netns(&self, netns: u32) {
         let mut model = self.model();
         model.netns.remove(&netns);
         model.listeners.retain(|service, _| service.netns != netns);
@@ -171,7 +170,7 @@ impl FakeKernel {
     }
 
     /// A server starts to listen; the socket's cookie.
-    pub fn listen(&self, service: Service) -> u64 {
+    pub(crate) fn listen(&self, service: Service) -> u64 {
         let mut model = self.model();
         let cookie = model.cookie();
         let local = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), service.port);
@@ -182,7 +181,7 @@ impl FakeKernel {
     }
 
     /// All listeners of the service are closed.
-    pub fn unlisten(&self, service: Service) {
+    pub(crate) fn unlisten(&self, service: Service) {
         let mut model = self.model();
         if model.listeners.remove(&service).is_some() {
             self.report(&model, service, EventKind::Unlistened);
@@ -193,7 +192,7 @@ impl FakeKernel {
     ///
     /// # Errors
     /// Nothing listens, or the gate refused it.
-    pub fn connect(&self, service: Service) -> Result<u64, Refused> {
+    pub(crate) fn connect(&self, service: Service) -> Result<u64, Refused> {
         let handshake = self.syn(service)?;
         Ok(self.establish(handshake).expect("the handshake was begun just now"))
     }
@@ -202,7 +201,7 @@ impl FakeKernel {
     ///
     /// # Errors
     /// Nothing listens, or the gate refused it.
-    pub fn syn(&self, service: Service) -> Result<u64, Refused> {
+    pub(crate) fn syn(&self, service: Service) -> Result<u64, Refused> {
         let mut model = self.model();
         if model.gate_is_closed(service) {
             if let Some(gate) = model.gates.get_mut(&service) {
@@ -217,14 +216,14 @@ impl FakeKernel {
     }
 
     /// The handshake is finished: the flow's cookie; `None` if the handshake is gone.
-    pub fn establish(&self, handshake: u64) -> Option<u64> {
+    pub(crate) fn establish(&self, handshake: u64) -> Option<u64> {
         let mut model = self.model();
         let (service, _) = model.sockets.remove(&handshake)?;
         Some(self.accept(&mut model, service))
     }
 
     /// A connection that another sk_lookup program let through a closed gate.
-    pub fn intrude(&self, service: Service) -> u64 {
+    pub(crate) fn intrude(&self, service: Service) -> u64 {
         self.accept(&mut self.model(), service)
     }
 
@@ -249,7 +248,7 @@ impl FakeKernel {
     }
 
     /// A connection moves to another TCP state.
-    pub fn set_state(&self, cookie: u64, state: TcpState, held: bool) {
+    pub(crate) fn set_state(&self, cookie: u64, state: TcpState, held: bool) {
         let mut model = self.model();
         let Some((service, socket)) = model.sockets.get_mut(&cookie) else { return };
         (socket.state, socket.held) = (state, held);
@@ -260,7 +259,7 @@ impl FakeKernel {
     }
 
     /// A connection or handshake is over.
-    pub fn close(&self, cookie: u64) {
+    pub(crate) fn close(&self, cookie: u64) {
         let mut model = self.model();
         let Some((service, _)) = model.sockets.remove(&cookie) else { return };
         let Some(tracker) = model.tracker.get_mut(&service) else { return };
@@ -285,66 +284,66 @@ impl FakeKernel {
     }
 
     /// Calls number `from` (counted from 1, from now on) to `from + times - 1` of `op` fail.
-    pub fn fail(&self, op: Op, from: u64, times: u64) {
+    pub(crate) fn fail(&self, op: Op, from: u64, times: u64) {
         let mut model = self.model();
         let so_far = model.calls.get(&op).copied().unwrap_or(0);
         model.failing.insert(op, (so_far + from, times));
     }
 
     /// From now on, `op` works again.
-    pub fn mend(&self, op: Op) {
+    pub(crate) fn mend(&self, op: Op) {
         self.model().failing.remove(&op);
     }
 
     /// Runs `hook` at the beginning of the next call of `op` that has no hook yet.
-    pub fn hook(&self, op: Op, hook: impl FnOnce(&Self) + Send + 'static) {
+    pub(crate) fn hook(&self, op: Op, hook: impl FnOnce(&Self) + Send + 'static) {
         self.model().hooks.entry(op).or_default().push(Box::new(hook));
     }
 
     /// How often `op` was called.
-    pub fn calls(&self, op: Op) -> u64 {
+    pub(crate) fn calls(&self, op: Op) -> u64 {
         self.model().calls.get(&op).copied().unwrap_or(0)
     }
 
     /// From now on, connections find the tracker's map full.
-    pub fn set_tracker_full(&self, full: bool) {
+    pub(crate) fn set_tracker_full(&self, full: bool) {
         self.model().tracker_full = full;
     }
 
     /// From now on, connections escape the tracker without a trace (another program took its callback).
-    pub fn set_tracker_blind(&self, blind: bool) {
+    pub(crate) fn set_tracker_blind(&self, blind: bool) {
         self.model().tracker_blind = blind;
     }
 
     /// From now on, no event arrives.
-    pub fn set_events_lost(&self, lost: bool) {
+    pub(crate) fn set_events_lost(&self, lost: bool) {
         self.model().events_lost = lost;
     }
 
     /// A new service would find the map of services full.
-    pub fn set_services_full(&self) {
+    pub(crate) fn set_services_full(&self) {
         self.model().faults.services_full += 1;
     }
 
     /// Makes the tracker's counter wrong.
-    pub fn corrupt(&self, service: Service, by: i64) {
+    pub(crate) fn corrupt(&self, service: Service, by: i64) {
         self.model().tracker.entry(service).or_default().drift += by;
     }
 
     /// Whether new connections are refused now.
-    pub fn gate_is_closed(&self, service: Service) -> bool {
+    pub(crate) fn gate_is_closed(&self, service: Service) -> bool {
         self.model().gate_is_closed(service)
     }
 
     /// What is really there (FIN_WAIT2 is left out: it depends on time).
-    pub fn truth(&self, service: Service) -> Counts {
+    pub(crate) fn truth(&self, service: Service) -> Counts {
         let model = self.model();
         let look = model.look(service.netns, Some(service.port));
         Counts::of(&look, 0)
     }
 
     /// Cookies of all connections and handshakes.
-    pub fn sockets(&self, service: Service) -> Vec<(u64, TcpState)> {
+    pub(crate) fn sockets(&self, service: Service) -> Vec<(u64, TcpState)> {
         let model = self.model();
         let ours = model.sockets.iter().filter(|(_, (of, _))| *of == service);
         ours.map(|(cookie, (_, socket))| (*cookie, socket.state)).collect()
