@@ -46,8 +46,9 @@ pub struct Machine {
     settle_at: Boot,
     /// When to look again, whatever happens.
     recheck_at: Boot,
-    /// A look that began earlier knows nothing of what passed the open gate.
-    closed_at: Boot,
+    /// A look that began earlier is out of date: it knows nothing of what passed the gate before it was
+    /// closed, or a newer one was judged already.
+    look_from: Boot,
     /// Beginning of the look that proved zero.
     proven_at: Boot,
     unknown: Option<String>,
@@ -72,7 +73,7 @@ impl Machine {
             settled_by: None,
             settle_at: never,
             recheck_at: never,
-            closed_at: never,
+            look_from: never,
             proven_at: never,
             unknown: None,
             patience: SOON,
@@ -267,7 +268,7 @@ impl Machine {
     }
 
     fn closed(&mut self, lease_until: Boot, now: Boot, out: &mut Vec<Action>) {
-        self.closed_at = now;
+        self.look_from = now;
         self.gate_lease = lease_until;
         self.go(Phase::Rejecting, "the gate is closed", out);
         if self.lease_until > lease_until {
@@ -291,9 +292,10 @@ impl Machine {
 
     fn judged(&mut self, judgement: Judgement, now: Boot, out: &mut Vec<Action>) {
         let Judgement { verdict, at, silent } = judgement;
-        if at < self.closed_at {
+        if at < self.look_from {
             return self.verify(now, out);
         }
+        self.look_from = at;
         self.recheck_at = now + self.pause(&verdict, silent);
         self.unknown = None;
         match verdict {

@@ -82,6 +82,7 @@ struct Model {
     tracker_full: bool,
     tracker_blind: bool,
     events_lost: bool,
+    look_misses: u32,
 }
 
 #[derive(Default)]
@@ -320,6 +321,11 @@ impl FakeKernel {
         self.model().events_lost = lost;
     }
 
+    /// The next `looks` looks miss a flow, as a dump may if a socket moves while it goes through the tables.
+    pub(crate) fn set_look_misses(&self, looks: u32) {
+        self.model().look_misses = looks;
+    }
+
     /// A new service would find the map of services full.
     pub(crate) fn set_services_full(&self) {
         self.model().faults.services_full += 1;
@@ -454,9 +460,16 @@ impl Kernel for FakeKernel {
     }
 
     fn look(&self, netns: u32, port: Option<u16>) -> Result<Look, KernelError> {
-        let model = self.enter(Op::Look)?;
+        let mut model = self.enter(Op::Look)?;
         model.netns_exists(netns)?;
-        Ok(model.look(netns, port))
+        let mut look = model.look(netns, port);
+        if model.look_misses > 0 {
+            model.look_misses -= 1;
+            if let Some(missed) = look.sockets.iter().position(|socket| socket.state.is_flow()) {
+                look.sockets.remove(missed);
+            }
+        }
+        Ok(look)
     }
 
     fn tracked(&self, service: Service) -> Result<Tracked, KernelError> {
