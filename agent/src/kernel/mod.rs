@@ -5,6 +5,8 @@
 
 mod diag;
 mod events;
+#[cfg(test)]
+pub(crate) mod fake;
 mod gate;
 mod linux;
 mod netns;

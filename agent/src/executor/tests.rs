@@ -1,0 +1,408 @@
+//! The executor on a fake kernel, under virtual time.
+
+use std::{sync::Arc, time::Duration};
+
+use super::*;
+use crate::{
+    drain::{BACKUP, SpecRequest},
+    kernel::{
+        TcpState,
+        fake::{FakeKernel, Op},
+    },
+};
+
+pub(super) const NETNS: u32 = 7;
+pub(super) const WEB: Service = Service { netns: NETNS, port: 8080 };
+pub(super) const ADMIN: Service = Service { netns: NETNS, port: 9090 };
+pub(super) const OWNER: Owner = Owner { uid: 0, netns: NETNS };
+
+/// A spec from options in milliseconds.
+pub(super) fn spec(change: impl FnOnce(&mut SpecRequest)) -> Spec {
+    let mut request = SpecRequest::default();
+    change(&mut request);
+    Spec::try_from(request).expect("tests use valid options")
+}
+
+pub(super) fn at_once() -> Spec {
+    spec(|options| options.quiet = Some(Duration::ZERO))
+}
+
+/// An executor and its kernel, with one server that listens on [`WEB`].
+pub(super) fn world() -> (Executor, Arc<FakeKernel>) {
+    let (kernel, events) = FakeKernel::new();
+    kernel.add_netns(NETNS);
+    kernel.listen(WEB);
+    let executor = Executor::spawn(Arc::clone(&kernel) as Arc<dyn Kernel>, events);
+    (executor, kernel)
+}
+
+pub(super) async fn state(executor: &Executor, service: Service) -> StateName {
+    executor.status(vec![service]).await.expect("running")[0].state
+}
+
+/// Waits for a state; the limit is virtual time.
+pub(super) async fn reach(executor: &Executor, service: Service, wanted: StateName) {
+    let mut updates = executor.subscribe();
+    let wait = async {
+        while state(executor, service).await != wanted {
+            updates.recv().await.expect("running");
+        }
+    };
+    let limit = Duration::from_secs(3600);
+    if tokio::time::timeout(limit, wait).await.is_err() {
+        panic!("{service} is not {}, but {:?}", wanted.as_str(), state(executor, service).await);
+    }
+}
+
+/// The reason of the next end of a drain.
+async fn ended(updates: &mut broadcast::Receiver<Update>) -> String {
+    loop {
+        if let Some(reason) = updates.recv().await.expect("running").ended {
+            return reason;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_is_settled_rejecting_and_drained_when_its_last_flow_ends() {
+    let (executor, kernel) = world();
+    let flow = kernel.connect(WEB).expect("serving");
+    let started = kernel.now();
+    assert!(!executor.drain(vec![WEB], spec(|_| ()), OWNER).await.expect("accepted"));
+    assert_eq!(state(&executor, WEB).await, StateName::Settling);
+    assert!(!kernel.gate_is_closed(WEB));
+    reach(&executor, WEB, StateName::Rejecting).await;
+    assert_eq!(kernel.now().since(started).as_secs(), 3, "min-settle");
+    assert!(kernel.connect(WEB).is_err());
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let before = kernel.now();
+    kernel.close(flow);
+    reach(&executor, WEB, StateName::Drained).await;
+    let took = kernel.now().since(before);
+    assert!(took < Duration::from_millis(2), "an event wakes it, not the recheck: {took:?}");
+    let proof = executor.prove(WEB).await.expect("running");
+    assert_eq!((proof.state, proof.flows, proof.rejected), (StateName::Drained, 0, 1));
+    let drain = proof.drain.expect("draining");
+    assert_eq!(drain.settled_by, Some(SettledBy::Quiet));
+    assert!(executor.undrain(WEB).await.expect("opened"));
+    assert!(!kernel.gate_is_closed(WEB));
+    assert_eq!(state(&executor, WEB).await, StateName::Serving);
+    assert!(!executor.undrain(WEB).await.expect("nothing to do"));
+    let totals = executor.totals();
+    assert_eq!((totals.drains, totals.drained, totals.expired), (1, 1, 0));
+    assert_eq!((totals.disagreements, totals.unknown_verdicts), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_event_is_needed_only_time() {
+    let (executor, kernel) = world();
+    kernel.set_events_lost(true);
+    let flow = kernel.connect(WEB).expect("serving");
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    kernel.close(flow);
+    let before = kernel.now();
+    reach(&executor, WEB, StateName::Drained).await;
+    assert!(kernel.now().since(before) <= BACKUP + Duration::from_millis(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_go_on_arriving_are_cut_off_by_max_settle() {
+    let (executor, kernel) = world();
+    let started = kernel.now();
+    executor.drain(vec![WEB], spec(|_| ()), OWNER).await.expect("accepted");
+    while let Ok(flow) = kernel.connect(WEB) {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        kernel.close(flow);
+    }
+    assert_eq!(kernel.now().since(started).as_secs(), 15);
+    reach(&executor, WEB, StateName::Drained).await;
+    let status = executor.prove(WEB).await.expect("running");
+    assert_eq!(status.drain.and_then(|drain| drain.settled_by), Some(SettledBy::MaxSettle));
+}
+
+#[tokio::test(start_paused = true)]
+async fn quiet_0_returns_with_all_gates_closed() {
+    let (executor, kernel) = world();
+    kernel.listen(ADMIN);
+    let before = kernel.now();
+    executor.drain(vec![WEB, ADMIN, WEB], at_once(), OWNER).await.expect("accepted");
+    assert!(kernel.gate_is_closed(WEB) && kernel.gate_is_closed(ADMIN));
+    assert!(kernel.now().since(before) < Duration::from_millis(1), "no timer is involved");
+    assert_eq!(executor.totals().drains, 2, "a port named twice is one drain");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_service_that_is_none_and_nothing_begins() {
+    let (executor, kernel) = world();
+    let error = executor.drain(vec![WEB, ADMIN], at_once(), OWNER).await.expect_err("no such port");
+    assert!(matches!(error, DrainError::NoSuchService(ADMIN)), "{error}");
+    assert_eq!(state(&executor, WEB).await, StateName::Serving);
+    assert_eq!(kernel.calls(Op::CloseGate), 0);
+    let nowhere = Service { netns: 99, port: 80 };
+    let error = executor.drain(vec![WEB, nowhere], at_once(), OWNER).await.expect_err("no netns");
+    assert!(matches!(error, DrainError::Kernel(KernelError::NoNetns(99))), "{error}");
+    assert!(executor.draining().await.expect("running").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_gate_that_cannot_close_and_none_stays_closed() {
+    let (executor, kernel) = world();
+    kernel.listen(ADMIN);
+    kernel.fail(Op::CloseGate, 2, 1);
+    let error = executor.drain(vec![WEB, ADMIN], at_once(), OWNER).await.expect_err("refused");
+    assert!(matches!(error, DrainError::Kernel(_)), "{error}");
+    assert!(!kernel.gate_is_closed(WEB) && !kernel.gate_is_closed(ADMIN));
+    assert!(executor.draining().await.expect("running").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_drain_joins_and_a_different_one_conflicts() {
+    let (executor, kernel) = world();
+    let _flow = kernel.connect(WEB);
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    let deadline = |status: &[Status]| status[0].drain.as_ref().expect("draining").deadline;
+    let first = deadline(&executor.status(vec![WEB]).await.expect("running"));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(executor.drain(vec![WEB], at_once(), OWNER).await.expect("joined"));
+    let second = deadline(&executor.status(vec![WEB]).await.expect("running"));
+    assert_eq!(second.since(first).as_secs(), 10, "a join renews the deadline");
+    let error = executor.drain(vec![WEB], spec(|_| ()), OWNER).await.expect_err("conflict");
+    assert!(matches!(&error, DrainError::Conflict { service: WEB, .. }), "{error}");
+    assert!(error.to_string().contains("--quiet is 0s, not 1s"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flow_that_stays_makes_it_expire_and_later_drained() {
+    let (executor, kernel) = world();
+    let flow = kernel.connect(WEB).expect("serving");
+    let started = kernel.now();
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    reach(&executor, WEB, StateName::Expired).await;
+    assert_eq!(kernel.now().since(started).as_secs(), 25);
+    assert!(kernel.gate_is_closed(WEB));
+    kernel.close(flow);
+    reach(&executor, WEB, StateName::Drained).await;
+    let totals = executor.totals();
+    assert_eq!((totals.expired, totals.drained), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_ends_a_drain_nobody_renews() {
+    let (executor, kernel) = world();
+    let mut updates = executor.subscribe();
+    let started = kernel.now();
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    executor.renew(WEB).await;
+    assert_eq!(ended(&mut updates).await, "the lease is over");
+    assert_eq!(kernel.now().since(started).as_secs(), 1000);
+    assert_eq!(state(&executor, WEB).await, StateName::Serving);
+    assert!(!kernel.gate_is_closed(WEB));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_server_opens_the_gate() {
+    for (description, keep_closed, expected) in [
+        ("the new instance takes over", false, StateName::Serving),
+        ("unless it is told not to", true, StateName::Drained),
+    ] {
+        let (executor, kernel) = world();
+        let spec = spec(|options| {
+            (options.quiet, options.keep_closed) = (Some(Duration::ZERO), keep_closed)
+        });
+        executor.drain(vec![WEB], spec, OWNER).await.expect("accepted");
+        reach(&executor, WEB, StateName::Drained).await;
+        kernel.unlisten(WEB);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(state(&executor, WEB).await, StateName::Drained, "{description}");
+        kernel.listen(WEB);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(state(&executor, WEB).await, expected, "{description}");
+        assert_eq!(kernel.gate_is_closed(WEB), keep_closed, "{description}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_dies_or_is_replaced_ends_the_drain() {
+    for (description, replaced) in [("it dies", false), ("its number is used again", true)] {
+        let (executor, kernel) = world();
+        let mut updates = executor.subscribe();
+        executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+        kernel.kill_netns(NETNS);
+        if replaced {
+            kernel.add_netns(NETNS);
+        }
+        assert_eq!(ended(&mut updates).await, "the network namespace is gone", "{description}");
+        assert!(executor.draining().await.expect("running").is_empty(), "{description}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn zero_waits_for_handshakes_and_for_the_linger_time() {
+    let (executor, kernel) = world();
+    let handshake = kernel.syn(WEB).expect("serving");
+    let half_closed = kernel.connect(WEB).expect("serving");
+    kernel.set_state(half_closed, TcpState::FinWait2, true);
+    let started = kernel.now();
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    tokio::time::sleep(Duration::from_millis(1900)).await;
+    let status = executor.prove(WEB).await.expect("running");
+    assert_eq!((status.flows, status.handshakes, status.lingering), (0, 1, 1));
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    assert_eq!(executor.prove(WEB).await.expect("running").lingering, 0, "two seconds are over");
+    assert_eq!(state(&executor, WEB).await, StateName::Rejecting, "the handshake remains");
+    let flow = kernel.establish(handshake).expect("it passes the closed gate");
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    assert_eq!(state(&executor, WEB).await, StateName::Rejecting);
+    kernel.close(flow);
+    let before = kernel.now();
+    reach(&executor, WEB, StateName::Drained).await;
+    assert!(
+        kernel.now().since(before) <= Duration::from_millis(250),
+        "an old FIN_WAIT2 hides zero"
+    );
+    assert!(kernel.now().since(started).as_secs() < 25);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tracker_that_is_wrong_is_mended_and_never_believed() {
+    let (executor, kernel) = world();
+    let flow = kernel.connect(WEB).expect("serving");
+    kernel.corrupt(WEB, -1);
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    let status = executor.prove(WEB).await.expect("running");
+    assert_eq!((status.state, status.flows), (StateName::Rejecting, 1));
+    kernel.corrupt(WEB, 3);
+    kernel.close(flow);
+    reach(&executor, WEB, StateName::Drained).await;
+    let totals = executor.totals();
+    assert_eq!((totals.disagreements, totals.repairs), (2, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_map_is_unknown_until_all_its_flows_are_gone() {
+    let (executor, kernel) = world();
+    kernel.set_tracker_full(true);
+    let flow = kernel.connect(WEB).expect("serving");
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    kernel.close(flow);
+    let status = executor.prove(WEB).await.expect("running");
+    assert_eq!(status.state, StateName::Rejecting);
+    assert!(status.unknown.is_some_and(|reason| reason.contains("--max-flows")));
+    kernel.set_tracker_full(false);
+    reach(&executor, WEB, StateName::Drained).await;
+    assert!(executor.totals().unknown_verdicts > 0);
+
+    let (executor, kernel) = world();
+    kernel.set_services_full();
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    let status = executor.prove(WEB).await.expect("running");
+    assert_eq!(status.state, StateName::Rejecting, "a service the tracker may not know");
+    assert!(status.unknown.is_some_and(|reason| reason.contains("map of services")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flow_that_closes_during_the_look_is_no_disagreement() {
+    let (executor, kernel) = world();
+    let flow = kernel.connect(WEB).expect("serving");
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    executor.prove(WEB).await.expect("running");
+    kernel.hook(Op::Look, move |kernel| kernel.close(flow));
+    executor.prove(WEB).await.expect("running");
+    assert_eq!(state(&executor, WEB).await, StateName::Drained);
+    assert_eq!(executor.totals().disagreements, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flow_in_a_drained_service_is_counted_and_it_is_drained_no_more() {
+    for (description, events_lost) in [("the tracker tells", false), ("a look finds it", true)] {
+        let (executor, kernel) = world();
+        executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+        reach(&executor, WEB, StateName::Drained).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        kernel.set_events_lost(events_lost);
+        let flow = kernel.intrude(WEB);
+        assert_ne!(state(&executor, WEB).await, StateName::Drained, "{description}");
+        reach(&executor, WEB, StateName::Rejecting).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(executor.totals().flows_after_drained, 1, "{description}");
+        kernel.close(flow);
+        reach(&executor, WEB, StateName::Drained).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_that_cannot_be_opened_is_reported_and_tried_again() {
+    let (executor, kernel) = world();
+    let mut updates = executor.subscribe();
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    reach(&executor, WEB, StateName::Drained).await;
+    kernel.fail(Op::OpenGate, 1, 3);
+    executor.undrain(WEB).await.expect_err("the kernel refuses");
+    assert_eq!(state(&executor, WEB).await, StateName::Rejecting, "neither drained nor serving");
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect_err("the old drain is not over");
+    assert_eq!(ended(&mut updates).await, "undrained");
+    assert!(!kernel.gate_is_closed(WEB));
+    assert!(!executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted"), "a new drain");
+}
+
+#[tokio::test(start_paused = true)]
+async fn undrain_and_drain_at_the_same_time_end_in_a_new_drain() {
+    let (executor, kernel) = world();
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    let other = spec(|options| options.timeout = Some(Duration::from_secs(30)));
+    let (undrained, drained) =
+        tokio::join!(executor.undrain(WEB), executor.drain(vec![WEB], other, OWNER));
+    assert!(undrained.expect("opened"));
+    assert!(!drained.expect("accepted"));
+    reach(&executor, WEB, StateName::Drained).await;
+    assert!(kernel.gate_is_closed(WEB));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_fails_is_tried_again_in_time() {
+    let (executor, kernel) = world();
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    tokio::time::sleep(Duration::from_secs(500)).await;
+    kernel.fail(Op::RenewGate, 1, 20);
+    executor.renew(WEB).await;
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(state(&executor, WEB).await, StateName::Drained, "past the first lease");
+    assert!(kernel.gate_is_closed(WEB));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_opens_all_gates() {
+    let (executor, kernel) = world();
+    kernel.listen(ADMIN);
+    executor.drain(vec![WEB, ADMIN], at_once(), OWNER).await.expect("accepted");
+    kernel.fail(Op::OpenGate, 1, 2);
+    executor.stop(Duration::from_secs(5)).await;
+    assert!(!kernel.gate_is_closed(WEB) && !kernel.gate_is_closed(ADMIN));
+    let error = executor.drain(vec![WEB], at_once(), OWNER).await.expect_err("stopped");
+    assert!(matches!(error, DrainError::Stopping));
+    assert!(executor.status(vec![WEB]).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_has_limited_patience() {
+    let (executor, kernel) = world();
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    kernel.fail(Op::OpenGate, 1, u64::MAX);
+    let before = kernel.now();
+    executor.stop(Duration::from_secs(5)).await;
+    assert_eq!(kernel.now().since(before).as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_cannot_be_had_is_unknown() {
+    let (executor, kernel) = world();
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    reach(&executor, WEB, StateName::Drained).await;
+    kernel.fail(Op::Look, 1, u64::MAX);
+    let status = executor.prove(WEB).await.expect("running");
+    assert_eq!(status.state, StateName::Rejecting);
+    assert!(status.unknown.is_some());
+    kernel.mend(Op::Look);
+    reach(&executor, WEB, StateName::Drained).await;
+}
