@@ -18,7 +18,10 @@ use super::{
     value::{self, IfUnreachable},
     watched::{Goal, Verdict, Watched},
 };
-use crate::api::protocol::{DrainAccepted, DrainRequest, NewConnections, ServiceStatus, StateName};
+use crate::{
+    api::protocol::{DrainAccepted, DrainRequest, NewConnections, ServiceStatus, StateName},
+    drain::Spec,
+};
 
 /// Most ports of one drain.
 const MAX_PORTS: usize = 64;
@@ -87,34 +90,10 @@ fn request(args: &DrainArgs, target: &Target) -> Result<DrainRequest, Failure> {
     })
 }
 
-/// Refuses durations that contradict each other, before anything is sent. The agent checks again.
+/// Refuses options that contradict each other before anything is sent, by the agent's own rules; it checks
+/// again.
 fn check(request: &DrainRequest) -> Result<(), Failure> {
-    let timeout = request.timeout_ms.unwrap_or(25_000);
-    let min = request.min_settle_ms.unwrap_or(3_000);
-    let max = request.max_settle_ms.unwrap_or((timeout * 6 / 10).max(min));
-    if request.quiet_ms != Some(0) {
-        let (shown_min, shown_max) = (text::duration(min), text::duration(max));
-        if min > max {
-            return Err(usage(format!(
-                "--min-settle ({shown_min}) must not be longer than --max-settle ({shown_max})"
-            )));
-        }
-        if max >= timeout {
-            return Err(usage(format!(
-                "--max-settle ({shown_max}) must be shorter than --timeout ({}): the rest of the time is for \
-                 the connections to end",
-                text::duration(timeout)
-            )));
-        }
-    }
-    match request.lease_ms {
-        Some(lease) if lease < timeout + 60_000 => Err(usage(format!(
-            "--lease ({}) must exceed --timeout by at least 60s: {} or more here",
-            text::duration(lease),
-            text::duration(timeout + 60_000)
-        ))),
-        _ => Ok(()),
-    }
+    Spec::try_from(request).map(drop).map_err(|error| usage(error.to_string()))
 }
 
 fn usage(message: String) -> Failure {

@@ -1,12 +1,26 @@
 //! The pure core: what a drain is, which states it goes through, and what is proof of zero. No I/O, no
-//! clock, no async and no kernel types; everything that happens comes in as an event with its time, and
-//! everything to be done goes out as an action.
+//! clock and no async; everything that happens comes in as an event with its time, and everything to be
+//! done goes out as an action. Of the kernel it knows plain data only ([`Look`](crate::kernel::Look),
+//! [`Tracked`](crate::kernel::Tracked)).
 
+mod event;
+mod instance;
+mod machine;
+mod spec;
 mod time;
+mod verdict;
+
+//#[cfg(test)]
+//mod machine_tests;
 
 use std::fmt;
 
+pub use event::{Action, Arrivals, Event, Phase};
+pub use instance::{is_new_instance, listeners};
+pub use machine::{BACKUP, IllegalEvent, Machine, SOON};
+pub use spec::{LEASE_MARGIN, LINGER, LONGEST, LONGEST_LEASE, Spec, SpecError, SpecRequest};
 pub use time::Boot;
+pub use verdict::{Counts, Judgement, Lingerers, Opinion, Verdict, compare, judge};
 
 /// A service: one TCP port in one network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

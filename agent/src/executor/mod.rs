@@ -1,24 +1,42 @@
 //! Carries out what the core decides: one task owns every drain, feeds its machine with events, and turns
 //! actions into kernel operations.
 
-use std::{sync::Arc, time::Duration};
+mod accept;
+mod carry;
+mod entry;
+mod ops;
+mod report;
+mod task;
+mod verify;
 
-use tokio::sync::{broadcast, mpsc};
+#[cfg(test)]
+mod failure_tests;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
 
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use self::task::{Command, Task};
 use crate::{
     api::protocol::{SettledBy, StateName},
-    drain::{Boot, Service},
+    drain::{Boot, Service, Spec},
     kernel::{Event, Kernel, KernelError},
 };
 
-/// Placeholder for `drain::Spec`.
-#[derive(Clone, Debug)]
-pub struct Spec;
-
-/// A handle on the task that owns every drain of the node. Cheap to clone.
+/// A handle on the task that owns every drain of the node. Cheap to clone. When the last one is dropped,
+/// the task ends and leaves the gates as they are; [`Executor::stop`] opens them.
 #[derive(Clone)]
 pub struct Executor {
-    _x: (),
+    commands: mpsc::UnboundedSender<Command>,
+    updates: broadcast::Sender<Update>,
+    totals: Arc<Mutex<Totals>>,
 }
 
 /// Who started a drain.
@@ -37,7 +55,9 @@ pub enum DrainError {
     #[error("nothing listens on port {} in network namespace {}, and it has no connection", .0.port, .0.netns)]
     NoSuchService(Service),
     /// Already draining with other options.
-    #[error("{service} is already draining with other options ({difference}); undrain it first, or ask for the same")]
+    #[error(
+        "{service} is already draining with other options ({difference}); undrain it first, or ask for the same"
+    )]
     Conflict {
         /// The service.
         service: Service,
@@ -122,60 +142,105 @@ pub struct Totals {
     pub unknown_verdicts: u64,
 }
 
+/// Updates that a subscriber may lag behind before it loses some.
+const UPDATES: usize = 1024;
+
 impl Executor {
-    /// Starts the task.
+    /// Starts the task. `events` are those of `kernel`; if that channel closes, drains go on by looking
+    /// once a second.
     pub fn spawn(kernel: Arc<dyn Kernel>, events: mpsc::UnboundedReceiver<Event>) -> Self {
-        let _ = (kernel, events);
-        unimplemented!()
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let (updates, _) = broadcast::channel(UPDATES);
+        let totals = Arc::default();
+        let task = Task::new(kernel, receiver, updates.clone(), Arc::clone(&totals));
+        tokio::spawn(task.run(events));
+        Self { commands, updates, totals }
     }
 
     /// Starts or joins one drain of all `services`: all of them, or none on error. Returns whether at least
     /// one was draining already. With `quiet` 0 the gates are closed when it returns.
-    pub async fn drain(&self, services: Vec<Service>, spec: Spec, owner: Owner) -> Result<bool, DrainError> {
-        let _ = (services, spec, owner);
-        unimplemented!()
+    ///
+    /// # Errors
+    /// See [`DrainError`]. If a gate cannot be closed at `quiet` 0, the others are opened again first.
+    pub async fn drain(
+        &self,
+        services: Vec<Service>,
+        spec: Spec,
+        owner: Owner,
+    ) -> Result<bool, DrainError> {
+        self.ask(|reply| Command::Drain { services, spec, owner, reply }).await?
     }
 
     /// Ends the drain and opens the gate. Returns whether there was one.
+    ///
+    /// # Errors
+    /// The kernel refused to open the gate: it stays closed, the state stays `rejecting`, and the
+    /// executor goes on trying.
     pub async fn undrain(&self, service: Service) -> Result<bool, DrainError> {
-        let _ = service;
-        unimplemented!()
+        self.ask(|reply| Command::Undrain { service, reply }).await?
     }
 
-    /// The services as they are now, in the order asked for; looks at each namespace once.
+    /// The services as they are now, in the order asked for; looks at each namespace once. A look that
+    /// fails makes `unknown` of the services it was for.
+    ///
+    /// # Errors
+    /// [`DrainError::Stopping`] only.
     pub async fn status(&self, services: Vec<Service>) -> Result<Vec<Status>, DrainError> {
-        let _ = services;
-        unimplemented!()
+        self.ask(|reply| Command::Status { services, reply }).await
     }
 
     /// Proves again that a drained service is empty (it falls back to rejecting if it is not), then its status.
+    ///
+    /// # Errors
+    /// [`DrainError::Stopping`] only.
     pub async fn prove(&self, service: Service) -> Result<Status, DrainError> {
-        let _ = service;
-        unimplemented!()
+        let statuses = self.ask(|reply| Command::Prove { service, reply }).await?;
+        statuses.into_iter().next().ok_or(DrainError::Stopping)
     }
 
-    /// Every service that is draining now.
+    /// Every service that is draining now, sorted.
+    ///
+    /// # Errors
+    /// [`DrainError::Stopping`] only.
     pub async fn draining(&self) -> Result<Vec<Service>, DrainError> {
-        unimplemented!()
+        self.ask(|reply| Command::Draining { reply }).await
     }
 
     /// Renews the lease of the service's drain to its full length, if there is a drain.
     pub async fn renew(&self, service: Service) {
-        let _ = service;
+        // An agent that is stopping ends the drain anyway.
+        let _ = self.commands.send(Command::Renew { service });
     }
 
     /// Changes from now on. A receiver that lags behind must ask for the status again.
     pub fn subscribe(&self) -> broadcast::Receiver<Update> {
-        unimplemented!()
+        self.updates.subscribe()
     }
 
     /// Counters.
     pub fn totals(&self) -> Totals {
-        unimplemented!()
+        *self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends every drain (their gates open) and the task.
+    /// Ends every drain (their gates open) and the task; gates that cannot be opened are tried again until
+    /// `patience` is over, and then left to their leases.
     pub async fn stop(&self, patience: Duration) {
-        let _ = patience;
+        // If the task is gone already, there is nothing to stop.
+        let _ = self.ask(|reply| Command::Stop { patience, reply }).await;
     }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, DrainError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).map_err(|_| DrainError::Stopping)?;
+        answer.await.map_err(|_| DrainError::Stopping)
+    }
+}
+
+/// An error and its causes in one line, for texts that outlive the error.
+fn explain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -3,6 +3,8 @@
 //!
 //! All calls block for microseconds to a few milliseconds; async code calls them on a blocking thread.
 
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod probe;
 
 use std::{fmt, net::SocketAddr, time::Duration};

@@ -50,84 +50,102 @@ impl Check {
 
 /// Every check, in the order of the report.
 pub(super) fn evaluate(facts: &Facts) -> Vec<Check> {
-    let mut checks = features(facts);
-    checks.push(Check::of(
-        "BTF",
-        // Only root may be able to read other things, but this file is open to all: unreadable is missing.
-        &Ok(&facts.btf),
-        |btf| match btf {
-            Ok(_) => (true, "/sys/kernel/btf/vmlinux".into()),
-            Err(why) => (false, format!("/sys/kernel/btf/vmlinux: {why}")),
-        },
-        "the agent cannot find the kernel's structures and does not start; \
-         use a kernel with CONFIG_DEBUG_INFO_BTF and mount /sys",
-    ));
+    let mut checks = vec![kernel(facts)];
+    checks.extend(FEATURES.iter().map(|feature| feature.check(facts)));
+    checks.push(btf(facts));
     checks.extend(capabilities(facts));
     checks.extend([cgroup_root(facts), net_cls(facts), netns_access(facts), host_pids(facts)]);
     checks.extend([other_sk_lookup(facts), jit(facts), bpffs(facts), agent(facts)]);
     checks
 }
 
-/// A feature of the kernel: by BTF where it can be read, else by version.
-fn features(facts: &Facts) -> Vec<Check> {
-    type Pick = fn(&BtfNames) -> bool;
-    let table: [(&'static str, (u16, u16), Pick, bool, &str); 5] = [
-        (
-            "sk_lookup programs",
-            (5, 9),
-            |names| names.sk_lookup,
-            true,
-            "new connections cannot be refused in a network namespace, so nothing can be drained",
-        ),
-        (
-            "ring buffer",
-            (5, 8),
-            |names| names.ring_buffer,
-            true,
-            "the kernel cannot tell the agent that the last connection ended",
-        ),
-        (
-            "TCP iterator",
-            (5, 9),
-            |names| names.tcp_iterator,
-            true,
-            "connections that are older than the agent cannot be taken into the count",
-        ),
-        (
-            "cgroup links",
-            (5, 7),
-            |names| names.cgroup_link,
-            true,
-            "the sock_ops program that counts connections cannot be attached",
-        ),
-        (
-            "callbacks for old flows",
-            (6, 12),
-            |names| names.late_callbacks,
-            false,
-            "the end of connections older than the agent is found by looking again, not by an event: \
-             a drain that waits for them may end a little later",
-        ),
-    ];
-    let version = facts.kernel.as_ref().ok();
-    let judge = |(name, since, pick, required, cost): (_, (u16, u16), Pick, _, &str)| {
-        let (ok, found) = match (&facts.btf, version) {
-            (Ok(names), _) => (Some(pick(names)), "by the kernel's BTF".to_owned()),
-            (Err(_), Some((release, version))) => {
-                (Some(*version >= since), format!("by its version, {release}"))
+/// Something that came with a version of Linux.
+struct Feature {
+    name: &'static str,
+    since: (u16, u16),
+    listed: fn(&BtfNames) -> bool,
+    required: bool,
+    cost: &'static str,
+}
+
+const FEATURES: [Feature; 5] = [
+    Feature {
+        name: "sk_lookup programs",
+        since: (5, 9),
+        listed: |names| names.sk_lookup,
+        required: true,
+        cost: "new connections cannot be refused in a network namespace, so nothing can be drained",
+    },
+    Feature {
+        name: "ring buffer",
+        since: (5, 8),
+        listed: |names| names.ring_buffer,
+        required: true,
+        cost: "the kernel cannot tell the agent that the last connection ended",
+    },
+    Feature {
+        name: "TCP iterator",
+        since: (5, 9),
+        listed: |names| names.tcp_iterator,
+        required: true,
+        cost: "connections that are older than the agent cannot be taken into the count",
+    },
+    Feature {
+        name: "cgroup links",
+        since: (5, 7),
+        listed: |names| names.cgroup_link,
+        required: true,
+        cost: "the sock_ops program that counts connections cannot be attached",
+    },
+    Feature {
+        name: "callbacks for old flows",
+        since: (6, 12),
+        listed: |names| names.late_callbacks,
+        required: false,
+        cost: "the end of connections older than the agent is found by looking again, not by an event, so a \
+               drain that waits for them may end a little later",
+    },
+];
+
+impl Feature {
+    /// By what the kernel lists where that can be read, else by its version.
+    fn check(&self, facts: &Facts) -> Check {
+        let (ok, found) = match (&facts.btf, &facts.kernel) {
+            (Ok(names), _) => (Some((self.listed)(names)), "by the kernel's BTF".to_owned()),
+            (Err(_), Ok((release, version))) => {
+                (Some(*version >= self.since), format!("by its version, {release}"))
             }
-            (Err(_), None) => (None, "neither BTF nor version can be read".into()),
+            (Err(_), Err(_)) => (None, "neither BTF nor version can be read".into()),
         };
-        let cost = format!("{cost} (it came with Linux {}.{})", since.0, since.1);
-        Check { required, ..Check::new(name, ok, found, &cost) }
-    };
-    let kernel = Check::of(
+        let cost = format!("{} (it came with Linux {}.{})", self.cost, self.since.0, self.since.1);
+        Check { required: self.required, ..Check::new(self.name, ok, found, &cost) }
+    }
+}
+
+fn kernel(facts: &Facts) -> Check {
+    Check::of(
         "kernel",
         &facts.kernel,
         |(release, version)| (*version >= (5, 10), format!("Linux {release}")),
-        "drainctl is tested from Linux 5.10 on; whether an older kernel works is shown by the next lines",
-    );
-    std::iter::once(kernel.optional()).chain(table.into_iter().map(judge)).collect()
+        "drainctl is tested from Linux 5.10 on; the next lines say whether this one has what is needed",
+    )
+    .optional()
+}
+
+/// The file is open to all: unreadable is missing, not untold.
+fn btf(facts: &Facts) -> Check {
+    let path = "/sys/kernel/btf/vmlinux";
+    let (ok, found) = match &facts.btf {
+        Ok(_) => (true, path.to_owned()),
+        Err(why) => (false, format!("{path}: {why}")),
+    };
+    Check::new(
+        "BTF",
+        Some(ok),
+        found,
+        "the agent cannot find the kernel's structures and does not start; use a kernel with \
+         CONFIG_DEBUG_INFO_BTF, and mount /sys",
+    )
 }
 
 fn capabilities(facts: &Facts) -> impl Iterator<Item = Check> {
@@ -205,19 +223,21 @@ fn net_cls(facts: &Facts) -> Check {
     .optional()
 }
 
+/// Refusals are missing, not untold: the agent would be refused too. A few processes with more rights than
+/// root here (process 1 of some machines) are no obstacle to draining the others.
 fn netns_access(facts: &Facts) -> Check {
-    // Refused is missing here: the agent would be refused too.
-    let (ok, found) = match &facts.netns_access {
-        Ok(()) => (true, "/proc/1/ns/net can be opened".into()),
-        Err(why) => (false, format!("/proc/1/ns/net: {why}")),
-    };
-    Check::new(
+    let few = facts.netns_access.as_ref().is_ok_and(|access| access.refused < access.opened);
+    let check = Check::of(
         "netns access",
-        Some(ok),
-        found,
-        "network namespaces of other processes cannot be opened, so only the agent's own can be drained; \
-         give it CAP_SYS_PTRACE and, in a container, hostPID",
-    )
+        &facts.netns_access,
+        |access| {
+            let all = access.opened + access.refused;
+            (access.refused == 0, format!("{} of {all} processes", access.opened))
+        },
+        "services in the network namespaces of the other processes can be neither seen nor drained; give the \
+         agent CAP_SYS_PTRACE and, in a container, hostPID",
+    );
+    Check { required: !few || check.ok == Some(true), ..check }
 }
 
 fn host_pids(facts: &Facts) -> Check {
@@ -284,3 +304,7 @@ fn agent(facts: &Facts) -> Check {
     )
     .optional()
 }
+
+#[cfg(test)]
+#[path = "checks_tests.rs"]
+mod tests;

@@ -9,7 +9,10 @@ use std::{
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::{
-    cli::{client::Client, target::Target},
+    cli::{
+        client::{Client, ClientError},
+        target::Target,
+    },
     kernel::probe::{SkLookupLink, sk_lookup_links},
 };
 
@@ -37,8 +40,8 @@ pub(super) struct Facts {
     pub(super) cgroup2: Seen<Option<(PathBuf, bool)>>,
     /// Whether net_cls or net_prio (cgroup v1) is mounted.
     pub(super) net_cls: Seen<bool>,
-    /// Whether process 1's network namespace can be opened.
-    pub(super) netns_access: Seen<()>,
+    /// How many processes' network namespaces can be opened.
+    pub(super) netns_access: Seen<NetnsAccess>,
     /// Whether this is the initial pid namespace.
     pub(super) host_pids: Seen<bool>,
     /// sk_lookup programs of other owners; of one namespace, if a target was given.
@@ -47,6 +50,15 @@ pub(super) struct Facts {
     pub(super) jit: Seen<u32>,
     /// Whether the agent answers; where it was looked for.
     pub(super) agent: Seen<PathBuf>,
+}
+
+/// How the attempt to open the network namespace of every process went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct NetnsAccess {
+    /// Processes whose namespace can be opened.
+    pub(super) opened: usize,
+    /// Processes whose namespace may not be opened.
+    pub(super) refused: usize,
 }
 
 /// Names found in the kernel's BTF, which tell what was built in better than a version does: distributions
@@ -75,7 +87,7 @@ impl Facts {
             bpffs: mount_point("bpf"),
             cgroup2: cgroup2(),
             net_cls: net_cls(),
-            netns_access: File::open("/proc/1/ns/net").map_err(said).map(drop),
+            netns_access: netns_access(),
             host_pids: namespace("pid").map(|inode| inode == INITIAL_PID_NAMESPACE),
             sk_lookup: foreign_sk_lookup(target),
             jit: read_number("/proc/sys/net/core/bpf_jit_enable"),
@@ -116,6 +128,23 @@ pub(super) fn btf_names(blob: &[u8]) -> BtfNames {
         }
     }
     names
+}
+
+/// Processes that exit meanwhile are left out.
+fn netns_access() -> Seen<NetnsAccess> {
+    let mut access = NetnsAccess::default();
+    let entries = fs::read_dir("/proc").map_err(|error| format!("/proc: {error}"))?;
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().parse::<u32>().is_err() {
+            continue;
+        }
+        match File::open(entry.path().join("ns/net")) {
+            Ok(_) => access.opened += 1,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => access.refused += 1,
+            Err(_) => {}
+        }
+    }
+    Ok(access)
 }
 
 fn effective_capabilities() -> Seen<(CapabilitySet, bool)> {
@@ -177,6 +206,9 @@ async fn agent(client: &Client) -> Seen<PathBuf> {
     match client.get_raw("/healthz").await {
         Ok((status, _)) if status.is_success() => Ok(client.socket().to_owned()),
         Ok((status, _)) => Err(format!("{} answers {status}", client.socket().display())),
+        Err(ClientError::Unreachable { why, .. }) => {
+            Err(format!("{why}: {}", client.socket().display()))
+        }
         Err(error) => Err(error.to_string()),
     }
 }

@@ -57,7 +57,7 @@ fn render(checks: &[Check]) -> String {
     let mut text = table.render();
     for check in checks {
         if let Some(cost) = &check.cost {
-            text += &format!("\n\n{} ({}): {cost}", check.name, result(check));
+            text += &format!("\n\n{}: {}\n    {cost}", check.name, result(check));
         }
     }
     text
@@ -67,7 +67,7 @@ fn result(check: &Check) -> &'static str {
     match (check.ok, check.required) {
         (Some(true), _) => "ok",
         (Some(false), true) => "MISSING",
-        (Some(false), false) => "missing (optional)",
+        (Some(false), false) => "missing, optional",
         (None, _) => "cannot tell",
     }
 }

@@ -1,0 +1,173 @@
+//! What goes into a [`Machine`](super::Machine) and what comes out of it: plain data.
+
+use super::{Boot, verdict::Judgement};
+use crate::kernel::Watch;
+
+/// Something that happened to a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The drain begins.
+    Start,
+    /// A second drain with the same options: deadline and lease begin anew.
+    Join,
+    /// The lease begins anew.
+    Renew,
+    /// Somebody ends the drain; with the reason, in words.
+    Undrain(String),
+    /// The point asked for by [`Action::WakeAt`] has come. One that comes too early is no harm.
+    Timer,
+    /// Answer to [`Action::ReadArrivals`].
+    Arrivals(Arrivals),
+    /// [`Action::CloseGate`] is done.
+    GateClosed {
+        /// Until when the kernel keeps it closed.
+        lease_until: Boot,
+    },
+    /// [`Action::RenewGate`] is done.
+    GateRenewed {
+        /// Until when the kernel keeps it closed.
+        lease_until: Boot,
+    },
+    /// [`Action::RenewGate`] failed; the gate has its old lease.
+    RenewFailed,
+    /// [`Action::OpenGate`] is done.
+    GateOpened,
+    /// [`Action::CloseGate`] or [`Action::OpenGate`] failed, with the reason: the gate is as it was.
+    GateFailed(String),
+    /// Something worth a look: the tracker counts zero, a listener came or went, or somebody asks.
+    Hint,
+    /// The tracker saw a connection being accepted.
+    Accepted {
+        /// When.
+        at: Boot,
+    },
+    /// Answer to [`Action::Verify`].
+    Judged(Judgement),
+    /// Every listener of the drain's start is closed, and another listens on the port.
+    NewInstance,
+    /// The network namespace is gone, or its number belongs to another one now.
+    NetnsGone,
+}
+
+impl Event {
+    /// Its name, for errors.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Join => "join",
+            Self::Renew => "renew",
+            Self::Undrain(_) => "undrain",
+            Self::Timer => "timer",
+            Self::Arrivals(_) => "arrivals",
+            Self::GateClosed { .. } => "gate closed",
+            Self::GateRenewed { .. } => "gate renewed",
+            Self::RenewFailed => "renewing failed",
+            Self::GateOpened => "gate opened",
+            Self::GateFailed(_) => "gate failed",
+            Self::Hint => "hint",
+            Self::Accepted { .. } => "accepted",
+            Self::Judged(_) => "judged",
+            Self::NewInstance => "new instance",
+            Self::NetnsGone => "namespace gone",
+        }
+    }
+}
+
+/// When the newest connection came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrivals {
+    /// None ever.
+    Never,
+    /// At this time.
+    Last(Boot),
+    /// It cannot be told: taken for "just now", so that only `max-settle` ends the settling.
+    Unknown,
+}
+
+/// Something to be done, in the order given. Results come back as an [`Event`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Refuse new connections until the lease is over: [`Event::GateClosed`] or [`Event::GateFailed`].
+    CloseGate {
+        /// Until when.
+        lease_until: Boot,
+    },
+    /// Move the lease: [`Event::GateRenewed`] or [`Event::RenewFailed`].
+    RenewGate {
+        /// Until when.
+        lease_until: Boot,
+    },
+    /// Let new connections in: [`Event::GateOpened`] or [`Event::GateFailed`].
+    OpenGate,
+    /// Clean up after a namespace that is gone, as far as that is possible. No answer.
+    Forget,
+    /// Have these kernel events reported from now on. No answer.
+    Watch(Watch),
+    /// Ask the tracker when the newest connection came: [`Event::Arrivals`].
+    ReadArrivals,
+    /// Look, and judge what was seen: [`Event::NewInstance`] and [`Event::NetnsGone`] where they apply, and
+    /// [`Event::Judged`].
+    Verify,
+    /// Send [`Event::Timer`] then; replaces the time asked for before.
+    WakeAt(Boot),
+    /// Connections still arrived when `max-settle` was reached: log where they came from.
+    LogSources,
+    /// A flow appeared in a drained service: count it, log an error.
+    FlowAfterDrained,
+    /// The machine went from one phase to another.
+    Transition {
+        /// From.
+        from: Phase,
+        /// To.
+        to: Phase,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The drain is over: tell whoever waits for it why.
+    Ended(String),
+}
+
+/// Where a drain stands. Those of DESIGN §3, and two in which an operation of the gate is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Phase {
+    /// No drain, or none any more.
+    Serving,
+    /// Draining, still accepting.
+    Settling,
+    /// The gate is being closed: settling, to the outside.
+    Closing,
+    /// The gate is closed, flows remain.
+    Rejecting,
+    /// The gate is closed and zero is proven.
+    Drained,
+    /// The gate is closed, and the deadline passed with flows remaining.
+    Expired,
+    /// The drain is over, but the gate is not yet known to be open: rejecting, to the outside.
+    Opening,
+}
+
+impl Phase {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Serving,
+        Self::Settling,
+        Self::Closing,
+        Self::Rejecting,
+        Self::Drained,
+        Self::Expired,
+        Self::Opening,
+    ];
+
+    /// Its name, for logs and errors.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Settling => "settling",
+            Self::Closing => "closing",
+            Self::Rejecting => "rejecting",
+            Self::Drained => "drained",
+            Self::Expired => "expired",
+            Self::Opening => "opening",
+        }
+    }
+}

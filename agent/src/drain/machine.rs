@@ -1,0 +1,453 @@
+//! The states of one drain (DESIGN §3) and every way between them.
+
+use std::time::Duration;
+
+use super::{Action, Arrivals, Boot, Event, Judgement, Phase, Spec, Verdict};
+use crate::{
+    api::protocol::{SettledBy, StateName},
+    kernel::Watch,
+};
+
+/// Time between two looks when nothing hints at a change: for events that were lost, and for namespaces
+/// and listeners that went without one.
+pub const BACKUP: Duration = Duration::from_secs(1);
+/// Time between two looks when only handshakes or lingering connections are left, which end without an event.
+pub const SOON: Duration = Duration::from_millis(20);
+/// The same while flows are left too, which do end with an event.
+const NOT_SO_SOON: Duration = Duration::from_millis(200);
+/// Time between two attempts at opening the gate.
+const REOPEN: Duration = Duration::from_millis(200);
+/// Shortest time between two looks at arrivals while settling.
+const SETTLE_STEP: Duration = Duration::from_millis(10);
+
+/// An event that cannot happen in this phase: a bug of whoever sent it. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a drain that is {} cannot take the event \"{event}\"", .phase.name())]
+pub struct IllegalEvent {
+    /// The phase it came in.
+    pub phase: Phase,
+    /// The event's name.
+    pub event: &'static str,
+}
+
+/// One drain of one service, from before its start until after its end.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    spec: Spec,
+    phase: Phase,
+    started: Boot,
+    deadline: Boot,
+    /// When the drain ends by itself.
+    lease_until: Boot,
+    /// When the kernel opens the gate by itself; behind `lease_until` until a renewal is confirmed.
+    gate_lease: Boot,
+    settled_by: Option<SettledBy>,
+    /// When settling may be over, at the earliest.
+    settle_at: Boot,
+    /// When to look again, whatever happens.
+    recheck_at: Boot,
+    /// A look that began earlier knows nothing of what passed the open gate.
+    closed_at: Boot,
+    /// Beginning of the look that proved zero.
+    proven_at: Boot,
+    unknown: Option<String>,
+    /// How long after the next silent `Unknown` to look again; grows.
+    patience: Duration,
+    ending: String,
+    /// When to try again to open the gate; `None` while an attempt is under way.
+    reopen_at: Option<Boot>,
+}
+
+impl Machine {
+    /// A drain that has not begun: serving.
+    pub fn new(spec: Spec) -> Self {
+        let never = Boot::default();
+        Self {
+            spec,
+            phase: Phase::Serving,
+            started: never,
+            deadline: never,
+            lease_until: never,
+            gate_lease: never,
+            settled_by: None,
+            settle_at: never,
+            recheck_at: never,
+            closed_at: never,
+            proven_at: never,
+            unknown: None,
+            patience: SOON,
+            ending: String::new(),
+            reopen_at: None,
+        }
+    }
+
+    /// Takes in what happened, and says what is to be done.
+    ///
+    /// # Errors
+    /// The event cannot happen in this phase; nothing has changed then.
+    pub fn step(&mut self, event: Event, now: Boot) -> Result<Vec<Action>, IllegalEvent> {
+        use Event as E;
+        use Phase as P;
+        let mut out = Vec::new();
+        if self.lease_is_over(now) && !matches!(event, E::GateRenewed { .. } | E::GateClosed { .. })
+        {
+            self.end("the lease is over".into(), &mut out);
+            return Ok(self.finish(out, now));
+        }
+        match (self.phase, event) {
+            (P::Serving, E::Start) => self.start(now, &mut out),
+
+            (P::Settling | P::Closing, E::Join) => self.renew_all(now, &mut out),
+            (P::Rejecting | P::Drained | P::Expired, E::Join) => {
+                self.renew_all(now, &mut out);
+                if self.phase == P::Expired {
+                    self.go(P::Rejecting, "joined by another drain, with a new deadline", &mut out);
+                }
+                self.verify(now, &mut out);
+            }
+            (P::Settling | P::Closing, E::Renew) => self.lease_until = now + self.spec.lease(),
+            (P::Rejecting | P::Drained | P::Expired, E::Renew) => self.renew_lease(now, &mut out),
+
+            (
+                P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired,
+                E::Undrain(reason),
+            ) => {
+                self.end(reason, &mut out);
+            }
+            (P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired, E::NewInstance) => {
+                if !self.spec.keep_closed() {
+                    self.end("a new instance listens on the port".into(), &mut out);
+                }
+            }
+            (
+                P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired | P::Opening,
+                E::NetnsGone,
+            ) => self.forget(&mut out),
+
+            (P::Settling, E::Timer) => {
+                out.push(Action::ReadArrivals);
+                self.verify_if_due(now, &mut out);
+                self.settle_at = self.settle_at.max(now + SETTLE_STEP);
+            }
+            (P::Settling, E::Arrivals(arrivals)) => self.settle(arrivals, now, &mut out),
+            (P::Settling, E::Hint) => self.verify(now, &mut out),
+
+            (P::Closing, E::GateClosed { lease_until }) => self.closed(lease_until, now, &mut out),
+            (P::Closing, E::GateFailed(reason)) => {
+                let reason = format!("the gate cannot be closed: {reason}");
+                self.over(reason, &mut out);
+            }
+            (P::Closing, E::Timer) => self.recheck_at = now + BACKUP,
+
+            (P::Rejecting | P::Drained | P::Expired, E::Timer) => self.tick(now, &mut out),
+            (P::Drained, E::Accepted { at }) if at > self.proven_at => {
+                out.push(Action::FlowAfterDrained);
+                self.fall_back("a connection was accepted", now, &mut out);
+                self.verify(now, &mut out);
+            }
+            (P::Rejecting | P::Drained | P::Expired, E::Hint | E::Accepted { .. }) => {
+                self.verify(now, &mut out);
+            }
+            (P::Rejecting | P::Drained | P::Expired, E::Judged(judgement)) => {
+                self.judged(judgement, now, &mut out);
+            }
+            (P::Rejecting | P::Drained | P::Expired, E::GateRenewed { lease_until }) => {
+                self.gate_lease = lease_until;
+            }
+            // The next recheck tries again; if it stays that way, the old lease ends the drain.
+            (P::Rejecting | P::Drained | P::Expired, E::RenewFailed) => {}
+
+            (P::Opening, E::GateOpened) => {
+                let reason = std::mem::take(&mut self.ending);
+                self.over(reason, &mut out);
+            }
+            (P::Opening, E::GateFailed(_)) => self.reopen_at = Some(now + REOPEN),
+            (P::Opening, E::Timer) => {
+                if self.reopen_at.is_some_and(|at| now >= at) {
+                    self.reopen(&mut out);
+                }
+            }
+            (P::Opening, E::Undrain(_)) => {
+                if self.reopen_at.is_some() {
+                    self.reopen(&mut out);
+                }
+            }
+
+            // Answers and hints that come too late to matter.
+            (P::Settling | P::Closing | P::Opening, E::Judged(_) | E::Accepted { .. })
+            | (P::Closing | P::Opening, E::Hint)
+            | (P::Closing | P::Rejecting | P::Drained | P::Expired | P::Opening, E::Arrivals(_))
+            | (
+                P::Opening,
+                E::Renew
+                | E::NewInstance
+                | E::GateClosed { .. }
+                | E::GateRenewed { .. }
+                | E::RenewFailed,
+            ) => {}
+
+            (phase, event) => return Err(IllegalEvent { phase, event: event.name() }),
+        }
+        Ok(self.finish(out, now))
+    }
+
+    /// Every drain under way has its next wake-up, whatever happened.
+    fn finish(&mut self, mut out: Vec<Action>, now: Boot) -> Vec<Action> {
+        let at = match self.phase {
+            Phase::Serving => return out,
+            Phase::Settling => self.settle_at.min(self.recheck_at).min(self.lease_until),
+            Phase::Closing => self.recheck_at,
+            Phase::Rejecting => self.recheck_at.min(self.deadline).min(self.gate_lease),
+            Phase::Drained | Phase::Expired => self.recheck_at.min(self.gate_lease),
+            Phase::Opening => self.reopen_at.unwrap_or(now + BACKUP),
+        };
+        out.push(Action::WakeAt(at));
+        out
+    }
+
+    fn start(&mut self, now: Boot, out: &mut Vec<Action>) {
+        self.started = now;
+        self.deadline = now + self.spec.timeout();
+        self.lease_until = now + self.spec.lease();
+        self.settle_at = now + self.spec.min_settle();
+        self.recheck_at = now + BACKUP;
+        if self.spec.at_once() {
+            self.close(SettledBy::AtOnce, "a drain began, with quiet 0", out);
+        } else {
+            self.go(Phase::Settling, "a drain began", out);
+            self.watch(false, out);
+        }
+    }
+
+    fn renew_all(&mut self, now: Boot, out: &mut Vec<Action>) {
+        self.deadline = now + self.spec.timeout();
+        if matches!(self.phase, Phase::Settling | Phase::Closing) {
+            self.lease_until = now + self.spec.lease();
+        } else {
+            self.renew_lease(now, out);
+        }
+    }
+
+    fn renew_lease(&mut self, now: Boot, out: &mut Vec<Action>) {
+        self.lease_until = now + self.spec.lease();
+        out.push(Action::RenewGate { lease_until: self.lease_until });
+    }
+
+    /// Closes the gate if settling is over, else says when to ask again.
+    fn settle(&mut self, arrivals: Arrivals, now: Boot, out: &mut Vec<Action>) {
+        let newest = match arrivals {
+            Arrivals::Never => self.started,
+            Arrivals::Last(at) => at,
+            Arrivals::Unknown => now,
+        };
+        let quiet = now.since(newest) >= self.spec.quiet();
+        let age = now.since(self.started);
+        if age >= self.spec.min_settle() && quiet {
+            self.close(SettledBy::Quiet, "no new connection came for the quiet time", out);
+        } else if age >= self.spec.max_settle() && arrivals == Arrivals::Never {
+            self.close(SettledBy::Quiet, "max-settle is reached, and no connection ever came", out);
+        } else if age >= self.spec.max_settle() {
+            self.close(
+                SettledBy::MaxSettle,
+                "max-settle is reached while connections still arrive",
+                out,
+            );
+            out.push(Action::LogSources);
+        } else {
+            let earliest = (newest + self.spec.quiet()).max(self.started + self.spec.min_settle());
+            let latest = self.started + self.spec.max_settle();
+            self.settle_at = earliest.max(now + SETTLE_STEP).min(latest);
+        }
+    }
+
+    fn close(&mut self, settled_by: SettledBy, reason: &str, out: &mut Vec<Action>) {
+        self.settled_by = Some(settled_by);
+        self.go(Phase::Closing, reason, out);
+        out.push(Action::CloseGate { lease_until: self.lease_until });
+    }
+
+    fn closed(&mut self, lease_until: Boot, now: Boot, out: &mut Vec<Action>) {
+        self.closed_at = now;
+        self.gate_lease = lease_until;
+        self.go(Phase::Rejecting, "the gate is closed", out);
+        if self.lease_until > lease_until {
+            out.push(Action::RenewGate { lease_until: self.lease_until });
+        }
+        self.watch(true, out);
+        self.verify(now, out);
+    }
+
+    /// A wake-up with the gate closed.
+    fn tick(&mut self, now: Boot, out: &mut Vec<Action>) {
+        if self.phase == Phase::Rejecting && now >= self.deadline {
+            self.go(Phase::Expired, "the deadline passed", out);
+            self.verify(now, out);
+        }
+        if now >= self.recheck_at && self.lease_until > self.gate_lease {
+            out.push(Action::RenewGate { lease_until: self.lease_until });
+        }
+        self.verify_if_due(now, out);
+    }
+
+    fn judged(&mut self, judgement: Judgement, now: Boot, out: &mut Vec<Action>) {
+        let Judgement { verdict, at, silent } = judgement;
+        if at < self.closed_at {
+            return self.verify(now, out);
+        }
+        self.recheck_at = now + self.pause(&verdict, silent);
+        self.unknown = None;
+        match verdict {
+            Verdict::Empty => {
+                self.proven_at = at;
+                if self.phase != Phase::Drained {
+                    self.go(Phase::Drained, "zero is proven", out);
+                }
+            }
+            Verdict::NotEmpty(counts) => {
+                if self.phase == Phase::Drained {
+                    if counts.flows > 0 {
+                        out.push(Action::FlowAfterDrained);
+                    }
+                    self.fall_back(&format!("a look found {counts}"), now, out);
+                }
+            }
+            Verdict::Unknown(reason) => {
+                if self.phase == Phase::Drained {
+                    self.fall_back(&format!("the count cannot be verified: {reason}"), now, out);
+                }
+                self.unknown = Some(reason);
+            }
+        }
+    }
+
+    /// How long after this verdict to look again if nothing hints at a change.
+    fn pause(&mut self, verdict: &Verdict, silent: bool) -> Duration {
+        let pause = match verdict {
+            Verdict::Unknown(_) if silent => {
+                let pause = self.patience;
+                self.patience = (pause * 2).min(BACKUP);
+                return pause;
+            }
+            Verdict::NotEmpty(counts) if silent && counts.flows == 0 => SOON,
+            Verdict::NotEmpty(_) if silent => NOT_SO_SOON,
+            _ => BACKUP,
+        };
+        self.patience = SOON;
+        pause
+    }
+
+    /// Drained no more.
+    fn fall_back(&mut self, reason: &str, now: Boot, out: &mut Vec<Action>) {
+        let to = if now >= self.deadline { Phase::Expired } else { Phase::Rejecting };
+        self.go(to, reason, out);
+    }
+
+    /// Ends the drain. A gate that may be closed must be opened first.
+    fn end(&mut self, reason: String, out: &mut Vec<Action>) {
+        if self.phase == Phase::Settling {
+            return self.over(reason, out);
+        }
+        self.unknown = None;
+        self.go(Phase::Opening, &reason, out);
+        self.ending = reason;
+        self.reopen(out);
+    }
+
+    fn reopen(&mut self, out: &mut Vec<Action>) {
+        self.reopen_at = None;
+        out.push(Action::OpenGate);
+    }
+
+    /// The namespace took the gate with it.
+    fn forget(&mut self, out: &mut Vec<Action>) {
+        out.push(Action::Forget);
+        self.over("the network namespace is gone".into(), out);
+    }
+
+    /// The drain is over and the gate is open.
+    fn over(&mut self, reason: String, out: &mut Vec<Action>) {
+        self.unknown = None;
+        self.go(Phase::Serving, &reason, out);
+        out.push(Action::Watch(Watch::default()));
+        out.push(Action::Ended(reason));
+    }
+
+    fn go(&mut self, to: Phase, reason: &str, out: &mut Vec<Action>) {
+        out.push(Action::Transition { from: self.phase, to, reason: reason.into() });
+        self.phase = to;
+    }
+
+    fn watch(&self, flows: bool, out: &mut Vec<Action>) {
+        out.push(Action::Watch(Watch { listeners: !self.spec.keep_closed(), flows }));
+    }
+
+    fn verify(&mut self, now: Boot, out: &mut Vec<Action>) {
+        self.recheck_at = now + BACKUP;
+        out.push(Action::Verify);
+    }
+
+    fn verify_if_due(&mut self, now: Boot, out: &mut Vec<Action>) {
+        if now >= self.recheck_at {
+            self.verify(now, out);
+        }
+    }
+}
+
+/// What the outside may know.
+impl Machine {
+    /// What was asked for.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Where it stands, as the interface names it. A gate that is being opened is not `drained` any more,
+    /// and not known to be `serving` yet.
+    pub fn state(&self) -> StateName {
+        match self.phase {
+            Phase::Serving => StateName::Serving,
+            Phase::Settling | Phase::Closing => StateName::Settling,
+            Phase::Rejecting | Phase::Opening => StateName::Rejecting,
+            Phase::Drained => StateName::Drained,
+            Phase::Expired => StateName::Expired,
+        }
+    }
+
+    /// When the drain began.
+    pub fn started(&self) -> Boot {
+        self.started
+    }
+
+    /// When it gives up waiting for zero.
+    pub fn deadline(&self) -> Boot {
+        self.deadline
+    }
+
+    /// When it ends by itself.
+    pub fn lease_until(&self) -> Boot {
+        self.lease_until
+    }
+
+    /// Why settling ended; `None` while settling.
+    pub fn settled_by(&self) -> Option<SettledBy> {
+        self.settled_by.filter(|_| !matches!(self.phase, Phase::Settling | Phase::Closing))
+    }
+
+    /// Why the newest verdict was `unknown`, if it was.
+    pub fn unknown(&self) -> Option<&str> {
+        self.unknown.as_deref()
+    }
+
+    /// Whether the lease has run out although the drain is still under way: the next event, whichever, ends it.
+    pub fn lease_is_over(&self, now: Boot) -> bool {
+        match self.phase {
+            Phase::Serving | Phase::Closing | Phase::Opening => false,
+            Phase::Settling => now >= self.lease_until,
+            Phase::Rejecting | Phase::Drained | Phase::Expired => now >= self.gate_lease,
+        }
+    }
+}

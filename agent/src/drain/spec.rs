@@ -1,0 +1,337 @@
+//! What a drain is asked to do, validated: raw options become one [`Spec`] before any work is done.
+
+use std::time::Duration;
+
+use humantime::format_duration;
+
+use crate::api::protocol::{DrainRequest, NewConnections};
+
+/// How long a connection in FIN_WAIT2 counts at most, from when it was first seen.
+pub const LINGER: Duration = Duration::from_secs(2);
+/// By how much the lease exceeds the timeout at least.
+pub const LEASE_MARGIN: Duration = Duration::from_secs(60);
+/// Longest `--quiet`, `--min-settle`, `--max-settle` and `--timeout`.
+pub const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Longest `--lease`.
+pub const LONGEST_LEASE: Duration = Duration::from_secs(48 * 3600);
+
+const QUIET: Duration = Duration::from_secs(1);
+const MIN_SETTLE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(25);
+const LEASE: Duration = Duration::from_secs(600);
+
+/// The options of a drain as a person or a program gave them: anything may be left out, nothing is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpecRequest {
+    /// How long no new connection must have come before the gate closes; 0 closes it at once. Default 1 s.
+    pub quiet: Option<Duration>,
+    /// Shortest settling time, counted from the drain's start. Default 3 s.
+    pub min_settle: Option<Duration>,
+    /// Longest settling time. Default 60 % of the timeout, but at least `min_settle`.
+    pub max_settle: Option<Duration>,
+    /// When to give up waiting for zero. Default 25 s.
+    pub timeout: Option<Duration>,
+    /// How long the drain lives without anyone renewing it. Default 10 min, but at least the timeout and 60 s.
+    pub lease: Option<Duration>,
+    /// Keep the gate closed when a new instance listens on the port.
+    pub keep_closed: bool,
+    /// What happens to new connections once the gate is closed.
+    pub new: NewConnections,
+}
+
+impl From<&DrainRequest> for SpecRequest {
+    fn from(request: &DrainRequest) -> Self {
+        Self {
+            quiet: request.quiet_ms.map(Duration::from_millis),
+            min_settle: request.min_settle_ms.map(Duration::from_millis),
+            max_settle: request.max_settle_ms.map(Duration::from_millis),
+            timeout: request.timeout_ms.map(Duration::from_millis),
+            lease: request.lease_ms.map(Duration::from_millis),
+            keep_closed: request.keep_closed,
+            new: request.new,
+        }
+    }
+}
+
+/// What a drain is to do. Its values fit together: 0 < timeout, min-settle ≤ max-settle < timeout, and
+/// timeout + 60 s ≤ lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spec {
+    quiet: Duration,
+    min_settle: Duration,
+    max_settle: Duration,
+    timeout: Duration,
+    lease: Duration,
+    keep_closed: bool,
+    new: NewConnections,
+}
+
+/// Why options make no drain. The text is for people and names the options as the command line does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// There would be no time to drain.
+    #[error("--timeout must be longer than 0s; for a drain nobody waits for, use --no-wait")]
+    ZeroTimeout,
+    /// A duration is out of range.
+    #[error("{option} {} is too long: at most {} is possible", format_duration(*.value), format_duration(*.limit))]
+    TooLong {
+        /// The option.
+        option: &'static str,
+        /// What was asked for.
+        value: Duration,
+        /// What is possible.
+        limit: Duration,
+    },
+    /// The shortest settling time is longer than the longest.
+    #[error(
+        "--min-settle {} is longer than --max-settle {}: lower --min-settle or raise --max-settle",
+        format_duration(*.min), format_duration(*.max)
+    )]
+    MinOverMax {
+        /// `--min-settle`.
+        min: Duration,
+        /// `--max-settle`.
+        max: Duration,
+    },
+    /// Settling would use up the whole timeout.
+    #[error(
+        "{option} {} must be shorter than --timeout {}: lower {option} or raise --timeout",
+        format_duration(*.value), format_duration(*.timeout)
+    )]
+    SettleOverTimeout {
+        /// `--min-settle` or `--max-settle`, whichever was to blame.
+        option: &'static str,
+        /// Its value.
+        value: Duration,
+        /// `--timeout`.
+        timeout: Duration,
+    },
+    /// Traffic could come back before the drain gives up.
+    #[error(
+        "--lease {} must exceed --timeout {} by at least 60s: raise --lease to {} or lower --timeout",
+        format_duration(*.lease), format_duration(*.timeout), format_duration(*.timeout + LEASE_MARGIN)
+    )]
+    LeaseTooShort {
+        /// `--lease`.
+        lease: Duration,
+        /// `--timeout`.
+        timeout: Duration,
+    },
+}
+
+impl TryFrom<SpecRequest> for Spec {
+    type Error = SpecError;
+
+    fn try_from(request: SpecRequest) -> Result<Self, SpecError> {
+        check_ranges(&request)?;
+        let quiet = request.quiet.unwrap_or(QUIET);
+        let timeout = request.timeout.unwrap_or(TIMEOUT);
+        let (min_settle, max_settle) = settle_times(&request, quiet, timeout)?;
+        let least = timeout + LEASE_MARGIN;
+        let lease = request.lease.unwrap_or(LEASE.max(least));
+        if lease < least {
+            return Err(SpecError::LeaseTooShort { lease, timeout });
+        }
+        let SpecRequest { keep_closed, new, .. } = request;
+        Ok(Self { quiet, min_settle, max_settle, timeout, lease, keep_closed, new })
+    }
+}
+
+impl TryFrom<&DrainRequest> for Spec {
+    type Error = SpecError;
+
+    fn try_from(request: &DrainRequest) -> Result<Self, SpecError> {
+        Self::try_from(SpecRequest::from(request))
+    }
+}
+
+fn check_ranges(request: &SpecRequest) -> Result<(), SpecError> {
+    if request.timeout == Some(Duration::ZERO) {
+        return Err(SpecError::ZeroTimeout);
+    }
+    let options = [
+        ("--quiet", request.quiet, LONGEST),
+        ("--min-settle", request.min_settle, LONGEST),
+        ("--max-settle", request.max_settle, LONGEST),
+        ("--timeout", request.timeout, LONGEST),
+        ("--lease", request.lease, LONGEST_LEASE),
+    ];
+    for (option, value, limit) in options {
+        if let Some(value) = value.filter(|value| *value > limit) {
+            return Err(SpecError::TooLong { option, value, limit });
+        }
+    }
+    Ok(())
+}
+
+/// Shortest and longest settling time; both zero if the gate closes at once.
+fn settle_times(
+    request: &SpecRequest,
+    quiet: Duration,
+    timeout: Duration,
+) -> Result<(Duration, Duration), SpecError> {
+    if quiet.is_zero() {
+        return Ok((Duration::ZERO, Duration::ZERO));
+    }
+    let min = request.min_settle.unwrap_or(MIN_SETTLE);
+    if min >= timeout {
+        return Err(SpecError::SettleOverTimeout { option: "--min-settle", value: min, timeout });
+    }
+    let max = request.max_settle.unwrap_or_else(|| (timeout * 3 / 5).max(min));
+    if max >= timeout {
+        return Err(SpecError::SettleOverTimeout { option: "--max-settle", value: max, timeout });
+    }
+    if min > max {
+        return Err(SpecError::MinOverMax { min, max });
+    }
+    Ok((min, max))
+}
+
+impl Spec {
+    /// How long no new connection must have come before the gate closes.
+    pub fn quiet(&self) -> Duration {
+        self.quiet
+    }
+
+    /// Whether the gate closes at once, without settling (`quiet` 0).
+    pub fn at_once(&self) -> bool {
+        self.quiet.is_zero()
+    }
+
+    /// Shortest settling time, counted from the drain's start; 0 if the gate closes at once.
+    pub fn min_settle(&self) -> Duration {
+        self.min_settle
+    }
+
+    /// Longest settling time, counted from the drain's start; 0 if the gate closes at once.
+    pub fn max_settle(&self) -> Duration {
+        self.max_settle
+    }
+
+    /// When to give up waiting for zero, counted from the drain's start or the newest join.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// How long the drain lives without anyone renewing it.
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// Whether a new instance that listens on the port leaves the gate closed.
+    pub fn keep_closed(&self) -> bool {
+        self.keep_closed
+    }
+
+    /// What happens to new connections once the gate is closed.
+    pub fn new_connections(&self) -> NewConnections {
+        self.new
+    }
+
+    /// In which options a second request (`other`) differs from this drain, in words; `None` if it may join.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let times = [
+            ("--quiet", self.quiet, other.quiet),
+            ("--min-settle", self.min_settle, other.min_settle),
+            ("--max-settle", self.max_settle, other.max_settle),
+            ("--timeout", self.timeout, other.timeout),
+            ("--lease", self.lease, other.lease),
+        ];
+        let mut differences: Vec<String> = times
+            .into_iter()
+            .filter(|(_, ours, theirs)| ours != theirs)
+            .map(|(option, ours, theirs)| {
+                format!("{option} is {}, not {}", format_duration(ours), format_duration(theirs))
+            })
+            .collect();
+        if self.keep_closed != other.keep_closed {
+            let is = if self.keep_closed { "is set" } else { "is not set" };
+            differences.push(format!("--keep-closed {is}"));
+        }
+        if self.new != other.new {
+            differences
+                .push(format!("--new is {:?}, not {:?}", self.new, other.new).to_lowercase());
+        }
+        (!differences.is_empty()).then(|| differences.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(seconds: u64) -> Option<Duration> {
+        Some(Duration::from_secs(seconds))
+    }
+
+    fn none() -> SpecRequest {
+        SpecRequest::default()
+    }
+
+    #[test]
+    fn defaults_fit_together() {
+        #[rustfmt::skip]
+        let table = [
+            // description, request, (quiet, min, max, timeout, lease) in seconds
+            ("all left out", none(), (1, 3, 15, 25, 600)),
+            ("max-settle follows the timeout", SpecRequest { timeout: s(100), ..none() }, (1, 3, 60, 100, 600)),
+            ("max-settle is at least min-settle", SpecRequest { timeout: s(4), ..none() }, (1, 3, 3, 4, 600)),
+            ("the lease follows a long timeout", SpecRequest { timeout: s(3600), ..none() }, (1, 3, 2160, 3600, 3660)),
+            ("quiet 0 ignores settle times", SpecRequest { quiet: s(0), min_settle: s(50), max_settle: s(40), ..none() }, (0, 0, 0, 25, 600)),
+            ("quiet 0 allows a tiny timeout", SpecRequest { quiet: s(0), timeout: s(1), ..none() }, (0, 0, 0, 1, 600)),
+            ("the lease may exceed by exactly 60 s", SpecRequest { lease: s(85), ..none() }, (1, 3, 15, 25, 85)),
+            ("the longest timeout has a lease", SpecRequest { timeout: s(86400), ..none() }, (1, 3, 51840, 86400, 86460)),
+        ];
+        for (description, request, expected) in table {
+            let spec = Spec::try_from(request).expect(description);
+            let got = (spec.quiet, spec.min_settle, spec.max_settle, spec.timeout, spec.lease);
+            let got = (
+                got.0.as_secs(),
+                got.1.as_secs(),
+                got.2.as_secs(),
+                got.3.as_secs(),
+                got.4.as_secs(),
+            );
+            assert_eq!(got, expected, "{description}");
+        }
+    }
+
+    #[test]
+    fn collisions_say_what_to_do() {
+        #[rustfmt::skip]
+        let table = [
+            ("no timeout", SpecRequest { timeout: s(0), ..none() }, "--timeout must be longer than 0s; for a drain nobody waits for, use --no-wait"),
+            ("min over max", SpecRequest { min_settle: s(9), max_settle: s(8), ..none() }, "--min-settle 9s is longer than --max-settle 8s: lower --min-settle or raise --max-settle"),
+            ("max equals timeout", SpecRequest { max_settle: s(25), ..none() }, "--max-settle 25s must be shorter than --timeout 25s: lower --max-settle or raise --timeout"),
+            ("the default of min-settle is to blame", SpecRequest { timeout: s(2), ..none() }, "--min-settle 3s must be shorter than --timeout 2s: lower --min-settle or raise --timeout"),
+            ("short lease", SpecRequest { lease: s(84), ..none() }, "--lease 1m 24s must exceed --timeout 25s by at least 60s: raise --lease to 1m 25s or lower --timeout"),
+            ("endless timeout", SpecRequest { timeout: s(u64::MAX), ..none() }, "--timeout 584554530872years 5months 10days 17h 16m 39s is too long: at most 1day is possible"),
+            ("endless lease", SpecRequest { lease: s(172_801), ..none() }, "--lease 2days 1s is too long: at most 2days is possible"),
+        ];
+        for (description, request, expected) in table {
+            let error = Spec::try_from(request).expect_err(description).to_string();
+            if description == "endless timeout" {
+                assert!(
+                    error.ends_with("is too long: at most 1day is possible"),
+                    "{description}: {error}"
+                );
+            } else {
+                assert_eq!(error, expected, "{description}");
+            }
+        }
+    }
+
+    #[test]
+    fn difference_names_the_options() {
+        let spec = |request| Spec::try_from(request).expect("valid");
+        let ours = spec(none());
+        assert_eq!(ours.difference(&ours), None);
+        let other = spec(SpecRequest { quiet: s(2), keep_closed: true, ..none() });
+        assert_eq!(
+            ours.difference(&other).as_deref(),
+            Some("--quiet is 1s, not 2s, --keep-closed is not set")
+        );
+        let defaults_said = spec(SpecRequest { min_settle: s(3), timeout: s(25), ..none() });
+        assert_eq!(ours.difference(&defaults_said), None, "a default is the same as its value");
+    }
+}

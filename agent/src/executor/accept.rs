@@ -1,0 +1,258 @@
+//! How a request for a drain is accepted: all of its services are checked first, and only then does any of
+//! them begin; with `quiet` 0 all of their gates close, or none stays closed.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    DrainError, Owner,
+    entry::Entry,
+    explain,
+    task::{Internal, Task},
+};
+use crate::{
+    drain::{Event, Lingerers, Phase, Service, Spec, listeners},
+    kernel::{Kernel, KernelError},
+};
+
+/// A request for a drain.
+pub(super) struct Request {
+    services: Vec<Service>,
+    spec: Spec,
+    owner: Owner,
+    reply: oneshot::Sender<Result<bool, DrainError>>,
+}
+
+impl Request {
+    pub(super) fn new(
+        services: Vec<Service>,
+        spec: Spec,
+        owner: Owner,
+        reply: oneshot::Sender<Result<bool, DrainError>>,
+    ) -> Self {
+        let mut seen = BTreeSet::new();
+        let services = services.into_iter().filter(|service| seen.insert(*service)).collect();
+        Self { services, spec, owner, reply }
+    }
+}
+
+/// A request whose services were checked against the kernel.
+pub(super) struct Checked {
+    request: Request,
+    checks: Result<Vec<Check>, KernelError>,
+}
+
+/// What is there before a drain begins.
+struct Check {
+    service: Service,
+    netns_cookie: Option<u64>,
+    /// Whether it has a listener, a connection or a handshake.
+    exists: bool,
+    /// `None`: the look was saved, and the first verification tells.
+    listeners: Option<BTreeSet<u64>>,
+    lingerers: Lingerers,
+}
+
+/// A request whose gates are on their way to be closed, or on their way back.
+pub(super) struct Waiting {
+    services: Vec<Service>,
+    started: Vec<Service>,
+    joined: bool,
+    failure: Option<KernelError>,
+    reply: oneshot::Sender<Result<bool, DrainError>>,
+}
+
+impl Task {
+    /// Checks the services on a blocking thread.
+    pub(super) fn drain(&mut self, request: Request) {
+        let (kernel, done) = (Arc::clone(&self.kernel), self.done.clone());
+        tokio::task::spawn_blocking(move || {
+            let at_once = request.spec.at_once();
+            let check = |service: &Service| check(&*kernel, *service, at_once);
+            let checks = request.services.iter().map(check).collect();
+            // Nobody is there to take it once the agent has stopped.
+            let _ = done.send(Internal::Checked(Checked { request, checks }));
+        });
+    }
+
+    /// Begins the drain, or says why not.
+    pub(super) fn checked(&mut self, checked: Checked) {
+        let Checked { request, checks } = checked;
+        let checks = match checks {
+            Ok(checks) => checks,
+            Err(error) => return request.refuse(error.into()),
+        };
+        for check in &checks {
+            self.bring_up_to_date(check);
+        }
+        if checks.iter().any(|check| self.phase(check.service) == Phase::Opening) {
+            return self.park(request);
+        }
+        match self.objection(&request, &checks) {
+            Some(error) => request.refuse(error),
+            None => self.begin(request, checks),
+        }
+    }
+
+    /// Ends a drain whose lease is over or whose namespace is another one now, before anybody joins it.
+    fn bring_up_to_date(&mut self, check: &Check) {
+        let now = self.now();
+        let Some(entry) = self.entries.get(&check.service).filter(|entry| entry.is_draining())
+        else {
+            return;
+        };
+        if entry.netns_cookie != check.netns_cookie {
+            self.step(check.service, Event::NetnsGone);
+        } else if entry.machine.lease_is_over(now) {
+            self.step(check.service, Event::Timer);
+        }
+    }
+
+    /// Lets a request wait for a gate that is being opened; if that fails, the request does too.
+    fn park(&mut self, request: Request) {
+        let failed = request.services.iter().find_map(|service| {
+            let entry = self.entries.get(service)?;
+            entry.open_failed.clone().map(|reason| (*service, reason))
+        });
+        match failed {
+            Some((service, reason)) => {
+                let error = KernelError::op("open the gate of", service, reason);
+                request.refuse(error.into());
+            }
+            None => self.parked.push(request),
+        }
+    }
+
+    /// Takes up again the requests whose services have moved on.
+    pub(super) fn resume_parked(&mut self) {
+        let opening = |service: &Service| {
+            self.entries.get(service).is_some_and(|entry| {
+                entry.machine.phase() == Phase::Opening && entry.open_failed.is_none()
+            })
+        };
+        let (parked, ready): (Vec<_>, Vec<_>) = std::mem::take(&mut self.parked)
+            .into_iter()
+            .partition(|request| request.services.iter().any(opening));
+        self.parked = parked;
+        for request in ready {
+            self.drain(request);
+        }
+    }
+
+    fn objection(&self, request: &Request, checks: &[Check]) -> Option<DrainError> {
+        if self.is_stopping() {
+            return Some(DrainError::Stopping);
+        }
+        let missing = |check: &&Check| !check.exists && !self.is_draining(check.service);
+        if let Some(check) = checks.iter().find(missing) {
+            return Some(DrainError::NoSuchService(check.service));
+        }
+        request.services.iter().find_map(|service| {
+            let entry = self.entries.get(service).filter(|entry| entry.is_draining())?;
+            let difference = entry.machine.spec().difference(&request.spec)?;
+            Some(DrainError::Conflict { service: *service, difference })
+        })
+    }
+
+    fn begin(&mut self, request: Request, checks: Vec<Check>) {
+        let Request { services, spec, owner, reply } = request;
+        let mut started = Vec::new();
+        let joined = services.iter().any(|service| self.is_draining(*service));
+        for check in checks {
+            let service = check.service;
+            if self.is_draining(service) {
+                self.step(service, Event::Join);
+            } else {
+                self.start(check, spec, owner);
+                started.push(service);
+            }
+        }
+        self.count(|totals| totals.drains += started.len() as u64);
+        self.waiting.push(Waiting { services, started, joined, failure: None, reply });
+    }
+
+    fn start(&mut self, check: Check, spec: Spec, owner: Owner) {
+        self.epochs += 1;
+        let service = check.service;
+        let mut entry = Entry::new(service, spec, owner, self.epochs);
+        entry.netns_cookie = check.netns_cookie;
+        entry.listeners = check.listeners;
+        entry.lingerers = Arc::new(Mutex::new(check.lingerers));
+        let entry = match self.entries.remove(&service) {
+            Some(old) => entry.succeed(old),
+            None => entry,
+        };
+        self.entries.insert(service, entry);
+        self.step(service, Event::Start);
+    }
+
+    /// The gate of `service` could not be closed: the requests that wait for it undo what they began.
+    pub(super) fn gate_not_closed(&mut self, service: Service, error: &KernelError) {
+        let mut undo = Vec::new();
+        for waiting in &mut self.waiting {
+            if waiting.failure.is_none() && waiting.services.contains(&service) {
+                waiting.failure = Some(match error {
+                    KernelError::NoNetns(netns) => KernelError::NoNetns(*netns),
+                    other => KernelError::op("close the gate of", service, explain(other)),
+                });
+                undo.extend(waiting.started.iter().copied().filter(|other| *other != service));
+            }
+        }
+        for other in undo {
+            if self.is_draining(other) {
+                let reason = format!("the gate of {service} could not be closed");
+                self.step(other, Event::Undrain(reason));
+            }
+        }
+    }
+
+    /// Answers the requests whose gates have all closed, or are all open again after a failure.
+    pub(super) fn answer_waiting(&mut self) {
+        let all = std::mem::take(&mut self.waiting);
+        let under_way = |waiting: &Waiting| match waiting.failure {
+            None => waiting.services.iter().any(|s| self.phase(*s) == Phase::Closing),
+            Some(_) => waiting.started.iter().any(|service| {
+                self.entries.get(service).is_some_and(|entry| {
+                    entry.machine.phase() == Phase::Opening && entry.open_failed.is_none()
+                })
+            }),
+        };
+        let (waiting, ready): (Vec<_>, Vec<_>) = all.into_iter().partition(under_way);
+        self.waiting = waiting;
+        for Waiting { joined, failure, reply, .. } in ready {
+            // Whoever asked may have gone away.
+            let _ = reply.send(match failure {
+                None => Ok(joined),
+                Some(error) => Err(DrainError::Kernel(error)),
+            });
+        }
+    }
+}
+
+impl Request {
+    fn refuse(self, error: DrainError) {
+        // Whoever asked may have gone away.
+        let _ = self.reply.send(Err(error));
+    }
+}
+
+/// Whether there is anything to drain. A gate that is to close at once does not wait for a look where the
+/// tracker knows already.
+fn check(kernel: &dyn Kernel, service: Service, at_once: bool) -> Result<Check, KernelError> {
+    let netns_cookie = kernel.netns_cookie(service.netns)?;
+    let mut lingerers = Lingerers::default();
+    if at_once && kernel.tracked(service)?.flows > 0 {
+        return Ok(Check { service, netns_cookie, exists: true, listeners: None, lingerers });
+    }
+    let look = kernel.look(service.netns, Some(service.port))?;
+    lingerers.observe(&look, kernel.now());
+    let exists = !look.listeners.is_empty()
+        || !look.sockets.is_empty()
+        || kernel.tracked(service)?.flows > 0;
+    let listeners = Some(listeners(&look));
+    Ok(Check { service, netns_cookie, exists, listeners, lingerers })
+}

@@ -1,0 +1,231 @@
+//! Between machine and kernel: steps a machine, turns its actions into operations and news, and the
+//! answers of operations into its next events.
+
+use tracing::{debug, error, info, warn};
+
+use super::{
+    DrainError, Update,
+    entry::Entry,
+    explain,
+    ops::{Answer, Op, OpDone},
+    task::Task,
+    verify::Verification,
+};
+use crate::{
+    drain::{Action, Arrivals, Event, Judgement, Phase, Service, Verdict, is_new_instance},
+    kernel::KernelError,
+};
+
+impl Task {
+    /// Takes the event to the service's machine and carries out what it says.
+    pub(super) fn step(&mut self, service: Service, event: Event) {
+        let now = self.now();
+        let Some(entry) = self.entries.get_mut(&service) else { return };
+        match entry.machine.step(event, now) {
+            Ok(actions) => {
+                for action in actions {
+                    self.carry_out(service, action);
+                }
+            }
+            Err(illegal) => {
+                error!(%service, %illegal, "bug: an event in the wrong phase; ignored");
+                debug_assert!(false, "{service}: {illegal}");
+            }
+        }
+        if let Some(entry) = self.entries.get_mut(&service) {
+            entry.drive(&self.kernel, &self.done);
+        }
+    }
+
+    fn carry_out(&mut self, service: Service, action: Action) {
+        let Some(entry) = self.entries.get_mut(&service) else { return };
+        match action {
+            Action::CloseGate { lease_until } => entry.push(Op::Close(lease_until)),
+            Action::RenewGate { lease_until } => entry.push(Op::Renew(lease_until)),
+            Action::OpenGate => {
+                entry.drop_looks();
+                entry.push(Op::Open);
+            }
+            Action::Forget => entry.push(Op::Forget),
+            Action::Watch(watch) => {
+                entry.watch_failed = None;
+                entry.push(Op::Watch(watch));
+            }
+            Action::ReadArrivals => entry.push(Op::ReadArrivals),
+            Action::Verify => entry.push(Op::Verify),
+            Action::LogSources => entry.push(Op::LogSources),
+            Action::WakeAt(at) => entry.wake_at = Some(at),
+            Action::FlowAfterDrained => {
+                error!(%service, "a flow appeared in a drained service");
+                self.count(|totals| totals.flows_after_drained += 1);
+            }
+            Action::Transition { from, to, reason } => self.moved(service, from, to, &reason),
+            Action::Ended(reason) => self.ended(service, reason),
+        }
+    }
+
+    fn moved(&mut self, service: Service, from: Phase, to: Phase, reason: &str) {
+        let (from_name, to_name) = (from.name(), to.name());
+        info!(%service, from = from_name, to = to_name, reason, "drain moves on");
+        match (from, to) {
+            (_, Phase::Drained) => self.count(|totals| totals.drained += 1),
+            (Phase::Rejecting, Phase::Expired) => self.count(|totals| totals.expired += 1),
+            // No verification comes any more.
+            (_, Phase::Opening | Phase::Serving) => self.answer_provers(service, u64::MAX),
+            _ => {}
+        }
+        self.tell(service, None);
+    }
+
+    fn ended(&mut self, service: Service, reason: String) {
+        let Some(entry) = self.entries.get_mut(&service) else { return };
+        entry.wake_at = None;
+        entry.drop_looks();
+        for reply in entry.undrains.drain(..) {
+            // Whoever asked may have gone away.
+            let _ = reply.send(Ok(true));
+        }
+        self.tell(service, Some(reason));
+    }
+
+    fn tell(&self, service: Service, ended: Option<String>) {
+        // It fails if nobody has subscribed.
+        let _ = self.updates.send(Update { service, ended });
+    }
+
+    /// An operation is done: the machine hears of it, unless it was asked for by an older drain.
+    pub(super) fn op_done(&mut self, done: OpDone) {
+        let OpDone { service, epoch, op, result } = done;
+        let Some(entry) = self.entries.get_mut(&service) else { return };
+        entry.idle();
+        if entry.epoch == epoch && entry.is_draining() {
+            match result {
+                Ok(answer) => self.succeeded(service, op, answer),
+                Err(error) => self.failed(service, op, error),
+            }
+        } else if let Err(error) = result {
+            let error = explain(&error);
+            warn!(%service, ?op, error, "an operation for a drain that is over failed");
+        }
+        if let Some(entry) = self.entries.get_mut(&service) {
+            entry.drive(&self.kernel, &self.done);
+        }
+    }
+
+    fn succeeded(&mut self, service: Service, op: Op, answer: Answer) {
+        match (op, answer) {
+            (_, Answer::Verified(found)) => self.verified(service, found),
+            (_, Answer::Arrivals(arrivals)) => self.step(service, Event::Arrivals(arrivals)),
+            (Op::Close(lease_until), _) => self.step(service, Event::GateClosed { lease_until }),
+            (Op::Renew(lease_until), _) => self.step(service, Event::GateRenewed { lease_until }),
+            (Op::Open, _) => self.step(service, Event::GateOpened),
+            _ => {}
+        }
+    }
+
+    fn failed(&mut self, service: Service, op: Op, error: KernelError) {
+        let reason = explain(&error);
+        error!(%service, ?op, error = reason, "the kernel refused");
+        if let Op::Close(_) = op {
+            self.gate_not_closed(service, &error);
+        }
+        if let KernelError::NoNetns(_) = error {
+            return self.step(service, Event::NetnsGone);
+        }
+        match op {
+            Op::Close(_) => self.step(service, Event::GateFailed(reason)),
+            Op::Renew(_) => self.step(service, Event::RenewFailed),
+            Op::Open => self.gate_not_opened(service, reason),
+            Op::Watch(watch) => {
+                if let Some(entry) = self.entries.get_mut(&service) {
+                    entry.watch_failed = Some(watch);
+                }
+            }
+            // A look that panicked.
+            Op::Verify => {
+                let at = self.now();
+                let judgement = Judgement::unknown(reason, at);
+                self.judged(service, judgement);
+            }
+            Op::ReadArrivals => {
+                self.step(service, Event::Arrivals(Arrivals::Unknown));
+            }
+            Op::Forget | Op::LogSources => {}
+        }
+    }
+
+    /// The machine tries again; whoever asked learns of it now.
+    fn gate_not_opened(&mut self, service: Service, reason: String) {
+        if let Some(entry) = self.entries.get_mut(&service) {
+            for reply in entry.undrains.drain(..) {
+                let error = KernelError::op("open the gate of", service, reason.clone());
+                // Whoever asked may have gone away.
+                let _ = reply.send(Err(DrainError::Kernel(error)));
+            }
+            entry.open_failed = Some(reason.clone());
+        }
+        self.step(service, Event::GateFailed(reason));
+    }
+
+    fn verified(&mut self, service: Service, found: Verification) {
+        let Verification { judgement, listeners, disagreed, repairs } = found;
+        self.count(|totals| {
+            totals.disagreements += u64::from(disagreed);
+            totals.repairs += repairs;
+        });
+        let Some(entry) = self.entries.get_mut(&service) else { return };
+        let looked = !matches!(judgement.verdict, Verdict::Unknown(_)) || !listeners.is_empty();
+        if looked {
+            let at_start = entry.listeners.get_or_insert_with(|| listeners.clone());
+            if is_new_instance(at_start, &listeners) {
+                self.step(service, Event::NewInstance);
+            }
+        }
+        self.judged(service, judgement);
+    }
+
+    fn judged(&mut self, service: Service, judgement: Judgement) {
+        let verdict = judgement.verdict.clone();
+        debug!(%service, ?verdict, "verified");
+        if self.is_draining(service) {
+            self.step(service, Event::Judged(judgement));
+        }
+        let Some(entry) = self.entries.get_mut(&service) else { return };
+        if let (Verdict::Unknown(reason), true) = (&verdict, is_closed(entry)) {
+            if entry.newest_verdict.as_ref() != Some(&verdict) {
+                warn!(%service, reason, "the count cannot be verified");
+            }
+            self.count(|totals| totals.unknown_verdicts += 1);
+        }
+        self.remember(service, verdict);
+    }
+
+    /// Tells of a change in what is counted, and answers those who waited for this verification.
+    fn remember(&mut self, service: Service, verdict: Verdict) {
+        let Some(entry) = self.entries.get_mut(&service) else { return };
+        let verdict = Some(verdict);
+        let changed = entry.newest_verdict != verdict;
+        entry.newest_verdict = verdict;
+        let number = entry.verifications;
+        self.answer_provers(service, number);
+        if changed {
+            self.tell(service, None);
+        }
+    }
+
+    /// Answers those who waited for this verification or an earlier one.
+    fn answer_provers(&mut self, service: Service, number: u64) {
+        let Some(entry) = self.entries.get_mut(&service) else { return };
+        let all = std::mem::take(&mut entry.provers);
+        let (ready, later): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(from, _)| *from <= number);
+        entry.provers = later;
+        for (_, reply) in ready {
+            self.look_for(&[service], reply);
+        }
+    }
+}
+
+fn is_closed(entry: &Entry) -> bool {
+    matches!(entry.machine.phase(), Phase::Rejecting | Phase::Drained | Phase::Expired)
+}

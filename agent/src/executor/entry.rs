@@ -1,0 +1,142 @@
+//! What the executor keeps for one service: the drain's machine, the operations waiting for their turn,
+//! and those who wait for an answer.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::{Arc, Mutex},
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    DrainError, DrainView, Owner, Status,
+    ops::{Job, Op},
+    task::Internal,
+};
+use crate::{
+    drain::{Boot, Lingerers, Machine, Phase, Service, Spec, Verdict},
+    kernel::{Kernel, Watch},
+};
+
+/// A service with a drain, or with operations of an ended drain still to be done.
+pub(super) struct Entry {
+    pub(super) service: Service,
+    pub(super) machine: Machine,
+    /// Counts the drains of the executor.
+    pub(super) epoch: u64,
+    pub(super) owner: Owner,
+    pub(super) netns_cookie: Option<u64>,
+    /// Listeners at the drain's start; `None` until a look has told.
+    pub(super) listeners: Option<BTreeSet<u64>>,
+    pub(super) lingerers: Arc<Mutex<Lingerers>>,
+    pub(super) wake_at: Option<Boot>,
+    pub(super) newest_verdict: Option<Verdict>,
+    /// Why the gate could not be opened at the newest attempt.
+    pub(super) open_failed: Option<String>,
+    /// A watch that could not be set, to be tried again at the next look.
+    pub(super) watch_failed: Option<Watch>,
+    pub(super) undrains: Vec<oneshot::Sender<Result<bool, DrainError>>>,
+    /// Who waits for verification number so-and-so, or a later one.
+    pub(super) provers: Vec<(u64, oneshot::Sender<Vec<Status>>)>,
+    /// Number of the newest verification begun.
+    pub(super) verifications: u64,
+    queue: VecDeque<(u64, Op)>,
+    busy: bool,
+}
+
+impl Entry {
+    pub(super) fn new(service: Service, spec: Spec, owner: Owner, epoch: u64) -> Self {
+        Self {
+            service,
+            machine: Machine::new(spec),
+            epoch,
+            owner,
+            netns_cookie: None,
+            listeners: None,
+            lingerers: Arc::default(),
+            wake_at: None,
+            newest_verdict: None,
+            open_failed: None,
+            watch_failed: None,
+            undrains: Vec::new(),
+            provers: Vec::new(),
+            verifications: 0,
+            queue: VecDeque::new(),
+            busy: false,
+        }
+    }
+
+    /// A new drain of the same service: what the old one left to be done is done first.
+    pub(super) fn succeed(self, old: Self) -> Self {
+        Self { queue: old.queue, busy: old.busy, ..self }
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.machine.phase() != Phase::Serving
+    }
+
+    /// Whether it can be forgotten.
+    pub(super) fn is_done(&self) -> bool {
+        !self.is_draining() && !self.busy && self.queue.is_empty()
+    }
+
+    /// Puts an operation in the queue. A verification that has not begun yet serves two askers.
+    pub(super) fn push(&mut self, op: Op) {
+        if op == Op::Verify {
+            if self.queue.contains(&(self.epoch, Op::Verify)) {
+                return;
+            }
+            if let Some(watch) = self.watch_failed.take() {
+                self.queue.push_back((self.epoch, Op::Watch(watch)));
+            }
+        }
+        self.queue.push_back((self.epoch, op));
+    }
+
+    /// Drops the looks that nobody needs any more.
+    pub(super) fn drop_looks(&mut self) {
+        self.queue.retain(|(_, op)| !matches!(op, Op::Verify | Op::ReadArrivals | Op::LogSources));
+    }
+
+    /// Begins the next operation, unless one is under way.
+    pub(super) fn drive(
+        &mut self,
+        kernel: &Arc<dyn Kernel>,
+        done: &mpsc::UnboundedSender<Internal>,
+    ) {
+        if self.busy {
+            return;
+        }
+        let Some((epoch, op)) = self.queue.pop_front() else { return };
+        self.busy = true;
+        if op == Op::Verify {
+            self.verifications += 1;
+        }
+        let job = Job {
+            kernel: Arc::clone(kernel),
+            service: self.service,
+            epoch,
+            op,
+            netns_cookie: self.netns_cookie,
+            started: self.machine.started(),
+            lingerers: Arc::clone(&self.lingerers),
+        };
+        job.spawn(done.clone());
+    }
+
+    /// The operation under way is done.
+    pub(super) fn idle(&mut self) {
+        self.busy = false;
+    }
+
+    pub(super) fn view(&self) -> DrainView {
+        DrainView {
+            started: self.machine.started(),
+            deadline: self.machine.deadline(),
+            lease_until: self.machine.lease_until(),
+            keep_closed: self.machine.spec().keep_closed(),
+            settled_by: self.machine.settled_by(),
+            owner: self.owner,
+        }
+    }
+}

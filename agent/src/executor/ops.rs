@@ -1,0 +1,135 @@
+//! Operations on the kernel, one at a time for each service, on blocking threads.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex},
+};
+
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use super::{
+    explain,
+    task::Internal,
+    verify::{Verification, check_netns, verify},
+};
+use crate::{
+    drain::{Arrivals, Boot, Lingerers, Service},
+    kernel::{Kernel, KernelError, Watch},
+};
+
+/// How many sources of late connections are logged.
+const SOURCES: usize = 10;
+
+/// Something to do in the kernel for one service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Op {
+    Close(Boot),
+    Renew(Boot),
+    Open,
+    Forget,
+    Watch(Watch),
+    ReadArrivals,
+    LogSources,
+    Verify,
+}
+
+/// What came of an [`Op`].
+#[derive(Debug)]
+pub(super) enum Answer {
+    Done,
+    Arrivals(Arrivals),
+    Verified(Verification),
+}
+
+/// An [`Op`] and what it needs.
+pub(super) struct Job {
+    pub(super) kernel: Arc<dyn Kernel>,
+    pub(super) service: Service,
+    /// Of the drain that asked for it: the answer to an older drain's operation means nothing to a newer one.
+    pub(super) epoch: u64,
+    pub(super) op: Op,
+    pub(super) netns_cookie: Option<u64>,
+    pub(super) started: Boot,
+    pub(super) lingerers: Arc<Mutex<Lingerers>>,
+}
+
+/// An [`Op`] is done.
+#[derive(Debug)]
+pub(super) struct OpDone {
+    pub(super) service: Service,
+    pub(super) epoch: u64,
+    pub(super) op: Op,
+    pub(super) result: Result<Answer, KernelError>,
+}
+
+impl Job {
+    /// Carries it out on a blocking thread; the answer comes back through `done`.
+    pub(super) fn spawn(self, done: mpsc::UnboundedSender<Internal>) {
+        tokio::task::spawn_blocking(move || {
+            let Self { service, epoch, op, .. } = self;
+            // A panic must not leave the service without an answer for ever: no gate would open again.
+            let result = catch_unwind(AssertUnwindSafe(|| self.run())).unwrap_or_else(|_| {
+                Err(KernelError::op("carry out", format!("{op:?} of {service}"), "it panicked"))
+            });
+            // Nobody is there to take it once the agent has stopped.
+            let _ = done.send(Internal::Done(OpDone { service, epoch, op, result }));
+        });
+    }
+
+    fn run(&self) -> Result<Answer, KernelError> {
+        let (kernel, service) = (&*self.kernel, self.service);
+        match self.op {
+            Op::Close(lease_until) => {
+                check_netns(kernel, service.netns, self.netns_cookie)?;
+                kernel.close_gate(service, lease_until)?;
+            }
+            Op::Renew(lease_until) => kernel.renew_gate(service, lease_until)?,
+            Op::Open | Op::Forget => kernel.open_gate(service)?,
+            Op::Watch(watch) => kernel.watch(service, watch)?,
+            Op::ReadArrivals => return Ok(Answer::Arrivals(self.arrivals())),
+            Op::LogSources => self.log_sources()?,
+            Op::Verify => {
+                let found = verify(kernel, service, &self.lingerers, self.netns_cookie)?;
+                return Ok(Answer::Verified(found));
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    fn arrivals(&self) -> Arrivals {
+        match self.kernel.tracked(self.service) {
+            Ok(tracked) if tracked.lost > 0 => Arrivals::Unknown,
+            Ok(tracked) => tracked.last_new.map_or(Arrivals::Never, Arrivals::Last),
+            Err(error) => {
+                let error = explain(&error);
+                warn!(service = %self.service, error, "cannot tell when the newest connection came");
+                Arrivals::Unknown
+            }
+        }
+    }
+
+    /// Logs who still connected while the service was settling.
+    fn log_sources(&self) -> Result<(), KernelError> {
+        let look = self.kernel.look(self.service.netns, Some(self.service.port))?;
+        let cookies: Vec<u64> = look.sockets.iter().map(|socket| socket.cookie).collect();
+        let established = self.kernel.established_at(&cookies)?;
+        let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for (socket, at) in look.sockets.iter().zip(established) {
+            if at.is_some_and(|at| at >= self.started) {
+                *counts.entry(socket.peer.ip()).or_default() += 1;
+            }
+        }
+        let newest = self.kernel.tracked(self.service)?.last_peer;
+        let mut sources: Vec<_> = counts.into_iter().collect();
+        sources.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        sources.truncate(SOURCES);
+        warn!(
+            service = %self.service, ?newest, ?sources,
+            "connections still arrived when max-settle was reached: a load balancer may not have noticed",
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,334 @@
+//! The task that owns every drain: one loop that takes commands, kernel events, answers of operations and
+//! the passing of time, one after the other.
+
+use std::{
+    collections::HashMap,
+    future::pending,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+use tracing::{error, warn};
+
+use super::{
+    DrainError, Owner, Status, Totals, Update,
+    accept::{Checked, Request, Waiting},
+    entry::Entry,
+    ops::OpDone,
+    report::{self, Asked, Seen},
+};
+use crate::{
+    drain::{Boot, Event, Phase, Service, Spec},
+    kernel::{self, EventKind, Kernel},
+};
+
+/// What the handle asks of the task.
+pub(super) enum Command {
+    Drain {
+        services: Vec<Service>,
+        spec: Spec,
+        owner: Owner,
+        reply: oneshot::Sender<Result<bool, DrainError>>,
+    },
+    Undrain {
+        service: Service,
+        reply: oneshot::Sender<Result<bool, DrainError>>,
+    },
+    Status {
+        services: Vec<Service>,
+        reply: oneshot::Sender<Vec<Status>>,
+    },
+    Prove {
+        service: Service,
+        reply: oneshot::Sender<Vec<Status>>,
+    },
+    Draining {
+        reply: oneshot::Sender<Vec<Service>>,
+    },
+    Renew {
+        service: Service,
+    },
+    Stop {
+        patience: Duration,
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// What blocking threads answer.
+pub(super) enum Internal {
+    Done(OpDone),
+    Checked(Checked),
+    Seen(Vec<Seen>, oneshot::Sender<Vec<Status>>),
+}
+
+/// See the module.
+pub(super) struct Task {
+    pub(super) kernel: Arc<dyn Kernel>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) done: mpsc::UnboundedSender<Internal>,
+    done_receiver: mpsc::UnboundedReceiver<Internal>,
+    pub(super) updates: broadcast::Sender<Update>,
+    totals: Arc<Mutex<Totals>>,
+    pub(super) entries: HashMap<Service, Entry>,
+    /// Requests that wait for their gates to close.
+    pub(super) waiting: Vec<Waiting>,
+    /// Requests that wait for a gate to open first.
+    pub(super) parked: Vec<Request>,
+    pub(super) epochs: u64,
+    stop: Option<Stop>,
+}
+
+/// The agent is stopping.
+struct Stop {
+    until: Instant,
+    reply: oneshot::Sender<()>,
+}
+
+impl Task {
+    pub(super) fn new(
+        kernel: Arc<dyn Kernel>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        updates: broadcast::Sender<Update>,
+        totals: Arc<Mutex<Totals>>,
+    ) -> Self {
+        let (done, done_receiver) = mpsc::unbounded_channel();
+        Self {
+            kernel,
+            commands,
+            done,
+            done_receiver,
+            updates,
+            totals,
+            entries: HashMap::new(),
+            waiting: Vec::new(),
+            parked: Vec::new(),
+            epochs: 0,
+            stop: None,
+        }
+    }
+
+    pub(super) async fn run(mut self, events: mpsc::UnboundedReceiver<kernel::Event>) {
+        let mut events = Some(events);
+        while !self.is_stopped() {
+            let wake_at = self.wake_at();
+            tokio::select! {
+                biased;
+                Some(internal) = self.done_receiver.recv() => self.internal(internal),
+                event = next_event(&mut events) => match event {
+                    Some(event) => self.kernel_event(event),
+                    None => {
+                        error!("kernel events ended; drains go on by looking once a second");
+                        events = None;
+                    }
+                },
+                command = self.commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => return,
+                },
+                () = sleep_until_or_forever(wake_at) => self.wake(),
+            }
+            self.settle();
+        }
+        if let Some(stop) = self.stop.take() {
+            // Whoever asked may have lost patience.
+            let _ = stop.reply.send(());
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Drain { services, spec, owner, reply } => {
+                self.drain(Request::new(services, spec, owner, reply));
+            }
+            Command::Undrain { service, reply } => self.undrain(service, reply),
+            Command::Status { services, reply } => self.look_for(&services, reply),
+            Command::Prove { service, reply } => self.prove(service, reply),
+            Command::Draining { reply } => {
+                let _ = reply.send(self.draining());
+            }
+            Command::Renew { service } => {
+                if self.is_draining(service) {
+                    self.step(service, Event::Renew);
+                }
+            }
+            Command::Stop { patience, reply } => self.begin_stop(patience, reply),
+        }
+    }
+
+    fn internal(&mut self, internal: Internal) {
+        match internal {
+            Internal::Done(done) => self.op_done(done),
+            Internal::Checked(checked) => self.checked(checked),
+            Internal::Seen(seen, reply) => self.seen(seen, reply),
+        }
+    }
+
+    fn kernel_event(&mut self, event: kernel::Event) {
+        if !self.is_draining(event.service) {
+            return;
+        }
+        let hint = match event.kind {
+            EventKind::Accepted => Event::Accepted { at: event.at },
+            EventKind::Empty | EventKind::Listening | EventKind::Unlistened => Event::Hint,
+        };
+        self.step(event.service, hint);
+    }
+
+    fn undrain(&mut self, service: Service, reply: oneshot::Sender<Result<bool, DrainError>>) {
+        match self.entries.get_mut(&service).filter(|entry| entry.is_draining()) {
+            Some(entry) => {
+                entry.undrains.push(reply);
+                self.step(service, Event::Undrain("undrained".into()));
+            }
+            None => {
+                let _ = reply.send(Ok(false));
+            }
+        }
+    }
+
+    /// Has it verified again, where the machine takes that: not while the gate is moving.
+    fn prove(&mut self, service: Service, reply: oneshot::Sender<Vec<Status>>) {
+        let provable = |entry: &&mut Entry| {
+            !matches!(entry.machine.phase(), Phase::Serving | Phase::Closing | Phase::Opening)
+        };
+        match self.entries.get_mut(&service).filter(provable) {
+            Some(entry) => {
+                entry.provers.push((entry.verifications + 1, reply));
+                self.step(service, Event::Hint);
+            }
+            None => self.look_for(&[service], reply),
+        }
+    }
+
+    /// Answers with the status, from a look taken now.
+    pub(super) fn look_for(&self, services: &[Service], reply: oneshot::Sender<Vec<Status>>) {
+        let asked: Vec<Asked> = services
+            .iter()
+            .map(|service| {
+                let entry = self.entries.get(service).filter(|entry| entry.is_draining());
+                (*service, entry.map(|entry| Arc::clone(&entry.lingerers)))
+            })
+            .collect();
+        let (kernel, done) = (Arc::clone(&self.kernel), self.done.clone());
+        tokio::task::spawn_blocking(move || {
+            let seen = report::look_at(&*kernel, &asked);
+            // Nobody is there to take it once the agent has stopped.
+            let _ = done.send(Internal::Seen(seen, reply));
+        });
+    }
+
+    fn seen(&mut self, seen: Vec<Seen>, reply: oneshot::Sender<Vec<Status>>) {
+        let now = self.kernel.now();
+        for seen in &seen {
+            let drained = self.phase(seen.service) == Phase::Drained;
+            if drained && !seen.counts.is_zero() {
+                self.step(seen.service, Event::Hint);
+            }
+        }
+        let status = |seen: Seen| {
+            let entry = self.entries.get(&seen.service);
+            report::status(seen, entry, now)
+        };
+        // Whoever asked may have gone away.
+        let _ = reply.send(seen.into_iter().map(status).collect());
+    }
+
+    fn begin_stop(&mut self, patience: Duration, reply: oneshot::Sender<()>) {
+        let services = self.draining();
+        if !services.is_empty() {
+            let names: Vec<String> = services.iter().map(ToString::to_string).collect();
+            warn!(services = names.join(", "), "the agent is stopping and ends its drains");
+        }
+        for service in services {
+            self.step(service, Event::Undrain("the agent is stopping".into()));
+        }
+        self.stop = Some(Stop { until: Instant::now() + patience, reply });
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop.is_some()
+    }
+
+    fn is_stopped(&self) -> bool {
+        let Some(stop) = &self.stop else { return false };
+        let open = self.draining();
+        if open.is_empty() {
+            return true;
+        }
+        if Instant::now() < stop.until {
+            return false;
+        }
+        for service in open {
+            error!(%service, "the gate could not be opened before the end; its lease will open it");
+        }
+        true
+    }
+
+    /// When the next drain wants to be woken.
+    fn wake_at(&self) -> Option<Instant> {
+        let (now, instant) = (self.kernel.now(), Instant::now());
+        let next = self.entries.values().filter_map(|entry| entry.wake_at).min();
+        let next = next.map(|at| instant + at.since(now));
+        let stop = self.stop.as_ref().map(|stop| stop.until);
+        next.into_iter().chain(stop).min()
+    }
+
+    fn wake(&mut self) {
+        let now = self.kernel.now();
+        let due = |entry: &&Entry| entry.wake_at.is_some_and(|at| now >= at);
+        let due: Vec<Service> = self.entries.values().filter(due).map(|e| e.service).collect();
+        for service in due {
+            self.step(service, Event::Timer);
+        }
+    }
+
+    /// After each turn: answers those whose wait is over, and forgets what is done.
+    fn settle(&mut self) {
+        self.answer_waiting();
+        self.resume_parked();
+        self.entries.retain(|_, entry| !entry.is_done());
+    }
+
+    pub(super) fn phase(&self, service: Service) -> Phase {
+        self.entries.get(&service).map_or(Phase::Serving, |entry| entry.machine.phase())
+    }
+
+    pub(super) fn is_draining(&self, service: Service) -> bool {
+        self.phase(service) != Phase::Serving
+    }
+
+    fn draining(&self) -> Vec<Service> {
+        let draining = self.entries.values().filter(|entry| entry.is_draining());
+        let mut services: Vec<Service> = draining.map(|entry| entry.service).collect();
+        services.sort();
+        services
+    }
+
+    pub(super) fn count(&self, change: impl FnOnce(&mut Totals)) {
+        change(&mut self.totals.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(super) fn now(&self) -> Boot {
+        self.kernel.now()
+    }
+}
+
+async fn next_event(
+    events: &mut Option<mpsc::UnboundedReceiver<kernel::Event>>,
+) -> Option<kernel::Event> {
+    match events {
+        Some(events) => events.recv().await,
+        None => pending().await,
+    }
+}
+
+async fn sleep_until_or_forever(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
