@@ -124,12 +124,7 @@ async fn drain(
     let verdict = follow(client, &mut watched, &mut progress).await?;
     drop(progress);
     let seconds = began.elapsed().as_secs_f64();
-    let (outcome, exit, reason) = match &verdict {
-        Verdict::Reached => ("drained", Exit::Done, None),
-        Verdict::Remaining => ("expired", Exit::Deadline, None),
-        Verdict::Unknown(why) => ("unknown", Exit::Unverifiable, Some(&**why)),
-        Verdict::Ended(why) => ("ended", Exit::Ended, Some(&**why)),
-    };
+    let (outcome, exit, reason) = words(&verdict);
     if json {
         let services = watched.services().collect();
         let exit = exit.code();
@@ -141,6 +136,16 @@ async fn drain(
         }
     }
     Ok(exit)
+}
+
+/// The outcome's name in JSON, the exit code, and the reason if there is one.
+fn words(verdict: &Verdict) -> (&'static str, Exit, Option<&str>) {
+    match verdict {
+        Verdict::Reached => ("drained", Exit::Done, None),
+        Verdict::Remaining => ("expired", Exit::Deadline, None),
+        Verdict::Unknown(why) => ("unknown", Exit::Unverifiable, Some(why)),
+        Verdict::Ended(why) => ("ended", Exit::Ended, Some(why)),
+    }
 }
 
 /// Asks the agent, again and again if it cannot be reached and the arguments want that. Asking twice is

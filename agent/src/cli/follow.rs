@@ -74,14 +74,18 @@ pub(super) async fn follow(
             return Ok(Verdict::Unknown(format!("the agent at {socket} was lost: {lost}")));
         }
         if !std::mem::replace(&mut told, true) {
-            progress.note(&format!(
-                "lost the agent at {} ({lost}); trying again until the deadline, {} from now",
-                client.socket().display(),
-                text::duration((deadline - now).as_millis() as u64)
-            ));
+            progress.note(&lost_note(client, &lost, deadline - now));
         }
         backoff.pause(deadline).await;
     }
+}
+
+fn lost_note(client: &Client, why: &str, left: Duration) -> String {
+    format!(
+        "lost the agent at {} ({why}); trying again until the deadline, {} from now",
+        client.socket().display(),
+        text::duration(left.as_millis() as u64)
+    )
 }
 
 /// Reads events until there is a verdict; `None` if the agent ended the stream before.

@@ -69,23 +69,7 @@ fn table(services: &[ServiceStatus]) -> String {
     }
     let mut table = Table::new(&head);
     for service in services {
-        let mut row = vec![
-            service.port.to_string(),
-            service.state.as_str().to_owned(),
-            service.flows.to_string(),
-            service.handshakes.to_string(),
-            service.lingering.to_string(),
-            service.rejected.to_string(),
-            service.last_new_age_ms.map_or("-".into(), |ms| text::duration(ms) + " ago"),
-            deadline(service),
-        ];
-        if many {
-            row.insert(0, service.netns.to_string());
-        }
-        if pods {
-            row.push(service.pod.clone().unwrap_or_else(|| "-".into()));
-        }
-        table.row(row);
+        table.row(row(service, many, pods));
     }
     let mut lines = table.render();
     for service in services {
@@ -94,6 +78,26 @@ fn table(services: &[ServiceStatus]) -> String {
         }
     }
     lines
+}
+
+fn row(service: &ServiceStatus, with_netns: bool, with_pod: bool) -> Vec<String> {
+    let mut row = vec![
+        service.port.to_string(),
+        service.state.as_str().to_owned(),
+        service.flows.to_string(),
+        service.handshakes.to_string(),
+        service.lingering.to_string(),
+        service.rejected.to_string(),
+        service.last_new_age_ms.map_or("-".into(), |ms| text::duration(ms) + " ago"),
+        deadline(service),
+    ];
+    if with_netns {
+        row.insert(0, service.netns.to_string());
+    }
+    if with_pod {
+        row.push(service.pod.clone().unwrap_or_else(|| "-".into()));
+    }
+    row
 }
 
 fn deadline(service: &ServiceStatus) -> String {

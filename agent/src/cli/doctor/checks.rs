@@ -148,35 +148,33 @@ fn btf(facts: &Facts) -> Check {
     )
 }
 
+/// A capability, those that do in its place, and what it is for.
+const CAPABILITIES: [(&str, CapabilitySet, &str); 5] = [
+    (
+        "CAP_BPF",
+        CapabilitySet::BPF.union(CapabilitySet::SYS_ADMIN),
+        "the kernel programs cannot be loaded",
+    ),
+    (
+        "CAP_PERFMON",
+        CapabilitySet::PERFMON.union(CapabilitySet::SYS_ADMIN),
+        "the TCP iterator cannot be loaded, so connections older than the agent are not counted",
+    ),
+    ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN, "neither the gate nor the tracker can be attached"),
+    (
+        "CAP_SYS_ADMIN",
+        CapabilitySet::SYS_ADMIN,
+        "other network namespaces (pods) cannot be entered, so only the agent's own can be drained",
+    ),
+    (
+        "CAP_SYS_PTRACE",
+        CapabilitySet::SYS_PTRACE,
+        "the network namespaces of other users' processes cannot be found, nor can callers be identified",
+    ),
+];
+
 fn capabilities(facts: &Facts) -> impl Iterator<Item = Check> {
-    let table = [
-        (
-            "CAP_BPF",
-            CapabilitySet::BPF | CapabilitySet::SYS_ADMIN,
-            "the kernel programs cannot be loaded",
-        ),
-        (
-            "CAP_PERFMON",
-            CapabilitySet::PERFMON | CapabilitySet::SYS_ADMIN,
-            "the TCP iterator cannot be loaded, so connections older than the agent are not counted",
-        ),
-        (
-            "CAP_NET_ADMIN",
-            CapabilitySet::NET_ADMIN,
-            "neither the gate nor the tracker can be attached",
-        ),
-        (
-            "CAP_SYS_ADMIN",
-            CapabilitySet::SYS_ADMIN,
-            "other network namespaces (pods) cannot be entered, so only the agent's own can be drained",
-        ),
-        (
-            "CAP_SYS_PTRACE",
-            CapabilitySet::SYS_PTRACE,
-            "the network namespaces of other users' processes cannot be found, nor can callers be identified",
-        ),
-    ];
-    table.into_iter().map(|(name, any_of, cost)| {
+    CAPABILITIES.into_iter().map(|(name, any_of, cost)| {
         Check::of(
             name,
             &facts.capabilities,

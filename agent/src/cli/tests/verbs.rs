@@ -121,28 +121,29 @@ fn ready_codes() {
 
 #[test]
 fn wait_codes() {
-    let list = |state| Answer::ok(&ServiceList { services: vec![service(8080, state)] });
+    let rejecting = || service(8080, Rejecting);
+    let serving = || service(8080, Serving);
+    let drained = || service(8080, Drained);
+    // Those that end by an event have long enough; those that time out need no event to arrive before.
+    let (long, short) = ("20s", "100ms");
     let table = [
-        ("drained", Rejecting, vec![status(service(8080, Drained))], Exit::Done),
-        ("drained", Rejecting, vec![status(service(8080, Rejecting))], Exit::Deadline),
-        ("drained", Rejecting, vec![status(unknown(service(8080, Rejecting)))], Exit::Unverifiable),
-        ("drained", Rejecting, vec![ended("undrained")], Exit::Ended),
-        ("drained", Serving, vec![status(service(8080, Serving))], Exit::Deadline),
-        ("serving", Rejecting, vec![status(service(8080, Serving))], Exit::Done),
-        ("serving", Rejecting, vec![ended("new instance")], Exit::Done),
-        ("serving", Serving, vec![], Exit::Done),
-        ("serving", Drained, vec![status(service(8080, Drained))], Exit::Deadline),
+        ("drained", rejecting(), long, vec![status(drained())], Exit::Done),
+        ("drained", rejecting(), short, vec![status(rejecting())], Exit::Deadline),
+        ("drained", unknown(rejecting()), short, vec![], Exit::Unverifiable),
+        ("drained", rejecting(), long, vec![ended("undrained")], Exit::Ended),
+        ("drained", serving(), short, vec![status(serving())], Exit::Deadline),
+        ("serving", rejecting(), long, vec![status(serving())], Exit::Done),
+        ("serving", rejecting(), long, vec![ended("new instance")], Exit::Done),
+        ("serving", serving(), long, vec![], Exit::Done),
+        ("serving", drained(), short, vec![status(drained())], Exit::Deadline),
     ];
-    for (until, before, events, exit) in table {
-        let fake = Fake::start(vec![
-            (FIND, vec![list(before)]),
-            (EVENTS, vec![Answer::Events(events, true)]),
-        ]);
-        // Long enough for those that end by an event; those that time out only do so later.
-        let timeout =
-            if exit == Exit::Deadline || exit == Exit::Unverifiable { "300ms" } else { "20s" };
+    for (until, before, timeout, events, exit) in table {
+        let state = before.state;
+        let list = Answer::ok(&ServiceList { services: vec![before] });
+        let fake =
+            Fake::start(vec![(FIND, vec![list]), (EVENTS, vec![Answer::Events(events, true)])]);
         let ran = fake.drainctl(&["wait", "--port", "8080", "--for", until, "--timeout", timeout]);
-        assert_eq!(ran.exit, exit, "{until} from {before:?}: {ran:?}");
+        assert_eq!(ran.exit, exit, "{until} from {state:?}: {ran:?}");
     }
     let fake = Fake::start(vec![(FIND, vec![Answer::ok(&ServiceList::default())])]);
     let ran = fake.drainctl(&["wait", "--port", "8080", "--for", "drained"]);
