@@ -1,1 +1,107 @@
-//! To be written.
+//! The command line: `drainctl`. One verb a file; each turns its arguments into requests to the agent, waits
+//! if it has to, and ends with one of the documented exit codes ([`Exit`]).
+
+mod args;
+mod client;
+mod doctor;
+mod drain;
+mod exit;
+#[cfg(test)]
+mod fake;
+mod flows;
+mod follow;
+mod progress;
+mod ready;
+mod services;
+mod status;
+mod target;
+#[cfg(test)]
+mod tests;
+mod text;
+mod undrain;
+mod value;
+mod wait;
+mod watched;
+
+use std::ffi::OsString;
+
+use clap::Parser;
+use serde_json::json;
+
+pub use exit::Exit;
+pub use text::Streams;
+
+use args::{Cli, Verb};
+use client::Client;
+use exit::Failure;
+
+/// Runs `drainctl` with these arguments (the first is the program's name). Blocks until it is done; failures
+/// are told on `streams.err`, never panicked.
+pub fn run(
+    args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    streams: &mut Streams,
+) -> Exit {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error, streams),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(&cli, streams, interrupted())),
+        Err(error) => {
+            Err(Failure::new(Exit::Internal, format!("cannot start the async runtime: {error}")))
+        }
+    };
+    result.unwrap_or_else(|failure| {
+        tell(&failure, cli.common.json, streams);
+        failure.exit
+    })
+}
+
+/// Runs one verb. `interrupt` becomes ready when the user gives up; only `drain` asks.
+async fn dispatch(
+    cli: &Cli,
+    streams: &mut Streams<'_>,
+    interrupt: impl Future<Output = ()>,
+) -> Result<Exit, Failure> {
+    let json = cli.common.json;
+    let client = Client::new(&cli.common.agent.0);
+    match &cli.verb {
+        Verb::Drain(args) => drain::run(args, &client, streams, json, interrupt).await,
+        Verb::Undrain(args) => undrain::run(args, &client, streams, json).await,
+        Verb::Status(args) => status::run(args, &client, streams, json).await,
+        Verb::Flows(args) => flows::run(args, &client, streams, json).await,
+        Verb::Ready(args) => ready::run(args, &client, streams, json).await,
+        Verb::Wait(args) => wait::run(args, &client, streams, json).await,
+        Verb::Doctor(args) => doctor::run(args, &client, streams, json).await,
+    }
+}
+
+/// Ready at Ctrl-C; never, where that cannot be watched (the signal then ends the process as usual).
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Help and version go to stdout with 0, mistakes to stderr with 2.
+fn explain(error: &clap::Error, streams: &mut Streams) -> Exit {
+    let text = error.render().to_string();
+    if error.use_stderr() {
+        streams.raw(&text);
+        Exit::Usage
+    } else {
+        streams.say(text.trim_end());
+        Exit::Done
+    }
+}
+
+/// Tells a failure on stderr.
+fn tell(failure: &Failure, as_json: bool, streams: &mut Streams) {
+    if as_json {
+        let error = json!({ "code": failure.exit.name(), "message": failure.message });
+        streams.note(&json!({ "error": error, "exit": failure.exit.code() }).to_string());
+    } else {
+        streams.note(&format!("drainctl: {failure}"));
+    }
+}

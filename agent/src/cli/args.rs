@@ -1,0 +1,272 @@
+//! The command line as clap parses it. What is written here is what people read at 3 a.m.: every option says
+//! its unit and its default.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::{
+    exit,
+    value::{self, AgentAddress, IfUnreachable},
+};
+
+/// Takes an unmodified TCP server out of service so that no client sees an error, and says when it is safe
+/// to stop it.
+#[derive(Debug, Parser)]
+#[command(name = "drainctl", version, after_help = exit::TABLE, max_term_width = 100)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    /// Where the agent listens: the path of its Unix socket, or unix:PATH
+    #[arg(long, global = true, value_name = "PATH", default_value_t, help_heading = "Everywhere")]
+    pub(super) agent: AgentAddress,
+    /// Print one JSON object on stdout instead of text; errors are one JSON object on stderr
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub(super) json: bool,
+}
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Take ports out of service, and wait until they are proven empty
+    ///
+    /// First the service goes on accepting ("settling") until no new connection has come for --quiet, so that
+    /// a load balancer that learns of it late loses nothing. Then the kernel refuses new connections
+    /// (connect() fails at once with ECONNREFUSED) while established ones go on being served. drainctl
+    /// returns 0 when no connection, handshake or lingering request is left, proven by an independent look;
+    /// or 3 at the deadline, with a list of what remains. The ports stay closed either way, until `drainctl
+    /// undrain`, until a new instance listens, or until the lease is over.
+    ///
+    ///     preStop:  drainctl drain --port 8080 --timeout 25s
+    #[command(after_help = exit::TABLE, verbatim_doc_comment)]
+    Drain(DrainArgs),
+    /// End the drain of ports and let their traffic in again, at once
+    ///
+    /// Works without a listener too. If a port is not draining nothing is done, a note says so, and the exit
+    /// code is 0.
+    #[command(after_help = exit::TABLE)]
+    Undrain(PortArgs),
+    /// Show the TCP services of a network namespace: state, connections, drain
+    #[command(after_help = exit::TABLE)]
+    Status(StatusArgs),
+    /// List the connections of a service: peer, age, bytes, and whether each is busy or quiet, and why
+    ///
+    /// "quiet" means that nothing is unsent, unacknowledged or unread and no bytes came for a while. It may
+    /// well be a request in flight: a server that thinks, or a stream that pauses.
+    #[command(after_help = exit::TABLE)]
+    Flows(PortArgs),
+    /// Ask once: is it safe to stop the server? 0 only if drained, and proven again now
+    ///
+    /// 3 if it is not drained (yet), 6 if there is no such service, 7 if the count cannot be verified.
+    ///
+    ///     drainctl ready --port 8080 && systemctl restart app
+    #[command(after_help = exit::TABLE, verbatim_doc_comment)]
+    Ready(PortArgs),
+    /// Wait until ports are drained, or serving again, without starting or ending a drain
+    #[command(after_help = exit::TABLE)]
+    Wait(WaitArgs),
+    /// Check what this machine offers to the agent, and say what each missing thing costs
+    ///
+    /// Run it where the agent runs, as the user the agent runs as: it reports its own capabilities and what it
+    /// can see itself. The agent need not be running. 0 if everything required is there, 1 if not.
+    #[command(after_help = exit::TABLE)]
+    Doctor(DoctorArgs),
+}
+
+/// Which network namespace; one at most.
+#[derive(Clone, Debug, Default, Args)]
+#[group(id = "target", multiple = false)]
+#[command(next_help_heading = "Network namespace (default: the one drainctl runs in)")]
+pub(super) struct TargetArgs {
+    /// That of this process, by its id in drainctl's own pid namespace
+    #[arg(long, value_name = "PID", value_parser = value::pid)]
+    pub(super) pid: Option<u32>,
+    /// The one this file stands for, for example /run/netns/blue
+    #[arg(long, value_name = "PATH")]
+    pub(super) netns: Option<PathBuf>,
+    /// That of the host (the node), where servers without a namespace of their own live
+    #[arg(long)]
+    pub(super) host: bool,
+}
+
+/// Which ports.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Ports {
+    /// TCP ports, 1 to 65535; several as 80,443 or by repeating the option
+    #[arg(
+        long = "port",
+        value_name = "PORT",
+        required = true,
+        value_delimiter = ',',
+        value_parser = value::port
+    )]
+    pub(super) ports: Vec<u16>,
+}
+
+impl Ports {
+    /// Each port once, in the order given.
+    pub(super) fn distinct(&self) -> Vec<u16> {
+        value::distinct(&self.ports)
+    }
+}
+
+/// Arguments of the verbs that need ports and a namespace only.
+#[derive(Debug, Args)]
+pub(super) struct PortArgs {
+    #[command(flatten)]
+    pub(super) ports: Ports,
+    #[command(flatten)]
+    pub(super) target: TargetArgs,
+}
+
+/// Arguments of `drain`.
+#[derive(Debug, Args)]
+pub(super) struct DrainArgs {
+    /// TCP ports, 1 to 65535; several (80,443, or the option repeated) are one drain with one deadline
+    #[arg(
+        long = "port",
+        value_name = "PORT",
+        required = true,
+        value_delimiter = ',',
+        value_parser = value::port
+    )]
+    pub(super) ports: Vec<u16>,
+    /// Refuse new connections once none has come for this long; 0s refuses them at once [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    pub(super) quiet: Option<Duration>,
+    /// Go on accepting for at least this long, from the start of the drain [default: 3s]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    pub(super) min_settle: Option<Duration>,
+    /// Refuse new connections after this long even if they still come, from the start of the drain; less
+    /// than --timeout [default: 60 % of --timeout, but not less than --min-settle]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    pub(super) max_settle: Option<Duration>,
+    /// Give up waiting for zero after this long and exit 3; the ports stay closed. Choose it well below the
+    /// grace period of whoever stops the server [default: 25s]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    pub(super) timeout: Option<Duration>,
+    /// What happens to new connections after settling
+    #[arg(long, value_enum, default_value_t = New::Reject)]
+    pub(super) new: New,
+    /// Let traffic in again by itself when nobody has renewed the drain for this long (a waiting drainctl
+    /// renews it); at least --timeout plus 60s [default: 10m, or --timeout plus 60s if that is longer]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    pub(super) lease: Option<Duration>,
+    /// Keep refusing when a new instance listens on the port (by default that ends the drain)
+    #[arg(long)]
+    pub(super) keep_closed: bool,
+    /// Return 0 as soon as the drain is under way; nothing is proven then (see ready and wait)
+    #[arg(long)]
+    pub(super) no_wait: bool,
+    /// What to do if the agent cannot be reached: try for a while, or exit 4 at once
+    #[arg(long, value_name = "wait=DURATION|fail", default_value = "wait=5s")]
+    pub(super) if_unreachable: IfUnreachable,
+    #[command(flatten)]
+    pub(super) target: TargetArgs,
+}
+
+/// What happens to new connections after settling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum New {
+    /// The kernel answers with a reset: connect() fails at once, and clients go elsewhere
+    Reject,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// Only these TCP ports, 1 to 65535; several as 80,443 or by repeating the option [default: all]
+    #[arg(long = "port", value_name = "PORT", value_delimiter = ',', value_parser = value::port)]
+    pub(super) ports: Vec<u16>,
+    /// Every network namespace of the node; for node admins (root of the host)
+    #[arg(long, conflicts_with = "target")]
+    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) target: TargetArgs,
+}
+
+/// Arguments of `wait`.
+#[derive(Debug, Args)]
+pub(super) struct WaitArgs {
+    #[command(flatten)]
+    pub(super) ports: Ports,
+    /// The state to wait for; all ports must be in it
+    #[arg(long = "for", value_enum)]
+    pub(super) until: Until,
+    /// Give up after this long and exit 3
+    #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = value::duration)]
+    pub(super) timeout: Duration,
+    #[command(flatten)]
+    pub(super) target: TargetArgs,
+}
+
+/// What `wait` waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Until {
+    /// The ports are closed and proven empty
+    Drained,
+    /// The ports are not draining
+    Serving,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    pub(super) target: TargetArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn clap_finds_no_fault() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ports_by_comma_and_by_repetition() {
+        let cli = Cli::try_parse_from(["drainctl", "drain", "--port", "80,443", "--port", "8080"])
+            .unwrap();
+        let Verb::Drain(args) = cli.verb else { panic!("not a drain") };
+        assert_eq!(args.ports, [80, 443, 8080]);
+        assert_eq!(args.if_unreachable, IfUnreachable::Wait(Duration::from_secs(5)));
+        assert_eq!(args.quiet, None, "what is left out is the agent's to default");
+    }
+
+    #[test]
+    fn what_is_wrong_or_not_built_is_a_usage_error() {
+        let table: [&[&str]; 15] = [
+            &["drain"],
+            &["drain", "--port", "0"],
+            &["drain", "--port", "70000"],
+            &["drain", "--port", "80", "--timeout", "25"],
+            &["drain", "--port", "80", "--timeout", "auto"],
+            &["drain", "--port", "80", "--new", "drop"],
+            &["drain", "--port", "80", "--retire", "http"],
+            &["drain", "--port", "80", "--pid", "1", "--host"],
+            &["drain", "--port", "80", "--pod", "default/web"],
+            &["drain", "--port", "80", "--agent", "http://127.0.0.1:1"],
+            &["status", "--all", "--host"],
+            &["flows", "--port", "80", "--all"],
+            &["wait", "--port", "80"],
+            &["watch"],
+            &["completions"],
+        ];
+        for args in table {
+            let full = std::iter::once("drainctl").chain(args.iter().copied());
+            let error = Cli::try_parse_from(full).expect_err(&args.join(" "));
+            assert_eq!(error.exit_code(), 2, "{args:?}");
+        }
+    }
+}

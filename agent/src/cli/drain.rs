@@ -1,0 +1,265 @@
+//! `drainctl drain`: takes ports out of service and waits for the proof.
+
+use std::{cell::Cell, time::Duration};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::{
+    args::{DrainArgs, New},
+    client::{Client, ClientError},
+    exit::{Exit, Failure},
+    flows,
+    follow::{Backoff, follow},
+    progress::Progress,
+    target::Target,
+    text::{self, Streams},
+    undrain,
+    value::{self, IfUnreachable},
+    watched::{Goal, Verdict, Watched},
+};
+use crate::{
+    api::protocol::{DrainAccepted, DrainRequest, NewConnections, ServiceStatus, StateName},
+    drain::Spec,
+};
+
+/// Most ports of one drain.
+const MAX_PORTS: usize = 64;
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Outcome<'a> {
+    /// `started` (only with `--no-wait`), `drained`, `expired`, `unknown` or `ended`.
+    outcome: &'static str,
+    /// The exit code.
+    exit: u8,
+    /// Every service of the drain, as last heard of.
+    services: Vec<&'a ServiceStatus>,
+    /// Since drainctl first asked.
+    seconds: f64,
+    /// Why, where the outcome is `unknown` or `ended`; else null.
+    reason: Option<&'a str>,
+    /// Whether a drain that was already there was joined.
+    joined: bool,
+}
+
+/// Runs the verb. When `interrupt` becomes ready the drain is left in place, and the failure says how to end it.
+///
+/// # Errors
+/// No drain was accepted, or the agent broke the protocol, or `interrupt` became ready.
+pub(super) async fn run(
+    args: &DrainArgs,
+    client: &Client,
+    streams: &mut Streams<'_>,
+    json: bool,
+    interrupt: impl Future<Output = ()>,
+) -> Result<Exit, Failure> {
+    let target = Target::find(&args.target)?;
+    let request = request(args, &target)?;
+    check(&request)?;
+    let accepted = Cell::new(false);
+    let done = tokio::select! {
+        done = drain(args, &request, &target, client, streams, json, &accepted) => Some(done),
+        () = interrupt => None,
+    };
+    done.unwrap_or_else(|| Err(interrupted(&request, &target, client, accepted.get())))
+}
+
+/// The request that these arguments mean.
+fn request(args: &DrainArgs, target: &Target) -> Result<DrainRequest, Failure> {
+    let ports = value::distinct(&args.ports);
+    if ports.len() > MAX_PORTS {
+        return Err(usage(format!(
+            "one drain takes at most {MAX_PORTS} ports, not {}",
+            ports.len()
+        )));
+    }
+    let ms = |value: Option<Duration>| value.map(|value| value.as_millis() as u64);
+    Ok(DrainRequest {
+        ports,
+        netns: target.netns(),
+        quiet_ms: ms(args.quiet),
+        min_settle_ms: ms(args.min_settle),
+        max_settle_ms: ms(args.max_settle),
+        timeout_ms: ms(args.timeout),
+        lease_ms: ms(args.lease),
+        keep_closed: args.keep_closed,
+        new: match args.new {
+            New::Reject => NewConnections::Reject,
+        },
+    })
+}
+
+/// Refuses options that contradict each other before anything is sent, by the agent's own rules; it checks
+/// again.
+fn check(request: &DrainRequest) -> Result<(), Failure> {
+    Spec::try_from(request).map(drop).map_err(|error| usage(error.to_string()))
+}
+
+fn usage(message: String) -> Failure {
+    Failure::new(Exit::Usage, format!("{message}; nothing was changed"))
+}
+
+/// Starts the drain and, unless told otherwise, waits for its end.
+async fn drain(
+    args: &DrainArgs,
+    request: &DrainRequest,
+    target: &Target,
+    client: &Client,
+    streams: &mut Streams<'_>,
+    json: bool,
+    accepted: &Cell<bool>,
+) -> Result<Exit, Failure> {
+    let began = Instant::now();
+    let mut progress = Progress::new(streams, json);
+    let started = start(args, client, request, &mut progress).await?;
+    accepted.set(true);
+    let joined = started.joined;
+    if args.no_wait {
+        drop(progress);
+        return Ok(under_way(&started, target, client, streams, json));
+    }
+    let mut watched = Watched::new(Goal::Drain, started.services, Instant::now());
+    watched.services().for_each(|service| progress.changed(service));
+    let verdict = follow(client, &mut watched, &mut progress).await?;
+    drop(progress);
+    let seconds = began.elapsed().as_secs_f64();
+    let (outcome, exit, reason) = words(&verdict);
+    if json {
+        let services = watched.services().collect();
+        let exit = exit.code();
+        streams.say_json(&Outcome { outcome, exit, services, seconds, reason, joined });
+    } else {
+        tell(&verdict, &watched, seconds, streams);
+        if verdict == Verdict::Remaining {
+            flows::remaining(client, watched.services(), streams).await;
+        }
+    }
+    Ok(exit)
+}
+
+/// The outcome's name in JSON, the exit code, and the reason if there is one.
+fn words(verdict: &Verdict) -> (&'static str, Exit, Option<&str>) {
+    match verdict {
+        Verdict::Reached => ("drained", Exit::Done, None),
+        Verdict::Remaining => ("expired", Exit::Deadline, None),
+        Verdict::Unknown(why) => ("unknown", Exit::Unverifiable, Some(why)),
+        Verdict::Ended(why) => ("ended", Exit::Ended, Some(why)),
+    }
+}
+
+/// Asks the agent, again and again if it cannot be reached and the arguments want that. Asking twice is
+/// harmless: the second request joins the drain of the first.
+async fn start(
+    args: &DrainArgs,
+    client: &Client,
+    request: &DrainRequest,
+    progress: &mut Progress<'_, '_>,
+) -> Result<DrainAccepted, Failure> {
+    let wait = match args.if_unreachable {
+        IfUnreachable::Wait(wait) => wait,
+        IfUnreachable::Fail => Duration::ZERO,
+    };
+    let limit = Instant::now() + wait;
+    let mut backoff = Backoff::new();
+    let mut told = false;
+    loop {
+        match client.post("/v1/drains", request).await {
+            Err(ClientError::Unreachable { why, .. }) if Instant::now() < limit => {
+                if !std::mem::replace(&mut told, true) {
+                    progress.note(&format!(
+                        "cannot reach the agent at {} ({why}); trying again for {}",
+                        client.socket().display(),
+                        text::duration(wait.as_millis() as u64)
+                    ));
+                }
+            }
+            result => return result.map_err(Failure::from),
+        }
+        backoff.pause(limit).await;
+    }
+}
+
+/// What `--no-wait` prints.
+fn under_way(
+    started: &DrainAccepted,
+    target: &Target,
+    client: &Client,
+    streams: &mut Streams<'_>,
+    json: bool,
+) -> Exit {
+    if json {
+        streams.say_json(&Outcome {
+            outcome: "started",
+            exit: Exit::Done.code(),
+            services: started.services.iter().collect(),
+            seconds: 0.0,
+            reason: None,
+            joined: started.joined,
+        });
+        return Exit::Done;
+    }
+    let ports: Vec<u16> = started.services.iter().map(|service| service.port).collect();
+    let joined = if started.joined { " (joined a drain that was already there)" } else { "" };
+    streams.say(&format!("draining: {}{joined}; nothing is proven yet", text::ports(&ports)));
+    streams.say(&format!("to end it: {}", undrain::line(&ports, target, client)));
+    Exit::Done
+}
+
+/// The verdict in a line: a success on stdout, everything else on stderr.
+fn tell(verdict: &Verdict, watched: &Watched, seconds: f64, streams: &mut Streams<'_>) {
+    let ports: Vec<u16> = watched.services().map(|service| service.port).collect();
+    let ports = text::ports(&ports);
+    let rejected = watched.services().map(|service| service.rejected).sum();
+    let refused = text::count(rejected, "connection attempt");
+    match verdict {
+        Verdict::Reached => {
+            let verb = if watched.services().count() == 1 { "is" } else { "are" };
+            streams.say(&format!(
+                "drained: {ports} {verb} proven empty after {seconds:.1}s \
+                 (refused {refused} while draining)"
+            ));
+        }
+        Verdict::Remaining => streams.note(&format!(
+            "drainctl: deadline passed after {seconds:.1}s: {}; new connections are still refused",
+            what_remains(watched)
+        )),
+        Verdict::Unknown(why) => streams.note(&format!(
+            "drainctl: it cannot be verified that {ports} is empty: {why}; \
+             connections may remain, do not take it for drained"
+        )),
+        Verdict::Ended(why) => streams.note(&format!(
+            "drainctl: the drain ended before it was drained: {why}; connections may remain"
+        )),
+    }
+}
+
+fn what_remains(watched: &Watched) -> String {
+    let remaining = watched.services().filter(|service| service.state != StateName::Drained);
+    let each = remaining.map(|service| {
+        let mut parts = vec![text::count(service.flows, "flow")];
+        if service.handshakes > 0 {
+            parts.push(text::count(service.handshakes, "handshake"));
+        }
+        if service.lingering > 0 {
+            parts.push(format!("{} lingering", service.lingering));
+        }
+        format!("port {} still has {}", service.port, parts.join(", "))
+    });
+    each.collect::<Vec<_>>().join("; ")
+}
+
+fn interrupted(
+    request: &DrainRequest,
+    target: &Target,
+    client: &Client,
+    accepted: bool,
+) -> Failure {
+    let what = if accepted {
+        "interrupted; the drain stays in place until its lease is over. To let traffic in again now, run:"
+    } else {
+        "interrupted before the agent answered. If the drain began all the same, this ends it:"
+    };
+    let line = undrain::line(&request.ports, target, client);
+    Failure::new(Exit::Interrupted, format!("{what}\n    {line}"))
+}

@@ -1,0 +1,122 @@
+//! `drainctl flows`: the connections of a service, and what each is doing.
+
+use serde::Serialize;
+
+use super::{
+    args::PortArgs,
+    client::{Client, ClientError},
+    exit::{Exit, Failure},
+    services,
+    target::Target,
+    text::{self, Streams, Table},
+};
+use crate::api::protocol::{Activity, FlowList, FlowStatus, ServiceStatus, StateName};
+
+/// Most connections that are listed at the end of a drain that expired.
+const MOST_LISTED: usize = 10;
+
+/// The connections of one service, as `--json` prints them.
+#[derive(Debug, Serialize)]
+struct Flows {
+    /// `NETNS:PORT`.
+    id: String,
+    /// TCP port.
+    port: u16,
+    /// As the agent lists them.
+    flows: Vec<FlowStatus>,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    /// In the order asked for.
+    services: Vec<Flows>,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// A port is not there (6), or as the agent says.
+pub(super) async fn run(
+    args: &PortArgs,
+    client: &Client,
+    streams: &mut Streams<'_>,
+    json: bool,
+) -> Result<Exit, Failure> {
+    let target = Target::find(&args.target)?;
+    let mut services = Vec::new();
+    for port in args.ports.distinct() {
+        let service = services::find(client, &target, port).await?;
+        let flows = fetch(client, &service).await?;
+        services.push(Flows { id: service.id, port, flows });
+    }
+    if json {
+        streams.say_json(&Outcome { services });
+        return Ok(Exit::Done);
+    }
+    let several = services.len() > 1;
+    for service in services {
+        match (service.flows.is_empty(), several) {
+            (true, _) => streams.say(&format!("port {}: no connection", service.port)),
+            (false, true) => {
+                streams.say(&format!("port {}:\n{}", service.port, table(&service.flows)));
+            }
+            (false, false) => streams.say(&table(&service.flows)),
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Lists on stderr what keeps these services from being drained: at most ten connections in all.
+pub(super) async fn remaining<'a>(
+    client: &Client,
+    services: impl Iterator<Item = &'a ServiceStatus>,
+    streams: &mut Streams<'_>,
+) {
+    let mut flows = Vec::new();
+    for service in services.filter(|service| service.state != StateName::Drained) {
+        match fetch(client, service).await {
+            Ok(more) => flows.extend(more),
+            Err(error) => streams.note(&format!("drainctl: cannot list its connections: {error}")),
+        }
+    }
+    let hidden = flows.len().saturating_sub(MOST_LISTED);
+    flows.truncate(MOST_LISTED);
+    if !flows.is_empty() {
+        streams.note(&table(&flows));
+    }
+    if hidden > 0 {
+        streams.note(&format!("and {hidden} more (see drainctl flows)"));
+    }
+}
+
+async fn fetch(client: &Client, service: &ServiceStatus) -> Result<Vec<FlowStatus>, ClientError> {
+    let list: FlowList = client.get(&format!("/v1/services/{}/flows", service.id)).await?;
+    Ok(list.flows)
+}
+
+fn table(flows: &[FlowStatus]) -> String {
+    let mut table = Table::new(&["PEER", "LOCAL", "AGE", "IN", "OUT", "TCP", "ACTIVITY", "WHY"]);
+    for flow in flows {
+        table.row(vec![
+            flow.peer.clone(),
+            flow.local.clone(),
+            flow.age_ms.map_or("-".into(), text::duration),
+            text::bytes(flow.bytes_in),
+            text::bytes(flow.bytes_out),
+            flow.tcp_state.clone(),
+            activity(flow.activity).to_owned(),
+            flow.why.clone(),
+        ]);
+    }
+    table.render()
+}
+
+fn activity(activity: Activity) -> &'static str {
+    match activity {
+        Activity::Busy => "busy",
+        Activity::Quiet => "quiet",
+        Activity::Handshake => "handshake",
+        Activity::Lingering => "lingering",
+    }
+}

@@ -1,0 +1,230 @@
+//! Which network namespace a command is about. The command line's words become an inode number here, by
+//! looking from where the caller stands: a process id means one in the caller's own pid namespace.
+
+use std::{
+    fmt,
+    fs::File,
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::Path,
+};
+
+use super::{
+    args::TargetArgs,
+    exit::{Exit, Failure},
+    text::quoted,
+};
+use crate::{
+    api::protocol::{NetnsName, NetnsRef},
+    kernel::probe,
+};
+
+/// `NSFS_MAGIC` in include/uapi/linux/magic.h.
+const NSFS_MAGIC: u64 = 0x6e73_6673;
+
+/// A network namespace, found and held.
+#[derive(Debug)]
+pub(super) struct Target {
+    args: TargetArgs,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// The caller's own: nothing is sent, the agent knows who is calling.
+    Own,
+    /// By inode number. The file stays open, so that the number cannot come to mean another namespace.
+    Inode(u32, #[expect(dead_code, reason = "held, not read")] File),
+    /// The node's.
+    Host,
+}
+
+impl Target {
+    /// Finds the namespace.
+    ///
+    /// # Errors
+    /// The process is gone (6), its namespace may not be looked at (5), or the file is no network
+    /// namespace (2).
+    pub(super) fn find(args: &TargetArgs) -> Result<Self, Failure> {
+        let kind = match (args.pid, &args.netns) {
+            (Some(pid), _) => of_process(pid)?,
+            (None, Some(path)) => of_file(path)?,
+            (None, None) if args.host => Kind::Host,
+            (None, None) => Kind::Own,
+        };
+        Ok(Self { args: args.clone(), kind })
+    }
+
+    /// As a request's body names it.
+    pub(super) fn netns(&self) -> Option<NetnsRef> {
+        match self.kind {
+            Kind::Own => None,
+            Kind::Inode(inode, _) => Some(NetnsRef::Inode(inode)),
+            Kind::Host => Some(NetnsRef::Named(NetnsName::Host)),
+        }
+    }
+
+    /// The namespace's number, if one was looked up.
+    pub(super) fn inode(&self) -> Option<u32> {
+        match self.kind {
+            Kind::Inode(inode, _) => Some(inode),
+            Kind::Own | Kind::Host => None,
+        }
+    }
+
+    /// As a query names it, for example `netns=4026531840`.
+    pub(super) fn query(&self) -> Option<String> {
+        match self.kind {
+            Kind::Own => None,
+            Kind::Inode(inode, _) => Some(format!("netns={inode}")),
+            Kind::Host => Some("netns=host".into()),
+        }
+    }
+
+    /// The options that led here, with a space before, ready to be pasted into a shell; empty for the
+    /// caller's own namespace.
+    pub(super) fn options(&self) -> String {
+        match (self.args.pid, &self.args.netns) {
+            (Some(pid), _) => format!(" --pid {pid}"),
+            (None, Some(path)) => format!(" --netns {}", quoted(&path.display().to_string())),
+            (None, None) if self.args.host => " --host".into(),
+            (None, None) => String::new(),
+        }
+    }
+}
+
+/// As in a sentence: "in …".
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.args.pid, &self.args.netns) {
+            (Some(pid), _) => write!(f, "the network namespace of process {pid}"),
+            (None, Some(path)) => write!(f, "the network namespace {}", path.display()),
+            (None, None) if self.args.host => f.write_str("the host's network namespace"),
+            (None, None) => f.write_str("this network namespace"),
+        }
+    }
+}
+
+fn of_process(pid: u32) -> Result<Kind, Failure> {
+    let path = format!("/proc/{pid}/ns/net");
+    match File::open(&path) {
+        Ok(file) => inode_of(file).map_err(|error| cannot_look(pid, &error)),
+        Err(error) => Err(cannot_look(pid, &error)),
+    }
+}
+
+/// Why the namespace of a process was not found.
+fn cannot_look(pid: u32, error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::NotFound if !Path::new("/proc/self").exists() => Failure::new(
+            Exit::Internal,
+            "/proc is not mounted here, so --pid cannot be looked up; use --netns or --host",
+        ),
+        // ESRCH: it exited between the lookup of its folder and that of the link.
+        _ if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+            || error.kind() == io::ErrorKind::NotFound =>
+        {
+            Failure::new(
+                Exit::NoSuchService,
+                format!(
+                    "there is no process {pid} in this pid namespace (any more); nothing was changed"
+                ),
+            )
+        }
+        io::ErrorKind::PermissionDenied => Failure::new(
+            Exit::NotPermitted,
+            format!(
+                "not permitted to look at the network namespace of process {pid}; \
+                 be root, or the same user as that process"
+            ),
+        ),
+        _ => Failure::new(Exit::Internal, format!("cannot open /proc/{pid}/ns/net: {error}")),
+    }
+}
+
+fn of_file(path: &Path) -> Result<Kind, Failure> {
+    let shown = path.display();
+    let file = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            Failure::new(Exit::NotPermitted, format!("not permitted to open {shown}"))
+        }
+        _ => {
+            Failure::new(Exit::Usage, format!("cannot open {shown}: {error}; nothing was changed"))
+        }
+    })?;
+    let magic = rustix::fs::fstatfs(&file).map(|statfs| statfs.f_type as u64);
+    let is_net = magic == Ok(NSFS_MAGIC)
+        && probe::is_network_namespace(file.as_fd()).is_ok_and(|is_net| is_net);
+    if !is_net {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!(
+                "{shown} is not a network namespace (one would be /run/netns/NAME or /proc/PID/ns/net); \
+                 nothing was changed"
+            ),
+        ));
+    }
+    inode_of(file)
+        .map_err(|error| Failure::new(Exit::Internal, format!("cannot stat {shown}: {error}")))
+}
+
+/// The key of the namespace: `ns.inum`, which fits 32 bits.
+fn inode_of(file: File) -> io::Result<Kind> {
+    let inode = u32::try_from(file.metadata()?.ino()).map_err(io::Error::other)?;
+    Ok(Kind::Inode(inode, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn netns(path: &str) -> TargetArgs {
+        TargetArgs { netns: Some(path.into()), ..TargetArgs::default() }
+    }
+
+    #[test]
+    fn own_process_own_namespace() {
+        let inode = std::fs::metadata("/proc/self/ns/net").unwrap().ino();
+        let args = TargetArgs { pid: Some(std::process::id()), ..TargetArgs::default() };
+        let target = Target::find(&args).unwrap();
+        assert_eq!(target.query(), Some(format!("netns={inode}")));
+        assert_eq!(target.options(), format!(" --pid {}", std::process::id()));
+        let by_path = Target::find(&netns("/proc/self/ns/net")).unwrap();
+        assert_eq!(by_path.netns(), target.netns());
+    }
+
+    #[test]
+    fn nothing_is_sent_for_the_own_namespace() {
+        let target = Target::find(&TargetArgs::default()).unwrap();
+        assert_eq!((target.netns(), target.query(), target.options()), (None, None, String::new()));
+    }
+
+    #[test]
+    fn host_is_a_name() {
+        let target = Target::find(&TargetArgs { host: true, ..TargetArgs::default() }).unwrap();
+        assert_eq!(serde_json::to_value(target.netns()).unwrap(), "host");
+        assert_eq!(target.query().as_deref(), Some("netns=host"));
+    }
+
+    #[test]
+    fn a_vanished_process_is_no_such_service() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        let args = TargetArgs { pid: Some(pid), ..TargetArgs::default() };
+        let failure = Target::find(&args).unwrap_err();
+        assert_eq!(failure.exit, Exit::NoSuchService, "{failure}");
+    }
+
+    #[test]
+    fn what_is_no_network_namespace_is_a_usage_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let file = file.path().display().to_string();
+        for path in [&*file, "/proc/self/ns/mnt", "/nonexistent", "/dev/null", "/tmp"] {
+            let failure = Target::find(&netns(path)).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage, "{path}: {failure}");
+        }
+        let failure = Target::find(&netns("/proc/self/ns/mnt")).unwrap_err();
+        assert!(failure.message.contains("is not a network namespace"), "{failure}");
+    }
+}

@@ -1,0 +1,164 @@
+//! Parsers of option values. Each error says what would be right, with an example.
+
+use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr, time::Duration};
+
+/// Longest duration that makes sense on the command line: 30 days.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Longest path of a Unix socket (`sun_path` in unix(7), less its NUL).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// A TCP port, 1 to 65535.
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    match text.trim().parse::<u16>() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err("a TCP port is a number from 1 to 65535, for example 8080".into()),
+    }
+}
+
+/// A process id, from 1.
+pub(super) fn pid(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(pid) if pid > 0 && i32::try_from(pid).is_ok() => Ok(pid),
+        _ => Err("a process id is a number from 1, for example 4711".into()),
+    }
+}
+
+/// A duration with its unit, whole milliseconds, 0 to 30 days.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let value = humantime::parse_duration(text).map_err(|_| {
+        "a duration is a number with its unit, for example 500ms, 25s or 1m30s".to_owned()
+    })?;
+    if !value.subsec_nanos().is_multiple_of(1_000_000) {
+        return Err("drainctl counts in milliseconds; the shortest duration is 1ms, or 0s".into());
+    }
+    if value > LONGEST {
+        return Err("the longest duration is 30days".into());
+    }
+    Ok(value)
+}
+
+/// The ports without repetition, in the order given.
+pub(super) fn distinct(ports: &[u16]) -> Vec<u16> {
+    let mut seen = BTreeSet::new();
+    ports.iter().copied().filter(|port| seen.insert(*port)).collect()
+}
+
+/// What `drain` does while the agent cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IfUnreachable {
+    /// Try again for so long.
+    Wait(Duration),
+    /// Fail at once.
+    Fail,
+}
+
+impl FromStr for IfUnreachable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "fail" {
+            return Ok(Self::Fail);
+        }
+        let Some(wait) = text.strip_prefix("wait=") else {
+            return Err("either wait=DURATION, for example wait=5s, or fail".into());
+        };
+        duration(wait).map(Self::Wait)
+    }
+}
+
+/// Where the agent listens: the path of a Unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AgentAddress(pub(super) PathBuf);
+
+/// `/run/drainctl/agent.sock`.
+impl Default for AgentAddress {
+    fn default() -> Self {
+        Self("/run/drainctl/agent.sock".into())
+    }
+}
+
+impl fmt::Display for AgentAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
+impl FromStr for AgentAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let path = match text.strip_prefix("unix:") {
+            Some(rest) => rest.strip_prefix("//").unwrap_or(rest),
+            None => text,
+        };
+        if path.contains("://") {
+            return Err("only Unix sockets can be used: a path, or unix:PATH".into());
+        }
+        if path.is_empty() {
+            return Err("the path of a socket, for example /run/drainctl/agent.sock".into());
+        }
+        if path.len() > SOCKET_PATH_MAX {
+            return Err(format!("the path of a Unix socket has at most {SOCKET_PATH_MAX} bytes"));
+        }
+        Ok(Self(PathBuf::from(path)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports() {
+        for (text, good) in [
+            ("1", true),
+            ("65535", true),
+            ("0", false),
+            ("70000", false),
+            ("-1", false),
+            ("http", false),
+        ] {
+            assert_eq!(port(text).is_ok(), good, "port {text}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        let table = [
+            ("1s", Some(1000)),
+            ("500ms", Some(500)),
+            ("1m30s", Some(90_000)),
+            ("0s", Some(0)),
+            ("25", None),
+            ("", None),
+            ("-1s", None),
+            ("100us", None),
+            ("1000years", None),
+        ];
+        for (text, ms) in table {
+            assert_eq!(duration(text).ok(), ms.map(Duration::from_millis), "duration {text:?}");
+        }
+        assert!(duration("25").unwrap_err().contains("for example"));
+    }
+
+    #[test]
+    fn unreachable() {
+        assert_eq!("fail".parse(), Ok(IfUnreachable::Fail));
+        assert_eq!("wait=50ms".parse(), Ok(IfUnreachable::Wait(Duration::from_millis(50))));
+        for text in ["wait", "wait=", "wait=5", "ignore", ""] {
+            assert!(text.parse::<IfUnreachable>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        for text in ["/run/a.sock", "unix:/run/a.sock", "unix:///run/a.sock"] {
+            assert_eq!(text.parse(), Ok(AgentAddress("/run/a.sock".into())), "{text}");
+        }
+        let long = "x".repeat(108);
+        for text in ["", "unix:", "http://localhost:1", "tcp://10.0.0.1:9", &long] {
+            assert!(text.parse::<AgentAddress>().is_err(), "{text:?}");
+        }
+    }
+}
