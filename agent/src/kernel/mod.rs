@@ -3,6 +3,8 @@
 //!
 //! All calls block for microseconds to a few milliseconds; async code calls them on a blocking thread.
 
+pub mod peer;
+
 use std::{fmt, net::SocketAddr, time::Duration};
 
 use crate::drain::{Boot, Service};
