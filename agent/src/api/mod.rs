@@ -19,6 +19,8 @@ mod routes;
 mod seats;
 pub mod server;
 mod status;
+#[cfg(test)]
+mod testing;
 
 pub use app::App;
 pub use drains::Drains;

@@ -66,7 +66,7 @@ pub enum NewConnections {
 
 /// A network namespace as a request names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "netns is an inode number, or \"host\"")]
 pub enum NetnsRef {
     /// By inode number.
     Inode(u32),
@@ -295,3 +295,7 @@ impl ServiceStatus {
         Service { netns: self.netns, port: self.port }
     }
 }
+
+#[cfg(test)]
+#[path = "protocol_tests.rs"]
+mod tests;

@@ -287,3 +287,7 @@ async fn metrics_text<D: Drains>(State(app): State<Arc<App<D>>>) -> Result<Respo
     let text = metrics::text(&app).await?;
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
+
+#[cfg(test)]
+#[path = "routes_tests.rs"]
+mod tests;
