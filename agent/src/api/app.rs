@@ -4,7 +4,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    auth::{Action, Caller, ListenerFacts, Target, may},
+    auth::{Action, Caller, Denied, ListenerFacts, Target, may},
     drains::Drains,
     error::ApiError,
     metrics::Requests,
@@ -66,18 +66,28 @@ impl<D: Drains> App<D> {
         })
     }
 
-    /// Checks that the caller may drain and undrain this service. Who may not even read the namespace
-    /// learns nothing of it; who may is told first if there is no such service.
+    /// Checks that the caller may drain and undrain this service.
     pub(super) async fn authorize_change(
         &self,
         caller: &Caller,
         service: Service,
     ) -> Result<(), ApiError> {
-        let denied = |why| ApiError::denied(caller, "drain or undrain", &service.to_string(), why);
+        self.may_change(caller, service)
+            .await?
+            .map_err(|why| ApiError::denied(caller, "drain or undrain", &service.to_string(), why))
+    }
+
+    /// Whether the caller may drain and undrain this service. Who may not even read the namespace learns
+    /// nothing of it; who may is told first if there is no such service.
+    pub(super) async fn may_change(
+        &self,
+        caller: &Caller,
+        service: Service,
+    ) -> Result<Result<(), Denied>, ApiError> {
         let unseen = Target::unseen(service.netns, self.kernel.host_netns());
-        may(Action::Read, caller, &unseen).map_err(denied)?;
-        if may(Action::Change, caller, &unseen).is_ok() {
-            return Ok(());
+        let at_first_sight = may(Action::Change, caller, &unseen);
+        if at_first_sight.is_ok() || may(Action::Read, caller, &unseen).is_err() {
+            return Ok(at_first_sight);
         }
         let status = self.existing(service).await?;
         let look = self.kernel(move |k| k.look(service.netns, Some(service.port))).await?;
@@ -86,7 +96,7 @@ impl<D: Drains> App<D> {
             drain_owner: status.drain.map(|drain| drain.owner),
             ..unseen
         };
-        may(Action::Change, caller, &target).map_err(denied)
+        Ok(may(Action::Change, caller, &target))
     }
 
     async fn listener_facts(

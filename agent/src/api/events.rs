@@ -94,7 +94,7 @@ fn parse(list: &str) -> Result<Vec<Service>, ApiError> {
 async fn renewable<D: Drains>(app: &App<D>, caller: &Caller, services: &[Service]) -> Vec<Service> {
     let mut renewable = Vec::new();
     for &service in services {
-        if app.authorize_change(caller, service).await.is_ok() {
+        if matches!(app.may_change(caller, service).await, Ok(Ok(()))) {
             renewable.push(service);
         }
     }

@@ -69,11 +69,15 @@ async fn no_such_method(request: Request) -> ApiError {
     ApiError::bad_request(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("there was no answer within {} s; try again, and see the agent's log", ANSWER_WITHIN.as_secs())]
+struct TooSlow;
+
 /// No request may hold on to the agent for ever.
 async fn in_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
         Ok(response) => response,
-        Err(elapsed) => ApiError::internal(&elapsed).into_response(),
+        Err(_) => ApiError::internal(&TooSlow).into_response(),
     }
 }
 

@@ -2,10 +2,10 @@
 
 use axum::body::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, body::Incoming, client::conn::http1, service::service_fn};
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use hyper::{Method, client::conn::http1};
+use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, sync::watch};
 
 use super::*;
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
         auth::Caller,
         peer::Identify,
         protocol::{ErrorBody, ErrorCode},
+        server::serve_connection,
         testing::{
             Asked, FOREIGN, FakeDrains, FakeKernel, Invisible, Known, POD, ROOTS, WEB, app_user,
             draining, node_admin,
@@ -26,13 +27,11 @@ type Client = http1::SendRequest<Full<Bytes>>;
 /// A client of an agent that takes it for `peer`.
 async fn client(app: Arc<App<FakeDrains>>, peer: Arc<dyn Identify>) -> Client {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let router = TowerToHyperService::new(router(app));
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(Arc::clone(&peer));
-        hyper::service::Service::call(&router, request)
+    let (finish, asked) = watch::channel(false);
+    tokio::spawn(async move {
+        serve_connection(ours, peer, router(app), asked).await;
+        drop(finish);
     });
-    let serve = hyper::server::conn::http1::Builder::new();
-    tokio::spawn(serve.serve_connection(TokioIo::new(ours), service));
     let (client, connection) = http1::handshake(TokioIo::new(theirs)).await.unwrap();
     tokio::spawn(connection);
     client

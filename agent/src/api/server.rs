@@ -103,17 +103,6 @@ impl Socket {
 
     /// Accepts connections until `stop`, then removes the socket. Returns those that are still open.
     pub async fn serve(self, router: Router, stop: impl Future<Output = ()>) -> Connections {
-        let identify = |stream: &UnixStream| Ok(Arc::new(Peer::of(stream)?) as Arc<dyn Identify>);
-        self.serve_identified(router, identify, stop).await
-    }
-
-    /// As [`Socket::serve`]; `identify` tells who is at the other end.
-    async fn serve_identified(
-        self,
-        router: Router,
-        identify: impl Fn(&UnixStream) -> io::Result<Arc<dyn Identify>>,
-        stop: impl Future<Output = ()>,
-    ) -> Connections {
         let mut connections = Connections::default();
         let seats = Seats::default();
         let mut stop = std::pin::pin!(stop);
@@ -125,8 +114,8 @@ impl Socket {
                 Some(_) = connections.tasks.join_next() => continue,
             };
             let admitted = stream.and_then(|(stream, _)| {
-                let peer = identify(&stream)?;
-                Ok((stream, peer))
+                let peer = Peer::of(&stream)?;
+                Ok((stream, Arc::new(peer)))
             });
             match admitted {
                 Ok((stream, peer)) => connections.admit(stream, peer, &router, &seats),
@@ -224,7 +213,8 @@ impl Connections {
     }
 }
 
-async fn serve_connection(
+/// Answers the requests of one connection, until it ends or `finish` is true.
+pub(super) async fn serve_connection(
     stream: UnixStream,
     peer: Arc<dyn Identify>,
     router: Router,

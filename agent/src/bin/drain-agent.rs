@@ -84,3 +84,21 @@ fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     };
     started.map_err(anyhow::Error::from_boxed).context("cannot start the log")
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn flags_are_consistent_and_only_those_that_work_exist() {
+        Flags::command().debug_assert();
+        for absent in ["--pin-dir=/x", "--listen=:1", "--bin-dir=/x", "--uninstall", "--log=a=b"] {
+            let error = Flags::try_parse_from(["drain-agent", absent]).err().unwrap();
+            assert_eq!(error.exit_code(), 2, "{absent}");
+        }
+        assert!(Flags::try_parse_from(["drain-agent", "--max-flows=0"]).is_err());
+        assert!(Flags::try_parse_from(["drain-agent", "--log-format=json"]).is_ok());
+    }
+}
