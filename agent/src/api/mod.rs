@@ -1,4 +1,27 @@
 //! The HTTP interface (HTTP/1.1 and JSON on a Unix socket): types shared with the command line, the
 //! server, and who may do what.
+//!
+//! [`server`] accepts connections and limits what they may cost, [`peer`] asks the kernel who calls,
+//! [`auth`] decides whether they may, `routes` answers, and `events` streams. `activity` and
+//! `status` are pure: from the kernel's and the executor's view to the words of [`protocol`].
 
+mod activity;
+mod app;
+pub mod auth;
+mod drains;
+mod error;
+mod events;
+mod extract;
+mod metrics;
+pub mod peer;
 pub mod protocol;
+mod routes;
+mod seats;
+pub mod server;
+mod status;
+#[cfg(test)]
+mod testing;
+
+pub use app::App;
+pub use drains::Drains;
+pub use routes::router;

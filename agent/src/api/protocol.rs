@@ -13,8 +13,11 @@
 //! | `GET /serving/{port}` (`?netns=`) | 200 serving · 503 draining, both with [`ServiceStatus`] |
 //! | `GET /metrics`, `GET /healthz` | Prometheus text · `ok` |
 //!
-//! Every error is [`ErrorBody`]. A service id is `NETNS:PORT`, for example `4026531840:8080`. `netns` in a
-//! query is an inode number, or `host`; `all` (GET /v1/services only, node admins only) means every one.
+//! Every error is [`ErrorBody`]. Bodies of requests are at most 64 KiB. A service id is `NETNS:PORT`, for
+//! example `4026531840:8080`. `netns` in a query is an inode number, or `host`; `all` (GET /v1/services
+//! only, node admins only) means every one. With `?port=`, `GET /v1/services` answers 404 where there is no
+//! listener, flow or drain. The event stream keeps alive the leases of those services only that the caller
+//! may also drain; it ends when the drains of all its services have ended.
 
 use serde::{Deserialize, Serialize};
 
@@ -63,7 +66,7 @@ pub enum NewConnections {
 
 /// A network namespace as a request names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "netns is an inode number, or \"host\"")]
 pub enum NetnsRef {
     /// By inode number.
     Inode(u32),
@@ -273,7 +276,8 @@ pub struct ErrorDetail {
 pub enum ErrorCode {
     /// 500, exit 1: our fault.
     Internal,
-    /// 400 (413 for a body that is too large, 404 for a path that is none), exit 2: the request makes no sense.
+    /// 400, exit 2: the request makes no sense. 404 for a path that is none, 405 for another method, 413 for
+    /// a body that is too large, 415 for one that is not JSON.
     Usage,
     /// 403, exit 5: the caller may not do this.
     NotPermitted,
@@ -291,3 +295,7 @@ impl ServiceStatus {
         Service { netns: self.netns, port: self.port }
     }
 }
+
+#[cfg(test)]
+#[path = "protocol_tests.rs"]
+mod tests;

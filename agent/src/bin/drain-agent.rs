@@ -1,2 +1,104 @@
-//! The daemon.
-fn main() {}
+//! The daemon `drain-agent`: flags in, exit code out; [`drainctl_agent::daemon`] does the work.
+//!
+//! Exit codes: 0 after SIGTERM or SIGINT, 1 if it could not start, 2 for wrong flags.
+
+use std::{io, num::NonZeroU32, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use drainctl_agent::daemon::{self, Options};
+use tracing_subscriber::EnvFilter;
+
+/// Drains connections of TCP servers on this node, asked by `drainctl` over a Unix socket.
+///
+/// Stopping it (SIGTERM, SIGINT) ends its drains and lets their traffic in again.
+#[derive(Parser)]
+#[command(version)]
+struct Flags {
+    /// Where clients connect; the folder is made if it is not there.
+    #[arg(long, value_name = "PATH", default_value = "/run/drainctl/agent.sock")]
+    socket: PathBuf,
+    /// What to log to stderr: a level, or directives as in `info,drainctl_agent::api=debug`.
+    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = log_filter)]
+    log: String,
+    /// How to write the log.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// Root of the cgroup v2 hierarchy [default: as mounted, from /proc/mounts].
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    /// Most connections tracked at once on this node; beyond it counts are unknown, never wrong.
+    #[arg(long, value_name = "N", default_value = "262144")]
+    max_flows: NonZeroU32,
+    /// Most listening ports tracked at once on this node.
+    #[arg(long, value_name = "N", default_value = "16384")]
+    max_services: NonZeroU32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Checks a filter without keeping it: it cannot be cloned, as clap would have it.
+fn log_filter(text: &str) -> Result<String, String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl From<Flags> for Options {
+    fn from(flags: Flags) -> Self {
+        Self {
+            socket: flags.socket,
+            cgroup: flags.cgroup,
+            max_flows: flags.max_flows.get(),
+            max_services: flags.max_services.get(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("drain-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: Flags) -> anyhow::Result<()> {
+    start_log(&flags.log, flags.log_format)?;
+    Ok(daemon::run(&flags.into())?)
+}
+
+fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).context("cannot read the log filter")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let started = match format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    started.map_err(anyhow::Error::from_boxed).context("cannot start the log")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn flags_are_consistent_and_only_those_that_work_exist() {
+        Flags::command().debug_assert();
+        for absent in ["--pin-dir=/x", "--listen=:1", "--bin-dir=/x", "--uninstall", "--log=a=b"] {
+            let error = Flags::try_parse_from(["drain-agent", absent]).err().unwrap();
+            assert_eq!(error.exit_code(), 2, "{absent}");
+        }
+        assert!(Flags::try_parse_from(["drain-agent", "--max-flows=0"]).is_err());
+        assert!(Flags::try_parse_from(["drain-agent", "--log-format=json"]).is_ok());
+    }
+}

@@ -12,6 +12,7 @@ mod linux;
 mod netns;
 mod objects;
 mod offsets;
+pub mod peer;
 pub mod probe;
 mod sys;
 mod tracker;

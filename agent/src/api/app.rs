@@ -1,0 +1,144 @@
+//! What all requests share, and the steps that most of them take: find the namespace, check that the
+//! caller may, ask the kernel.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{
+    auth::{Action, Caller, Denied, ListenerFacts, Target, may},
+    drains::Drains,
+    error::ApiError,
+    metrics::Requests,
+    peer::held_in_cgroup,
+    protocol::{NetnsName, NetnsRef, ServiceStatus},
+    status::{exists, service_status},
+};
+use crate::{
+    drain::Service,
+    executor::Status,
+    kernel::{Kernel, KernelError, Listener},
+};
+
+/// What all requests share.
+pub struct App<D> {
+    pub(super) drains: D,
+    pub(super) kernel: Arc<dyn Kernel>,
+    pub(super) requests: Requests,
+}
+
+impl<D: Drains> App<D> {
+    /// The interface to `drains`, looking through `kernel`.
+    pub fn new(drains: D, kernel: Arc<dyn Kernel>) -> Self {
+        Self { drains, kernel, requests: Requests::default() }
+    }
+
+    /// Calls the kernel on a thread that may block.
+    pub(super) async fn kernel<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn Kernel) -> Result<T, KernelError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        Ok(self.kernel_result(call).await??)
+    }
+
+    /// As [`App::kernel`], for callers that tell the kernel's errors apart.
+    pub(super) async fn kernel_result<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn Kernel) -> Result<T, KernelError> + Send + 'static,
+    ) -> Result<Result<T, KernelError>, ApiError> {
+        let kernel = Arc::clone(&self.kernel);
+        let called = tokio::task::spawn_blocking(move || call(kernel.as_ref())).await;
+        called.map_err(|error| ApiError::internal(&error))
+    }
+
+    /// The namespace that a request means.
+    pub(super) fn netns(&self, asked: Option<NetnsRef>, caller: &Caller) -> u32 {
+        match asked {
+            None => caller.netns,
+            Some(NetnsRef::Inode(inode)) => inode,
+            Some(NetnsRef::Named(NetnsName::Host)) => self.kernel.host_netns(),
+        }
+    }
+
+    /// Checks that the caller may read this namespace.
+    pub(super) fn authorize_read(&self, caller: &Caller, netns: u32) -> Result<(), ApiError> {
+        let target = Target::unseen(netns, self.kernel.host_netns());
+        may(Action::Read, caller, &target).map_err(|why| {
+            ApiError::denied(caller, "read", &format!("network namespace {netns}"), why)
+        })
+    }
+
+    /// Checks that the caller may drain and undrain this service.
+    pub(super) async fn authorize_change(
+        &self,
+        caller: &Caller,
+        service: Service,
+    ) -> Result<(), ApiError> {
+        self.may_change(caller, service)
+            .await?
+            .map_err(|why| ApiError::denied(caller, "drain or undrain", &service.to_string(), why))
+    }
+
+    /// Whether the caller may drain and undrain this service. Who may not even read the namespace learns
+    /// nothing of it; who may is told first if there is no such service.
+    pub(super) async fn may_change(
+        &self,
+        caller: &Caller,
+        service: Service,
+    ) -> Result<Result<(), Denied>, ApiError> {
+        let unseen = Target::unseen(service.netns, self.kernel.host_netns());
+        let at_first_sight = may(Action::Change, caller, &unseen);
+        if at_first_sight.is_ok() || may(Action::Read, caller, &unseen).is_err() {
+            return Ok(at_first_sight);
+        }
+        let status = self.existing(service).await?;
+        let look = self.kernel(move |k| k.look(service.netns, Some(service.port))).await?;
+        let target = Target {
+            listeners: self.listener_facts(caller, service, look.listeners).await?,
+            drain_owner: status.drain.map(|drain| drain.owner),
+            ..unseen
+        };
+        Ok(may(Action::Change, caller, &target))
+    }
+
+    async fn listener_facts(
+        &self,
+        caller: &Caller,
+        service: Service,
+        listeners: Vec<Listener>,
+    ) -> Result<Vec<ListenerFacts>, ApiError> {
+        let held = match caller.cgroup.clone() {
+            Some(cgroup) if service.netns == self.kernel.host_netns() => {
+                let inodes: Vec<_> = listeners.iter().map(|listener| listener.inode).collect();
+                let held = tokio::task::spawn_blocking(move || held_in_cgroup(&inodes, &cgroup));
+                let held = held.await.map_err(|error| ApiError::internal(&error))?;
+                held.map_err(|error| ApiError::internal(&error))?
+            }
+            _ => HashSet::new(),
+        };
+        let facts = |listener: &Listener| ListenerFacts {
+            uid: listener.uid,
+            in_callers_cgroup: held.contains(&listener.inode),
+        };
+        Ok(listeners.iter().map(facts).collect())
+    }
+
+    /// The service's status, if there is anything at all.
+    pub(super) async fn existing(&self, service: Service) -> Result<Status, ApiError> {
+        let status = self.drains.status(vec![service]).await?;
+        let status = status.into_iter().next().filter(exists);
+        status.ok_or_else(|| ApiError::no_such_service(service))
+    }
+
+    /// The services as they are told now.
+    pub(super) async fn told(
+        &self,
+        services: Vec<Service>,
+    ) -> Result<Vec<ServiceStatus>, ApiError> {
+        let status = self.drains.status(services).await?;
+        Ok(status.iter().map(|status| self.tell(status)).collect())
+    }
+
+    /// The service as it is told now.
+    pub(super) fn tell(&self, status: &Status) -> ServiceStatus {
+        service_status(status, self.kernel.now())
+    }
+}

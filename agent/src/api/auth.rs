@@ -1,0 +1,162 @@
+//! Who may do what: pure decisions on facts that [`super::peer`] has gathered.
+//!
+//! | where | who may read | who may drain, undrain and keep a lease alive |
+//! | --- | --- | --- |
+//! | the caller's own network namespace | everybody in it | who has CAP_NET_ADMIN over it, owns every listening socket of the port, or started the drain |
+//! | the node's network namespace | everybody in it | who owns every listening socket of the port and shares a cgroup with a process that holds it |
+//! | any other | node admins | node admins |
+//!
+//! A node admin is root of the initial user and pid namespace, and may do everything. A pod with hostPID
+//! and uid 0 is one. The node's own namespace is stricter than others because everybody who is in no
+//! container, and every hostNetwork pod, lives in it.
+
+use crate::executor::Owner;
+
+/// Inode number of the initial user namespace (`USER_NS_INIT_INO`, include/uapi/linux/nsfs.h).
+pub const INITIAL_USERNS: u64 = 0xEFFF_FFFD;
+/// Inode number of the initial pid namespace (`PID_NS_INIT_INO`).
+pub const INITIAL_PIDNS: u64 = 0xEFFF_FFFC;
+
+/// What somebody wants to do with a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// See its status, its connections and its events.
+    Read,
+    /// Drain or undrain it, or keep its lease alive.
+    Change,
+}
+
+/// A process that asks for something, as the kernel describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Process id, in the agent's pid namespace.
+    pub pid: i32,
+    /// Effective user id when it connected, in the initial user namespace.
+    pub uid: u32,
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// Inode number of its user namespace.
+    pub userns: u64,
+    /// Inode number of its pid namespace.
+    pub pidns: u64,
+    /// Whether CAP_NET_ADMIN is effective, and was not gained by executing a privileged program.
+    pub net_admin: bool,
+    /// Inode numbers of the user namespace that owns `netns`, and of all above it.
+    pub netns_owners: Vec<u64>,
+    /// Its cgroup (v2), as the agent sees it; `None` if it is in none.
+    pub cgroup: Option<String>,
+}
+
+/// What is known of the service that somebody wants to act on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// Inode number of the node's network namespace.
+    pub host_netns: u32,
+    /// Every socket that listens on the port.
+    pub listeners: Vec<ListenerFacts>,
+    /// Who started its drain, if there is one.
+    pub drain_owner: Option<Owner>,
+}
+
+/// A listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerFacts {
+    /// User id that owns it, in the initial user namespace.
+    pub uid: u32,
+    /// Whether a process in the caller's cgroup holds it. Only asked for in the node's namespace.
+    pub in_callers_cgroup: bool,
+}
+
+/// Why somebody may not do something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// Reaches into another namespace.
+    #[error(
+        "it lives in network namespace {lives_in}, and only root of the node's initial user and pid namespace may \
+         reach into another one; run it inside the target's namespace, or as root on the node"
+    )]
+    OtherNamespace {
+        /// The caller's own namespace.
+        lives_in: u32,
+    },
+    /// Has no authority over its own namespace.
+    #[error(
+        "it has no CAP_NET_ADMIN over its network namespace, does not own every listening socket of the port, and \
+         did not start the drain; run it as the server's user, or with CAP_NET_ADMIN"
+    )]
+    NoAuthority,
+    /// Has no authority over a port of the node.
+    #[error(
+        "in the node's own network namespace only root of the initial user and pid namespace may do this, or the \
+         owner of every listening socket of the port, from the cgroup of a process that holds it; run it as root \
+         on the node, or as the server's user in its unit or container"
+    )]
+    NoAuthorityOnNode,
+}
+
+impl Caller {
+    /// Whether it is root of the initial user and pid namespace.
+    pub fn is_node_admin(&self) -> bool {
+        self.uid == 0 && self.userns == INITIAL_USERNS && self.pidns == INITIAL_PIDNS
+    }
+
+    /// Whether it has CAP_NET_ADMIN over its own network namespace: a capability counts in the user
+    /// namespace it is held in and in all below (`cap_capable()`, security/commoncap.c).
+    fn rules_its_netns(&self) -> bool {
+        self.net_admin && self.netns_owners.contains(&self.userns)
+    }
+}
+
+impl Target {
+    /// What can be said of a namespace without looking into it. Never permits more than the full facts.
+    pub fn unseen(netns: u32, host_netns: u32) -> Self {
+        Self { netns, host_netns, ..Self::default() }
+    }
+
+    fn owned_by(&self, uid: u32) -> bool {
+        !self.listeners.is_empty() && self.listeners.iter().all(|listener| listener.uid == uid)
+    }
+
+    fn shares_cgroup(&self) -> bool {
+        self.listeners.iter().all(|listener| listener.in_callers_cgroup)
+    }
+}
+
+/// Whether the caller may do this.
+///
+/// # Errors
+/// It may not, and why.
+pub fn may(action: Action, caller: &Caller, target: &Target) -> Result<(), Denied> {
+    if caller.is_node_admin() {
+        return Ok(());
+    }
+    if caller.netns != target.netns {
+        return Err(Denied::OtherNamespace { lives_in: caller.netns });
+    }
+    match action {
+        Action::Read => Ok(()),
+        Action::Change if target.netns == target.host_netns => may_change_on_node(caller, target),
+        Action::Change => may_change_own(caller, target),
+    }
+}
+
+fn may_change_own(caller: &Caller, target: &Target) -> Result<(), Denied> {
+    let started_it = target.drain_owner == Some(Owner { uid: caller.uid, netns: caller.netns });
+    if caller.rules_its_netns() || target.owned_by(caller.uid) || started_it {
+        return Ok(());
+    }
+    Err(Denied::NoAuthority)
+}
+
+fn may_change_on_node(caller: &Caller, target: &Target) -> Result<(), Denied> {
+    if target.owned_by(caller.uid) && target.shares_cgroup() {
+        return Ok(());
+    }
+    Err(Denied::NoAuthorityOnNode)
+}
+
+#[cfg(test)]
+#[path = "auth_tests.rs"]
+mod tests;

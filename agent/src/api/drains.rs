@@ -1,0 +1,68 @@
+//! What the HTTP interface wants of the executor; tests put a fake in its place.
+
+use tokio::sync::broadcast;
+
+use crate::{
+    drain::Service,
+    executor::{DrainError, Executor, Owner, Spec, Status, Totals, Update},
+};
+
+/// The owner of all drains, as far as the HTTP interface needs it. Each method is that of [`Executor`].
+#[expect(missing_docs, reason = "documented at Executor")]
+pub trait Drains: Send + Sync + 'static {
+    fn drain(
+        &self,
+        services: Vec<Service>,
+        spec: Spec,
+        owner: Owner,
+    ) -> impl Future<Output = Result<bool, DrainError>> + Send;
+    fn undrain(&self, service: Service) -> impl Future<Output = Result<bool, DrainError>> + Send;
+    fn status(
+        &self,
+        services: Vec<Service>,
+    ) -> impl Future<Output = Result<Vec<Status>, DrainError>> + Send;
+    fn prove(&self, service: Service) -> impl Future<Output = Result<Status, DrainError>> + Send;
+    fn draining(&self) -> impl Future<Output = Result<Vec<Service>, DrainError>> + Send;
+    fn renew(&self, service: Service) -> impl Future<Output = ()> + Send;
+    fn subscribe(&self) -> broadcast::Receiver<Update>;
+    fn totals(&self) -> Totals;
+}
+
+impl Drains for Executor {
+    async fn drain(
+        &self,
+        services: Vec<Service>,
+        spec: Spec,
+        owner: Owner,
+    ) -> Result<bool, DrainError> {
+        Self::drain(self, services, spec, owner).await
+    }
+
+    async fn undrain(&self, service: Service) -> Result<bool, DrainError> {
+        Self::undrain(self, service).await
+    }
+
+    async fn status(&self, services: Vec<Service>) -> Result<Vec<Status>, DrainError> {
+        Self::status(self, services).await
+    }
+
+    async fn prove(&self, service: Service) -> Result<Status, DrainError> {
+        Self::prove(self, service).await
+    }
+
+    async fn draining(&self) -> Result<Vec<Service>, DrainError> {
+        Self::draining(self).await
+    }
+
+    async fn renew(&self, service: Service) {
+        Self::renew(self, service).await;
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Update> {
+        Self::subscribe(self)
+    }
+
+    fn totals(&self) -> Totals {
+        Self::totals(self)
+    }
+}

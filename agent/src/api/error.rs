@@ -1,0 +1,118 @@
+//! Errors of the HTTP interface: each has a status, a code and a message that says what to do next.
+
+use std::error::Error;
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    auth::{Caller, Denied},
+    peer::Unidentified,
+    protocol::{ErrorBody, ErrorCode, ErrorDetail},
+};
+use crate::{drain::Service, executor::DrainError, kernel::KernelError};
+
+/// An answer that is not what was asked for.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    code: ErrorCode,
+    message: String,
+}
+
+impl ApiError {
+    /// The request makes no sense.
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self::bad_request(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// The request makes no sense, and HTTP has a status of its own for it.
+    pub(super) fn bad_request(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, code: ErrorCode::Usage, message: message.into() }
+    }
+
+    /// There is no listener, connection or drain.
+    pub(super) fn no_such_service(service: Service) -> Self {
+        Self::from(DrainError::NoSuchService(service))
+    }
+
+    /// The caller may not do this. Logged here, so that no denial goes unseen.
+    pub(super) fn denied(caller: &Caller, what: &str, target: &str, why: Denied) -> Self {
+        let Caller { pid, uid, .. } = *caller;
+        tracing::warn!(pid, uid, target = %target, reason = %why, "denied: {what}");
+        let message = format!("process {pid} (uid {uid}) may not {what} {target}: {why}");
+        Self { status: StatusCode::FORBIDDEN, code: ErrorCode::NotPermitted, message }
+    }
+
+    /// The connections cannot be looked at.
+    pub(super) fn unverifiable(error: &KernelError) -> Self {
+        let message = format!("the connections cannot be verified: {}; try again", chain(error));
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: ErrorCode::Unverifiable, message }
+    }
+
+    /// Our fault.
+    pub(super) fn internal(error: &(dyn Error + 'static)) -> Self {
+        let message = chain(error);
+        tracing::error!(error = %message, "a request failed");
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self { status, code: ErrorCode::Internal, message }
+    }
+
+    fn not_found(message: String) -> Self {
+        Self { status: StatusCode::NOT_FOUND, code: ErrorCode::NoSuchService, message }
+    }
+}
+
+/// An error and its causes on one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}
+
+impl From<DrainError> for ApiError {
+    fn from(error: DrainError) -> Self {
+        match error {
+            DrainError::NoSuchService(_) => {
+                Self::not_found(format!("{error}; check the port and the namespace"))
+            }
+            DrainError::Conflict { .. } => {
+                let (status, code) = (StatusCode::CONFLICT, ErrorCode::Conflict);
+                Self { status, code, message: error.to_string() }
+            }
+            DrainError::Kernel(error) => error.into(),
+            DrainError::Stopping => Self::internal(&error),
+        }
+    }
+}
+
+impl From<KernelError> for ApiError {
+    fn from(error: KernelError) -> Self {
+        match error {
+            KernelError::NoNetns(_) => Self::not_found(error.to_string()),
+            _ => Self::internal(&error),
+        }
+    }
+}
+
+impl From<Unidentified> for ApiError {
+    fn from(error: Unidentified) -> Self {
+        let message = chain(&error);
+        tracing::warn!(reason = %message, "denied: the caller cannot be identified");
+        Self { status: StatusCode::FORBIDDEN, code: ErrorCode::NotPermitted, message }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let error = ErrorDetail { code: self.code, message: self.message };
+        (self.status, Json(ErrorBody { error })).into_response()
+    }
+}

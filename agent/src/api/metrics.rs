@@ -1,0 +1,200 @@
+//! `/metrics`: what docs/metrics.md lists. Values of services are read when asked for, and only for those
+//! that are draining, so that a node with thousands of ports stays cheap to scrape.
+
+use std::fmt;
+
+use axum::http::StatusCode;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
+    metrics::{counter::ConstCounter, counter::Counter, family::Family, gauge::ConstGauge},
+    registry::Registry,
+};
+
+use super::{app::App, drains::Drains, error::ApiError, protocol::StateName, status::exists};
+use crate::{
+    executor::{Status, Totals},
+    kernel::Faults,
+};
+
+/// Media type of the text format.
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabel {
+    code: u16,
+}
+
+/// Requests answered, by HTTP status.
+#[derive(Default)]
+pub(super) struct Requests(Family<CodeLabel, Counter>);
+
+impl Requests {
+    /// Counts one answer.
+    pub(super) fn count(&self, status: StatusCode) {
+        self.0.get_or_create(&CodeLabel { code: status.as_u16() }).inc();
+    }
+}
+
+/// All metrics in the OpenMetrics text format.
+pub(super) async fn text<D: Drains>(app: &App<D>) -> Result<String, ApiError> {
+    let faults = app.kernel(|kernel| kernel.faults()).await?;
+    let draining = app.drains.draining().await?;
+    // A namespace that ends meanwhile must not cost the other metrics.
+    let services = app.drains.status(draining).await.unwrap_or_default();
+    let services = services.into_iter().filter(exists).collect();
+    let mut registry = Registry::with_prefix("drainctl");
+    let requests = app.requests.0.clone();
+    registry.register("http_requests", "Requests answered, by HTTP status", requests);
+    registry.register_collector(Box::new(Snapshot {
+        totals: app.drains.totals(),
+        faults,
+        services,
+    }));
+    let mut text = String::new();
+    encode(&mut text, &registry).map_err(|error| ApiError::internal(&error))?;
+    Ok(text)
+}
+
+/// Everything that is read at the moment of a scrape.
+#[derive(Debug)]
+struct Snapshot {
+    totals: Totals,
+    faults: Faults,
+    services: Vec<Status>,
+}
+
+#[derive(Debug, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+}
+
+#[derive(Debug, EncodeLabelSet)]
+struct ServiceLabels {
+    netns: u32,
+    port: u16,
+}
+
+#[derive(Debug, EncodeLabelSet)]
+struct StateLabels {
+    netns: u32,
+    port: u16,
+    state: &'static str,
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_build(&mut encoder)?;
+        self.encode_counters(&mut encoder)?;
+        self.encode_services(&mut encoder)
+    }
+}
+
+impl Snapshot {
+    fn encode_build(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let one = ConstGauge::new(1_i64);
+        let help = "The running agent";
+        let mut metric = encoder.encode_descriptor("build_info", help, None, one.metric_type())?;
+        one.encode(metric.encode_family(&BuildLabels { version: env!("CARGO_PKG_VERSION") })?)
+    }
+
+    /// Name, help and value of every counter; `_total` is appended.
+    fn counters(&self) -> [(&'static str, &'static str, u64); 11] {
+        let Totals {
+            drains,
+            drained,
+            expired,
+            disagreements,
+            repairs,
+            flows_after_drained,
+            unknown_verdicts,
+        } = self.totals;
+        let Faults { flows_full, services_full, events_lost, no_netns } = self.faults;
+        [
+            ("drains", "Drains accepted", drains),
+            ("drained", "Services proven empty", drained),
+            ("expired", "Drains whose deadline passed with connections remaining", expired),
+            ("disagreements", "Times tracker and independent look disagreed", disagreements),
+            ("repairs", "Entries and counters of the tracker mended", repairs),
+            ("flows_after_drained", "Connections in a drained service", flows_after_drained),
+            ("unknown_verdicts", "Counts that could not be verified", unknown_verdicts),
+            ("tracker_flows_full", "Connections that found the map of flows full", flows_full),
+            (
+                "tracker_services_full",
+                "Connections that found the map of services full",
+                services_full,
+            ),
+            ("tracker_events_lost", "Events that found the ring buffer full", events_lost),
+            ("tracker_no_netns", "Connections whose namespace could not be read", no_netns),
+        ]
+    }
+
+    fn encode_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, help, value) in self.counters() {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                counter.metric_type(),
+            )?)?;
+        }
+        Ok(())
+    }
+
+    fn encode_services(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_gauge(encoder, "service_flows", "Established connections", |s| s.flows)?;
+        self.encode_gauge(encoder, "service_handshakes", "Handshakes in progress", |s| {
+            s.handshakes
+        })?;
+        self.encode_gauge(
+            encoder,
+            "service_lingering",
+            "Connections closed on our side only",
+            |s| s.lingering,
+        )?;
+        self.encode_gauge(
+            encoder,
+            "service_rejected",
+            "Connection attempts refused since the gate closed",
+            |s| s.rejected,
+        )?;
+        self.encode_state(encoder)
+    }
+
+    fn encode_gauge(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &'static str,
+        help: &str,
+        value: impl Fn(&Status) -> u64,
+    ) -> fmt::Result {
+        let kind = ConstGauge::new(0_i64).metric_type();
+        let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+        for status in &self.services {
+            let labels = ServiceLabels { netns: status.service.netns, port: status.service.port };
+            let value = i64::try_from(value(status)).unwrap_or(i64::MAX);
+            ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    /// One time series for each state, 1 for the one that holds.
+    fn encode_state(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        use StateName::{Drained, Expired, Rejecting, Serving, Settling};
+        let kind = ConstGauge::new(0_i64).metric_type();
+        let help = "1 for the state the service is in";
+        let mut metric = encoder.encode_descriptor("service_state", help, None, kind)?;
+        for status in &self.services {
+            for state in [Serving, Settling, Rejecting, Drained, Expired] {
+                let Status { service, .. } = status;
+                let state_name = state.as_str();
+                let labels =
+                    StateLabels { netns: service.netns, port: service.port, state: state_name };
+                let holds = i64::from(status.state == state);
+                ConstGauge::new(holds).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}

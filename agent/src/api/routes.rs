@@ -1,0 +1,297 @@
+//! The routes, as [`super::protocol`] documents them.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    http::{StatusCode, header::CONTENT_TYPE},
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use serde::Deserialize;
+
+use super::{
+    app::App,
+    drains::Drains,
+    error::ApiError,
+    events::events,
+    extract::{Body, Calling, NetnsQuery, Params, Port, Segment},
+    metrics,
+    protocol::{
+        DrainAccepted, DrainRequest, FlowList, NetnsRef, ServiceList, ServiceStatus, StateName,
+        Undrained,
+    },
+    status::{exists, flow_list},
+};
+use crate::{
+    drain::Service,
+    executor::{Owner, Spec, Status},
+    kernel::KernelError,
+};
+
+/// Most ports of one drain, and most services of one event stream.
+pub(super) const MAX_PORTS: usize = 64;
+/// How long the head of an answer may take, the request's body included.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// A handler's answer.
+type Answer<T> = Result<Json<T>, ApiError>;
+
+/// All routes. Each request must carry an `Arc<dyn Identify>` as an extension.
+pub fn router<D: Drains>(app: Arc<App<D>>) -> Router {
+    Router::new()
+        .route("/v1/drains", post(start_drain::<D>))
+        .route("/v1/drains/{id}", delete(end_drain::<D>))
+        .route("/v1/services", get(list_services::<D>))
+        .route("/v1/services/{id}", get(one_service::<D>))
+        .route("/v1/services/{id}/flows", get(flows::<D>))
+        .route("/v1/events", get(events::<D>))
+        .route("/drained/{port}", get(drained::<D>))
+        .route("/serving/{port}", get(serving::<D>))
+        .route("/metrics", get(metrics_text::<D>))
+        .route("/healthz", get(async || "ok\n"))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn(in_time))
+        .layer(from_fn_with_state(Arc::clone(&app), counted::<D>))
+        .with_state(app)
+}
+
+async fn no_such_path(request: Request) -> ApiError {
+    let message = format!("there is no {}; see GET /v1/services", request.uri().path());
+    ApiError::bad_request(StatusCode::NOT_FOUND, message)
+}
+
+async fn no_such_method(request: Request) -> ApiError {
+    let message = format!("{} does not take {}", request.uri().path(), request.method());
+    ApiError::bad_request(StatusCode::METHOD_NOT_ALLOWED, message)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("there was no answer within {} s; try again, and see the agent's log", ANSWER_WITHIN.as_secs())]
+struct TooSlow;
+
+/// No request may hold on to the agent for ever.
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::internal(&TooSlow).into_response(),
+    }
+}
+
+async fn counted<D: Drains>(
+    State(app): State<Arc<App<D>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let response = next.run(request).await;
+    app.requests.count(response.status());
+    response
+}
+
+async fn start_drain<D: Drains>(
+    State(app): State<Arc<App<D>>>,
+    Calling(caller): Calling,
+    Body(request): Body<DrainRequest>,
+) -> Result<(StatusCode, Json<DrainAccepted>), ApiError> {
+    let spec = spec(&request)?;
+    let netns = app.netns(request.netns, &caller);
+    let services = services_of(&request.ports, netns)?;
+    for &service in &services {
+        app.authorize_change(&caller, service).await?;
+    }
+    let owner = Owner { uid: caller.uid, netns: caller.netns };
+    let joined = app.drains.drain(services.clone(), spec, owner).await?;
+    tracing::info!(pid = caller.pid, uid = caller.uid, netns, ports = ?request.ports, joined, "drain accepted");
+    let services = app.told(services).await?;
+    Ok((StatusCode::ACCEPTED, Json(DrainAccepted { services, joined })))
+}
+
+/// The validated options of a drain.
+fn spec(request: &DrainRequest) -> Result<Spec, ApiError> {
+    let _ = request;
+    Ok(Spec)
+}
+
+/// The services that a drain of these ports means, each once, in the order asked for.
+fn services_of(ports: &[u16], netns: u32) -> Result<Vec<Service>, ApiError> {
+    if ports.is_empty() || ports.len() > MAX_PORTS {
+        let message = format!("a drain has 1 to {MAX_PORTS} ports, and this has {}", ports.len());
+        return Err(ApiError::usage(message));
+    }
+    if ports.contains(&0) {
+        return Err(ApiError::usage("0 is no port; it is 1 to 65535"));
+    }
+    let mut seen = BTreeSet::new();
+    let once = ports.iter().filter(|&&port| seen.insert(port));
+    Ok(once.map(|&port| Service { netns, port }).collect())
+}
+
+async fn end_drain<D: Drains>(
+    State(app): State<Arc<App<D>>>,
+    Segment(service): Segment<Service>,
+    Calling(caller): Calling,
+) -> Answer<Undrained> {
+    app.authorize_change(&caller, service).await?;
+    let was_draining = app.drains.undrain(service).await?;
+    tracing::info!(pid = caller.pid, uid = caller.uid, %service, was_draining, "undrain");
+    let status = app.drains.status(vec![service]).await?;
+    // A drain can outlive its listener and its connections, so what it leaves behind may be nothing.
+    let status = status.first().filter(|status| was_draining || exists(status));
+    let status = status.ok_or_else(|| ApiError::no_such_service(service))?;
+    Ok(Json(Undrained { service: app.tell(status), was_draining }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    netns: Option<NetnsQuery>,
+    port: Option<u16>,
+}
+
+async fn list_services<D: Drains>(
+    State(app): State<Arc<App<D>>>,
+    Params(query): Params<ListQuery>,
+    Calling(caller): Calling,
+) -> Answer<ServiceList> {
+    let namespaces = match query.netns {
+        Some(NetnsQuery::All) => app.kernel(|k| k.namespaces()).await?,
+        Some(NetnsQuery::One(asked)) => vec![app.netns(Some(asked), &caller)],
+        None => vec![caller.netns],
+    };
+    for &netns in &namespaces {
+        app.authorize_read(&caller, netns)?;
+    }
+    if let (Some(port), [netns]) = (query.port, namespaces.as_slice()) {
+        if port == 0 {
+            return Err(ApiError::usage("0 is no port; it is 1 to 65535"));
+        }
+        let status = app.existing(Service { netns: *netns, port }).await?;
+        return Ok(Json(ServiceList { services: vec![app.tell(&status)] }));
+    }
+    let every = query.netns == Some(NetnsQuery::All);
+    let mut services = listening(&app, namespaces.clone(), every).await?;
+    let draining = app.drains.draining().await?;
+    services.extend(draining.into_iter().filter(|service| namespaces.contains(&service.netns)));
+    services.retain(|service| query.port.is_none_or(|port| port == service.port));
+    let services = app.told(services.into_iter().collect()).await?;
+    Ok(Json(ServiceList { services }))
+}
+
+/// Every port that is listened on. With `skip_gone`, namespaces that vanish meanwhile are left out.
+async fn listening<D: Drains>(
+    app: &App<D>,
+    namespaces: Vec<u32>,
+    skip_gone: bool,
+) -> Result<BTreeSet<Service>, ApiError> {
+    app.kernel(move |kernel| {
+        let mut services = BTreeSet::new();
+        for netns in namespaces {
+            let look = match kernel.look(netns, None) {
+                Err(KernelError::NoNetns(_)) if skip_gone => continue,
+                look => look?,
+            };
+            let ports = look.listeners.iter().map(|listener| listener.local.port());
+            services.extend(ports.map(|port| Service { netns, port }));
+        }
+        Ok(services)
+    })
+    .await
+}
+
+async fn one_service<D: Drains>(
+    State(app): State<Arc<App<D>>>,
+    Segment(service): Segment<Service>,
+    Calling(caller): Calling,
+) -> Answer<ServiceStatus> {
+    app.authorize_read(&caller, service.netns)?;
+    let status = app.existing(service).await?;
+    Ok(Json(app.tell(&status)))
+}
+
+async fn flows<D: Drains>(
+    State(app): State<Arc<App<D>>>,
+    Segment(service): Segment<Service>,
+    Calling(caller): Calling,
+) -> Answer<FlowList> {
+    app.authorize_read(&caller, service.netns)?;
+    app.existing(service).await?;
+    let list = app.kernel_result(move |kernel| {
+        let look = kernel.look(service.netns, Some(service.port))?;
+        let cookies: Vec<_> = look.sockets.iter().map(|socket| socket.cookie).collect();
+        let established = kernel.established_at(&cookies)?;
+        Ok(flow_list(&look, &established, kernel.now()))
+    });
+    match list.await? {
+        Ok(list) => Ok(Json(list)),
+        Err(error @ KernelError::NoNetns(_)) => Err(error.into()),
+        Err(error) => Err(ApiError::unverifiable(&error)),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetnsOnly {
+    netns: Option<NetnsQuery>,
+}
+
+impl NetnsOnly {
+    fn one(&self) -> Result<Option<NetnsRef>, ApiError> {
+        match self.netns {
+            None => Ok(None),
+            Some(NetnsQuery::One(netns)) => Ok(Some(netns)),
+            Some(NetnsQuery::All) => {
+                Err(ApiError::usage("netns=all is for GET /v1/services only; name one"))
+            }
+        }
+    }
+}
+
+async fn drained<D: Drains>(
+    State(app): State<Arc<App<D>>>,
+    Segment(Port(port)): Segment<Port>,
+    Params(query): Params<NetnsOnly>,
+    Calling(caller): Calling,
+) -> Result<(StatusCode, Json<ServiceStatus>), ApiError> {
+    let service = Service { netns: app.netns(query.one()?, &caller), port };
+    app.authorize_read(&caller, service.netns)?;
+    let status = app.drains.prove(service).await?;
+    let proven = status.state == StateName::Drained && status.unknown.is_none();
+    yes_or_no(&app, &status, proven)
+}
+
+async fn serving<D: Drains>(
+    State(app): State<Arc<App<D>>>,
+    Segment(Port(port)): Segment<Port>,
+    Params(query): Params<NetnsOnly>,
+    Calling(caller): Calling,
+) -> Result<(StatusCode, Json<ServiceStatus>), ApiError> {
+    let service = Service { netns: app.netns(query.one()?, &caller), port };
+    app.authorize_read(&caller, service.netns)?;
+    let status = app.existing(service).await?;
+    yes_or_no(&app, &status, status.state == StateName::Serving)
+}
+
+/// 200 or 503, both with the status; 404 where there is nothing.
+fn yes_or_no<D: Drains>(
+    app: &App<D>,
+    status: &Status,
+    yes: bool,
+) -> Result<(StatusCode, Json<ServiceStatus>), ApiError> {
+    if !exists(status) {
+        return Err(ApiError::no_such_service(status.service));
+    }
+    let code = if yes { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((code, Json(app.tell(status))))
+}
+
+async fn metrics_text<D: Drains>(State(app): State<Arc<App<D>>>) -> Result<Response, ApiError> {
+    let text = metrics::text(&app).await?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+#[cfg(test)]
+#[path = "routes_tests.rs"]
+mod tests;

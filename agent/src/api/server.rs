@@ -1,0 +1,253 @@
+//! The socket: made, guarded against a second agent, served connection by connection, and removed.
+
+use std::{
+    fs::{self, DirBuilder, File, Permissions},
+    io,
+    os::unix::{
+        fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt},
+        net::UnixStream as StdUnixStream,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use rustix::fs::{FlockOperation, flock};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::watch,
+    task::JoinSet,
+};
+
+use super::{
+    peer::{Identify, Peer},
+    seats::Seats,
+};
+
+/// How long a client may take to send the head of a request, and may stay idle between two.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// Largest head of a request, in bytes (hyper's least).
+const MAX_HEAD: usize = 8 * 1024;
+/// Pause after accept(2) failed, most likely for want of file descriptors.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// The socket that clients connect to. Its file is removed when this is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Held as long as the socket exists: two agents cannot both find it stale and replace it.
+    _lock: File,
+}
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody answers there.
+    #[error("another agent is using {}; stop it, or give --socket another path", .0.display())]
+    InUse(PathBuf),
+    /// Something else has the name.
+    #[error("{} exists and is not a socket; remove it, or give --socket another path", .0.display())]
+    NotASocket(PathBuf),
+    /// A system call failed.
+    #[error("cannot {op} {}", path.display())]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Socket {
+    /// Makes the socket, with mode 0666 (who may do what is decided at each request), and its folder. A
+    /// socket that nobody answers on is replaced.
+    ///
+    /// # Errors
+    /// Another agent answers there, or a system call failed.
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        let fail = |op, path: &Path| {
+            let path = path.to_owned();
+            move |source| BindError::Io { op, path, source }
+        };
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            let made = DirBuilder::new().recursive(true).mode(0o755).create(folder);
+            made.map_err(fail("create folder", folder))?;
+        }
+        let lock_path = path.with_added_extension("lock");
+        let lock = open_lock(&lock_path).map_err(fail("create", &lock_path))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(BindError::InUse(path.to_owned())),
+            locked => locked.map_err(|errno| fail("lock", &lock_path)(errno.into()))?,
+        }
+        remove_stale(path)?;
+        let listener = UnixListener::bind(path).map_err(fail("listen on", path))?;
+        let socket = Self { listener, path: path.to_owned(), _lock: lock };
+        let mode = Permissions::from_mode(0o666);
+        fs::set_permissions(path, mode).map_err(fail("set the mode of", path))?;
+        Ok(socket)
+    }
+
+    /// Accepts connections until `stop`, then removes the socket. Returns those that are still open.
+    pub async fn serve(self, router: Router, stop: impl Future<Output = ()>) -> Connections {
+        let mut connections = Connections::default();
+        let seats = Seats::default();
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let stream = tokio::select! {
+                () = &mut stop => return connections,
+                accepted = self.listener.accept() => accepted,
+                // Only so that those that ended do not pile up.
+                Some(_) = connections.tasks.join_next() => continue,
+            };
+            let admitted = stream.and_then(|(stream, _)| {
+                let peer = Peer::of(&stream)?;
+                Ok((stream, Arc::new(peer)))
+            });
+            match admitted {
+                Ok((stream, peer)) => connections.admit(stream, peer, &router, &seats),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(socket = %self.path.display(), %error, "cannot remove the socket");
+        }
+    }
+}
+
+/// Opens the lock file. Nobody else may: who can open it could hold the lock and keep us from starting.
+fn open_lock(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(flags)
+        .open(path)
+}
+
+/// Removes what a dead agent left behind. The lock is held, so no other agent is just starting.
+fn remove_stale(path: &Path) -> Result<(), BindError> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(BindError::Io { op: "look at", path: path.to_owned(), source }),
+        Ok(meta) if !meta.file_type().is_socket() => {
+            return Err(BindError::NotASocket(path.to_owned()));
+        }
+        Ok(_) => {}
+    }
+    // Whoever answers without holding the lock is no agent of this version, and still in use.
+    match StdUnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        _ => return Err(BindError::InUse(path.to_owned())),
+    }
+    tracing::info!(socket = %path.display(), "replacing the socket of an agent that is gone");
+    fs::remove_file(path).map_err(|source| BindError::Io {
+        op: "remove",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The open connections.
+#[derive(Default)]
+pub struct Connections {
+    tasks: JoinSet<()>,
+    finish: watch::Sender<bool>,
+}
+
+impl Connections {
+    fn admit(
+        &mut self,
+        stream: UnixStream,
+        peer: Arc<dyn Identify>,
+        router: &Router,
+        seats: &Seats,
+    ) {
+        let key = peer.seat();
+        let seat = match seats.take(key) {
+            Ok(seat) => seat,
+            Err(full) => {
+                tracing::warn!(uid = key.0, netns = key.1, reason = %full, "connection refused");
+                return;
+            }
+        };
+        let router = router.clone();
+        let finish = self.finish.subscribe();
+        self.tasks.spawn(async move {
+            serve_connection(stream, peer, router, finish).await;
+            drop(seat);
+        });
+    }
+
+    /// Lets requests under way have their answer, for at most `patience`, and closes everything.
+    pub async fn finish(mut self, patience: Duration) {
+        let _ = self.finish.send(true);
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(patience, all).await.is_err() {
+            tracing::warn!(connections = self.tasks.len(), "closed connections that did not end");
+        }
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Answers the requests of one connection, until it ends or `finish` is true.
+pub(super) async fn serve_connection(
+    stream: UnixStream,
+    peer: Arc<dyn Identify>,
+    router: Router,
+    mut finish: watch::Receiver<bool>,
+) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&peer));
+        router.call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = asked_to(&mut finish) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection broke off");
+    }
+}
+
+/// Returns once `finish` is true, or nobody is left who could ask.
+async fn asked_to(finish: &mut watch::Receiver<bool>) {
+    let _ = finish.wait_for(|&finish| finish).await;
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

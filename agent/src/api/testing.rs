@@ -1,0 +1,280 @@
+//! A node with no kernel and no executor behind the HTTP interface, and a client to ask it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use tokio::sync::broadcast;
+
+use super::{
+    App, Drains,
+    auth::{Caller, INITIAL_PIDNS, INITIAL_USERNS},
+    peer::{Identify, Unidentified},
+    protocol::StateName,
+};
+use crate::{
+    drain::{Boot, Service},
+    executor::{DrainError, DrainView, Owner, Spec, Status, Totals, Update},
+    kernel::{Faults, Kernel, KernelError, Listener, Look, Reconciled, Socket, Tracked, Watch},
+};
+
+pub(super) const HOST: u32 = 4_026_531_840;
+pub(super) const POD: u32 = 4_026_532_100;
+pub(super) const OTHER_POD: u32 = 4_026_532_200;
+/// Listened on in [`POD`] by uid 1000.
+pub(super) const WEB: Service = Service { netns: POD, port: 8080 };
+/// Listened on in [`POD`] by root.
+pub(super) const ROOTS: Service = Service { netns: POD, port: 22 };
+/// Listened on in [`OTHER_POD`] by uid 1000.
+pub(super) const FOREIGN: Service = Service { netns: OTHER_POD, port: 8080 };
+
+pub(super) const NOW: Boot = Boot::from_nanos(1_000_000_000_000);
+
+/// Uid 1000 in [`POD`], without capabilities.
+pub(super) fn app_user() -> Caller {
+    Caller {
+        pid: 4242,
+        uid: 1000,
+        netns: POD,
+        userns: INITIAL_USERNS,
+        pidns: 1,
+        net_admin: false,
+        netns_owners: vec![INITIAL_USERNS],
+        cgroup: None,
+    }
+}
+
+pub(super) fn node_admin() -> Caller {
+    Caller { uid: 0, netns: HOST, pidns: INITIAL_PIDNS, ..app_user() }
+}
+
+/// A caller who is always the same.
+pub(super) struct Known(pub(super) Caller);
+
+impl Identify for Known {
+    fn caller(&self) -> Result<Caller, Unidentified> {
+        Ok(self.0.clone())
+    }
+
+    fn seat(&self) -> (u32, u32) {
+        (self.0.uid, self.0.netns)
+    }
+}
+
+/// A caller who cannot be told.
+pub(super) struct Invisible;
+
+impl Identify for Invisible {
+    fn caller(&self) -> Result<Caller, Unidentified> {
+        Err(Unidentified::Invisible)
+    }
+
+    fn seat(&self) -> (u32, u32) {
+        (0, 0)
+    }
+}
+
+/// Three services: [`WEB`], [`ROOTS`] and [`FOREIGN`].
+pub(super) struct FakeKernel {
+    /// Connections of every service.
+    pub(super) sockets: Vec<Socket>,
+    /// Whether looks fail.
+    pub(super) blind: bool,
+}
+
+fn listener(service: Service) -> Listener {
+    let uid = if service == ROOTS { 0 } else { 1000 };
+    let local = ([0, 0, 0, 0], service.port).into();
+    Listener { cookie: 1, local, uid, inode: 1, backlog: 0 }
+}
+
+impl Kernel for FakeKernel {
+    fn now(&self) -> Boot {
+        NOW
+    }
+    fn host_netns(&self) -> u32 {
+        HOST
+    }
+    fn namespaces(&self) -> Result<Vec<u32>, KernelError> {
+        Ok(vec![HOST, POD, OTHER_POD])
+    }
+    fn netns_cookie(&self, _: u32) -> Result<Option<u64>, KernelError> {
+        Ok(None)
+    }
+    fn look(&self, netns: u32, port: Option<u16>) -> Result<Look, KernelError> {
+        if self.blind {
+            return Err(KernelError::op("dump", "sockets", "interrupted"));
+        }
+        let here = [WEB, ROOTS, FOREIGN].into_iter().filter(|each| each.netns == netns);
+        let asked = here.filter(|each| port.is_none_or(|port| port == each.port));
+        let listeners = asked.map(listener).collect();
+        Ok(Look { listeners, sockets: self.sockets.clone() })
+    }
+    fn tracked(&self, _: Service) -> Result<Tracked, KernelError> {
+        Ok(Tracked::default())
+    }
+    fn established_at(&self, cookies: &[u64]) -> Result<Vec<Option<Boot>>, KernelError> {
+        Ok(vec![Some(NOW); cookies.len()])
+    }
+    fn reconcile(&self, _: Service, _: &Look) -> Result<Reconciled, KernelError> {
+        Ok(Reconciled::default())
+    }
+    fn watch(&self, _: Service, _: Watch) -> Result<(), KernelError> {
+        Ok(())
+    }
+    fn close_gate(&self, _: Service, _: Boot) -> Result<(), KernelError> {
+        Ok(())
+    }
+    fn renew_gate(&self, _: Service, _: Boot) -> Result<(), KernelError> {
+        Ok(())
+    }
+    fn open_gate(&self, _: Service) -> Result<(), KernelError> {
+        Ok(())
+    }
+    fn rejected(&self, _: Service) -> Result<u64, KernelError> {
+        Ok(0)
+    }
+    fn faults(&self) -> Result<Faults, KernelError> {
+        Ok(Faults { events_lost: 3, ..Faults::default() })
+    }
+}
+
+/// What the fake executor was asked to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Drain(Vec<Service>),
+    Undrain(Service),
+    Renew(Service),
+}
+
+/// An executor that does as the test says. Clones are the same one.
+#[derive(Clone)]
+pub(super) struct FakeDrains {
+    services: Arc<Mutex<BTreeMap<Service, Status>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    updates: broadcast::Sender<Update>,
+}
+
+/// A service with one listener that serves.
+pub(super) fn serving(service: Service) -> Status {
+    Status {
+        service,
+        state: StateName::Serving,
+        flows: 0,
+        handshakes: 0,
+        lingering: 0,
+        rejected: 0,
+        last_new: None,
+        listeners: 1,
+        unknown: None,
+        drain: None,
+    }
+}
+
+/// Draining, with a lease of nine seconds, started by [`app_user`].
+pub(super) fn draining(service: Service, state: StateName, flows: u64) -> Status {
+    let seconds = std::time::Duration::from_secs;
+    let drain = DrainView {
+        started: NOW,
+        deadline: NOW + seconds(5),
+        lease_until: NOW + seconds(9),
+        keep_closed: false,
+        settled_by: None,
+        owner: Owner { uid: 1000, netns: POD },
+    };
+    Status { state, flows, drain: Some(drain), ..serving(service) }
+}
+
+impl FakeDrains {
+    pub(super) fn new() -> Self {
+        let services = [WEB, ROOTS, FOREIGN].map(|service| (service, serving(service)));
+        Self {
+            services: Arc::new(Mutex::new(services.into())),
+            asked: Arc::default(),
+            updates: broadcast::Sender::new(4),
+        }
+    }
+
+    /// Makes this the service's status, and says so.
+    pub(super) fn set(&self, status: Status) {
+        let service = status.service;
+        self.set_unsaid(status);
+        self.say(service, None);
+    }
+
+    pub(super) fn set_unsaid(&self, status: Status) {
+        self.services.lock().unwrap().insert(status.service, status);
+    }
+
+    pub(super) fn say(&self, service: Service, ended: Option<&str>) {
+        let _ = self.updates.send(Update { service, ended: ended.map(Into::into) });
+    }
+
+    /// How many streams follow the updates.
+    pub(super) fn followers(&self) -> usize {
+        self.updates.receiver_count()
+    }
+
+    pub(super) fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    pub(super) fn app(&self) -> Arc<App<Self>> {
+        let kernel = FakeKernel { sockets: Vec::new(), blind: false };
+        Arc::new(App::new(self.clone(), Arc::new(kernel)))
+    }
+
+    fn ask(&self, asked: Asked) {
+        self.asked.lock().unwrap().push(asked);
+    }
+
+    fn get(&self, service: Service) -> Status {
+        let nothing = Status { listeners: 0, ..serving(service) };
+        self.services.lock().unwrap().get(&service).cloned().unwrap_or(nothing)
+    }
+}
+
+impl Drains for FakeDrains {
+    async fn drain(&self, of: Vec<Service>, _: Spec, _: Owner) -> Result<bool, DrainError> {
+        self.ask(Asked::Drain(of.clone()));
+        for service in of {
+            if self.get(service).drain.is_some() {
+                let difference = "timeout 25s, not 30s".into();
+                return Err(DrainError::Conflict { service, difference });
+            }
+            if self.get(service).listeners == 0 {
+                return Err(DrainError::NoSuchService(service));
+            }
+            self.set(draining(service, StateName::Settling, 2));
+        }
+        Ok(false)
+    }
+    async fn undrain(&self, service: Service) -> Result<bool, DrainError> {
+        self.ask(Asked::Undrain(service));
+        let was_draining = self.get(service).drain.is_some();
+        if was_draining {
+            self.set(serving(service));
+        }
+        Ok(was_draining)
+    }
+    async fn status(&self, services: Vec<Service>) -> Result<Vec<Status>, DrainError> {
+        Ok(services.into_iter().map(|service| self.get(service)).collect())
+    }
+    async fn prove(&self, service: Service) -> Result<Status, DrainError> {
+        Ok(self.get(service))
+    }
+    async fn draining(&self) -> Result<Vec<Service>, DrainError> {
+        let services = self.services.lock().unwrap();
+        Ok(services.values().filter(|each| each.drain.is_some()).map(|each| each.service).collect())
+    }
+    async fn renew(&self, service: Service) {
+        self.ask(Asked::Renew(service));
+    }
+    fn subscribe(&self) -> broadcast::Receiver<Update> {
+        self.updates.subscribe()
+    }
+    fn totals(&self) -> Totals {
+        Totals { drains: 7, ..Totals::default() }
+    }
+}

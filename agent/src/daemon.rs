@@ -1,0 +1,146 @@
+//! The daemon's life: from its options to a socket that answers, and from a signal to a clean end.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+
+use crate::{
+    api::{
+        App, router,
+        server::{BindError, Socket},
+    },
+    executor::Executor,
+    kernel::{Event, Kernel, KernelError},
+};
+
+/// Threads that run tasks: the agent waits far more than it computes.
+const WORKERS: usize = 2;
+/// Threads that may block in the kernel at once.
+const BLOCKING_THREADS: usize = 16;
+/// How long stopping waits for gates to open.
+const OPEN_GATES_WITHIN: Duration = Duration::from_secs(5);
+/// How long stopping waits for answers under way.
+const FINISH_WITHIN: Duration = Duration::from_secs(2);
+
+/// What the daemon is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Where clients connect.
+    pub socket: PathBuf,
+    /// Root of the cgroup v2 hierarchy; `None`: where /proc/mounts says it is.
+    pub cgroup: Option<PathBuf>,
+    /// Most connections the tracker holds at once, node-wide, at least 1.
+    pub max_flows: u32,
+    /// Most services the tracker knows at once, at least 1.
+    pub max_services: u32,
+}
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// No threads, or no signals.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    /// The kernel layer did not start.
+    #[error("cannot set up the kernel programs")]
+    Kernel(#[from] KernelError),
+    /// There is no socket.
+    #[error("cannot make the socket")]
+    Bind(#[from] BindError),
+}
+
+/// Runs until SIGTERM or SIGINT. Then all drains end, their gates open, and the socket is gone.
+///
+/// # Errors
+/// It could not start; nothing but the socket's lock file is left behind then.
+pub fn run(options: &Options) -> Result<(), DaemonError> {
+    runtime().map_err(DaemonError::Runtime)?.block_on(serve(options))
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+}
+
+async fn serve(options: &Options) -> Result<(), DaemonError> {
+    let signals = Signals::new().map_err(DaemonError::Runtime)?;
+    // The socket first: it is what tells a second agent to leave the first one's programs alone.
+    let socket = Socket::bind(&options.socket)?;
+    let (kernel, events) = open_kernel(options)?;
+    let executor = Executor::spawn(Arc::clone(&kernel), events);
+    report_ready(&options.socket, &kernel);
+    let app = Arc::new(App::new(executor.clone(), kernel));
+    let connections = socket.serve(router(app), signals.asked_to_stop()).await;
+    tracing::info!("stopping: every drain ends and its gate opens");
+    executor.stop(OPEN_GATES_WITHIN).await;
+    connections.finish(FINISH_WITHIN).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Starts the kernel layer.
+fn open_kernel(
+    options: &Options,
+) -> Result<(Arc<dyn Kernel>, mpsc::UnboundedReceiver<Event>), KernelError> {
+    let _ = options;
+    Err(KernelError::NoPrograms)
+}
+
+fn report_ready(socket: &Path, kernel: &Arc<dyn Kernel>) {
+    match count_services(kernel.as_ref()) {
+        Ok(services) => tracing::info!(socket = %socket.display(), services, "listening"),
+        Err(error) => {
+            tracing::warn!(error = %error, "cannot count the services of this node");
+            tracing::info!(socket = %socket.display(), "listening");
+        }
+    }
+}
+
+/// How many ports are listened on, in all namespaces.
+fn count_services(kernel: &dyn Kernel) -> Result<usize, KernelError> {
+    let mut services = 0;
+    for netns in kernel.namespaces()? {
+        let mut ports = match kernel.look(netns, None) {
+            Ok(look) => look.listeners.iter().map(|each| each.local.port()).collect::<Vec<_>>(),
+            Err(KernelError::NoNetns(_)) => continue,
+            Err(error) => return Err(error),
+        };
+        ports.sort_unstable();
+        ports.dedup();
+        services += ports.len();
+    }
+    Ok(services)
+}
+
+/// The signals that ask the daemon to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn asked_to_stop(mut self) {
+        let name = tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "asked to stop");
+    }
+}
