@@ -34,11 +34,11 @@ pub(crate) struct Options {
 pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Result<()> {
     let scope = if options.build_only { Scope::Build } else { Scope::Everything };
     if options.check {
-        return check(workspace, scope, "");
+        check(workspace, scope, "")?;
+    } else if ensure(shell, workspace, scope)? {
+        return Ok(());
     }
-    if !ensure(shell, workspace, scope)? {
-        shell.stage("setup: nothing is missing");
-    }
+    shell.stage("setup: nothing is missing");
     Ok(())
 }
 
