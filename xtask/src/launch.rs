@@ -1,11 +1,11 @@
 //! `cargo xtask demo` and `cargo xtask bench`: programs of the tests crate, run with what was just built.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 
 use crate::{
     build, setup,
-    shell::{Shell, host_cargo, is_root},
+    shell::{Shell, host_cargo, require_root},
     workspace::Workspace,
 };
 
@@ -42,11 +42,7 @@ pub(crate) fn bench(shell: &Shell, workspace: &Workspace, options: &BenchOptions
 }
 
 fn launch(shell: &Shell, workspace: &Workspace, name: &str, args: &[String]) -> Result<()> {
-    ensure!(
-        is_root(),
-        "the {name} makes network namespaces and loads programs into the kernel, which takes root; \
-         run it as root: `sudo env PATH=\"$PATH\" cargo xtask {name}`"
-    );
+    require_root("demo and benchmarks", name)?;
     setup::everything(shell, workspace)?;
     let dist = build::run(shell, workspace, &build::Options::default())?;
     let mut cargo = host_cargo(&workspace.root);

@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 /// How much is said.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -199,6 +199,16 @@ fn chooses_toolchain(name: &str) -> bool {
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// PATH with `folder` before all others.
+///
+/// # Errors
+/// The folder's name cannot be in PATH.
+pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = [folder.to_path_buf()].into_iter().chain(env::split_paths(&path));
+    env::join_paths(folders).with_context(|| format!("put {} on PATH", folder.display()))
+}
+
 /// The first program of this name on PATH, or where administrators' tools are: an ordinary user's PATH
 /// lacks those folders on Debian.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
@@ -207,6 +217,19 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
+}
+
+/// Stops a task that an ordinary user cannot do.
+///
+/// # Errors
+/// We are not root; the error says how to be.
+pub(crate) fn require_root(what: &str, task: &str) -> Result<()> {
+    ensure!(
+        is_root(),
+        "{what} make network namespaces and load programs into the kernel, which takes root: \
+         `sudo -E env PATH=\"$PATH\" cargo xtask {task}`"
+    );
+    Ok(())
 }
 
 /// Whether we are root, as far as the file system is concerned.

@@ -2,12 +2,12 @@
 //!
 //! The test runners have the last word: nothing is printed after their summaries.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
 use crate::{
     build, setup,
-    shell::{Shell, host_cargo, is_root},
+    shell::{Shell, host_cargo, require_root},
     tidy,
     workspace::Workspace,
 };
@@ -48,26 +48,17 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
     match &options.kind {
         Some(Kind::Unit { args }) => unit(shell, workspace, args),
         Some(Kind::Integration { args }) => {
-            require_root("integration")?;
+            require_root("integration tests", "test integration")?;
             integration(shell, workspace, args)
         }
         None => {
-            require_root("all")?;
+            require_root("the integration tests", "test")
+                .context("not everything can be tested here (`cargo xtask test unit` can)")?;
             setup::everything(shell, workspace)?;
             unit(shell, workspace, &[])?;
             integration(shell, workspace, &[])
         }
     }
-}
-
-fn require_root(which: &str) -> Result<()> {
-    if is_root() {
-        return Ok(());
-    }
-    bail!(
-        "{which} tests load programs into the kernel, which takes root; run this as root \
-         (`sudo env PATH=\"$PATH\" cargo xtask test`), or `cargo xtask test unit` for those that do not"
-    )
 }
 
 fn unit(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {

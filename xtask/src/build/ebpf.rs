@@ -1,7 +1,7 @@
 //! The kernel programs: objects for the BPF target, made by a compiler of their own.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{elf, publish};
 use crate::{
-    shell::{Shell, forget_toolchain},
+    shell::{Shell, forget_toolchain, path_with},
     toolchain::{Toolchain, bpf_target},
     workspace::Workspace,
 };
@@ -50,6 +50,8 @@ pub(super) fn build(
 }
 
 fn cargo(workspace: &Workspace, toolchain: &Toolchain, target: &Path) -> Result<Command> {
+    // rustc finds the linker by its name.
+    let linkers = toolchain.linker.parent().context("the linker is in no folder")?;
     let mut command = Command::new(&toolchain.cargo);
     forget_toolchain(&mut command);
     command
@@ -59,15 +61,8 @@ fn cargo(workspace: &Workspace, toolchain: &Toolchain, target: &Path) -> Result<
         .arg(target)
         .env("RUSTC", &toolchain.rustc)
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("PATH", path_with(&toolchain.linker)?);
+        .env("PATH", path_with(linkers)?);
     Ok(command)
-}
-
-/// PATH with the linker's folder first: rustc finds it there by name.
-fn path_with(linker: &Path) -> Result<std::ffi::OsString> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = linker.parent().map(Path::to_path_buf).into_iter().chain(env::split_paths(&path));
-    env::join_paths(folders).context("put bpf-linker's folder on PATH")
 }
 
 fn check(object: &Path) -> Result<()> {

@@ -27,7 +27,7 @@ if [ ! -e "$policy" ] || grep -qsx '# drainctl xtask setup' "$policy"; then
     printf '#!/bin/sh\n# drainctl xtask setup\nexit 101\n' >"$policy"
     chmod 755 "$policy"
 fi
-DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends --no-remove "$@"
+DEBIAN_FRONTEND=noninteractive apt-get install -y -q -o DPkg::Lock::Timeout=120 --no-install-recommends --no-remove "$@"
 "#;
 
 /// Packages whose installation also makes a server start at boot, which is not what they are here for.

@@ -2,22 +2,30 @@
 
 use std::{path::Path, process::Command};
 
+use anyhow::Result;
+
 use super::plan::llvm_packages;
 use crate::{
-    shell::{CommandLine, host_cargo},
+    shell::{CommandLine, host_cargo, path_with},
     toolchain::{LINKER_VERSION, private_root},
     workspace::Workspace,
 };
 
 /// The command that builds and installs it.
-pub(super) fn install(workspace: &Workspace, llvm: u32) -> Command {
+///
+/// # Errors
+/// The folder it goes to cannot be on PATH.
+pub(super) fn install(workspace: &Workspace, llvm: u32) -> Result<Command> {
+    let root = private_root(workspace, llvm);
     let mut command = host_cargo(&workspace.root);
-    configure(&mut command, &private_root(workspace, llvm), llvm);
+    configure(&mut command, &root, llvm);
+    // On PATH, so that cargo does not advise to put it there.
+    command.env("PATH", path_with(&root.join("bin"))?);
     // Flags and targets meant for the workspace must not reach the linker's own build.
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_TARGET_DIR"] {
         command.env_remove(name);
     }
-    command
+    Ok(command)
 }
 
 /// The same for a person's shell.

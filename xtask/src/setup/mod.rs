@@ -114,7 +114,7 @@ fn execute(shell: &Shell, workspace: &Workspace, action: &Action) -> Result<()> 
             let mut rustup = std::process::Command::new("rustup");
             shell.run(rustup.args(["component", "add"]).args(names).current_dir(&workspace.root))
         }
-        Action::Linker { llvm: Some(llvm) } => shell.run(&mut linker::install(workspace, *llvm)),
+        Action::Linker { llvm: Some(llvm) } => shell.run(&mut linker::install(workspace, *llvm)?),
         Action::Linker { llvm: None } => Ok(()),
     }
     .with_context(|| format!("cannot install {action}"))

@@ -45,7 +45,7 @@ impl Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Packages(names) => write!(f, "Debian packages: {}", names.join(" ")),
+            Self::Packages(names) => write!(f, "Debian packages (as root): {}", names.join(" ")),
             Self::Components(names) => write!(f, "rustup components: {}", names.join(" ")),
             Self::Linker { llvm: Some(llvm) } => {
                 write!(f, "bpf-linker for LLVM {llvm}, built from source (one to two minutes)")
