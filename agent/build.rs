@@ -1,15 +1,33 @@
-//! Puts the kernel programs where the agent embeds them.
-fn main() {
-    let out = std::path::PathBuf::from(std::env::var_os("OUT_DIR").unwrap());
-    println!("cargo::rerun-if-env-changed=DRAINCTL_EBPF_DIR");
-    if let Some(d) = std::env::var_os("DRAINCTL_EBPF_DIR") {
-        println!("cargo::rerun-if-changed={}/track", d.display());
-        println!("cargo::rerun-if-changed={}/gate", d.display());
+//! Hands the kernel programs to the agent as `track.o` and `gate.o` in `OUT_DIR`.
+//!
+//! `cargo xtask build` says in `DRAINCTL_EBPF_DIR` where they are. Without it they are empty files, so that
+//! `cargo check` and editors need no eBPF toolchain; an agent built that way refuses to start.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+const PROGRAMS: [&str; 2] = ["track", "gate"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    const VARIABLE: &str = "DRAINCTL_EBPF_DIR";
+    println!("cargo::rerun-if-env-changed={VARIABLE}");
+    println!("cargo::rerun-if-changed=build.rs");
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    let programs = env::var_os(VARIABLE).map(PathBuf::from);
+    for name in PROGRAMS {
+        let object = match &programs {
+            Some(folder) => {
+                let path = folder.join(name);
+                println!("cargo::rerun-if-changed={}", path.display());
+                fs::read(&path).map_err(|error| {
+                    format!(
+                        "{VARIABLE} has no {name} ({}: {error}); run cargo xtask build",
+                        path.display()
+                    )
+                })?
+            }
+            None => Vec::new(),
+        };
+        fs::write(out.join(format!("{name}.o")), object)?;
     }
-    for n in ["track", "gate"] {
-        let b = std::env::var_os("DRAINCTL_EBPF_DIR")
-            .map(|d| std::fs::read(std::path::Path::new(&d).join(n)).unwrap())
-            .unwrap_or_default();
-        std::fs::write(out.join(format!("{n}.o")), b).unwrap();
-    }
+    Ok(())
 }

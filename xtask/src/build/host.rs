@@ -1,0 +1,89 @@
+//! The two binaries that users get: static, so that they run in any image.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{elf, publish};
+use crate::{
+    shell::{Shell, host_cargo},
+    toolchain::Version,
+    workspace::Workspace,
+};
+
+const BINARIES: [&str; 2] = ["drain-agent", "drainctl"];
+
+/// Builds both with the objects inside; returns the folder they are put in.
+///
+/// # Errors
+/// The compiler failed, or a binary is not static.
+pub(super) fn build(
+    shell: &Shell,
+    workspace: &Workspace,
+    objects: &Path,
+    debug: bool,
+) -> Result<PathBuf> {
+    shell.stage(format_args!("static binaries: {}", BINARIES.join(", ")));
+    let host = Version::of(&rustc())?.host;
+    shell.run(cargo(workspace, objects, &host, debug).args(shell.cargo_flag()))?;
+    let built = workspace.target.join(&host).join(if debug { "debug" } else { "release" });
+    let dist = workspace.dist();
+    for name in BINARIES {
+        let binary = dist.join(name);
+        publish(&built.join(name), &binary)?;
+        let size = check(&binary).with_context(|| format!("{} is no use", binary.display()))?;
+        shell.detail(format_args!("{} ({size}, static)", workspace.display(&binary)));
+    }
+    Ok(dist)
+}
+
+/// An explicit target keeps the flags away from build scripts and procedural macros, which cannot be
+/// static.
+fn cargo(workspace: &Workspace, objects: &Path, host: &str, debug: bool) -> Command {
+    let mut command = host_cargo(&workspace.root);
+    command
+        .args(["build", "--package", "drainctl-agent", "--bins", "--target", host])
+        .args((!debug).then_some("--release"))
+        .arg("--target-dir")
+        .arg(&workspace.target)
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env("DRAINCTL_EBPF_DIR", objects);
+    command
+}
+
+/// The compiler that the host's cargo uses.
+fn rustc() -> PathBuf {
+    std::env::var_os("RUSTC").map_or_else(|| "rustc".into(), PathBuf::from)
+}
+
+fn check(binary: &Path) -> Result<String> {
+    let file = fs::read(binary)?;
+    ensure!(
+        elf::Header::read(&file)?.is_static(),
+        "it needs a dynamic loader; this target's Rust may lack a static libc"
+    );
+    Ok(size(file.len()))
+}
+
+fn size(bytes: usize) -> String {
+    const MIB: usize = 1 << 20;
+    let tenths = bytes.saturating_mul(10) / MIB;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!(size(0), "0.0 MiB");
+        assert_eq!(size(3 << 19), "1.5 MiB");
+        assert_eq!(size(12 << 20), "12.0 MiB");
+    }
+}

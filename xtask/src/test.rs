@@ -1,0 +1,90 @@
+//! `cargo xtask test`: what needs no kernel first, then the real kernel.
+//!
+//! The test runners have the last word: nothing is printed after their summaries.
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand};
+
+use crate::{
+    build, setup,
+    shell::{Shell, host_cargo, require_root},
+    tidy,
+    workspace::Workspace,
+};
+
+/// Options of `cargo xtask test`.
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    kind: Option<Kind>,
+}
+
+#[derive(Subcommand)]
+enum Kind {
+    /// Format, lints, house rules and all tests that need neither root nor a kernel.
+    Unit {
+        /// Passed on to the tests: names to filter by, or flags of the test runner.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// The tests on the real kernel, as root, with the binaries of target/dist.
+    Integration {
+        /// Passed on to the tests: names to filter by, or flags of the test runner.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+/// The crates that are tested without a kernel.
+const UNIT: [&str; 6] = ["-p", "drainctl-agent", "-p", "drainctl-common", "-p", "xtask"];
+/// Those of them that are libraries, and so have examples in their documentation.
+const LIBRARIES: [&str; 4] = ["-p", "drainctl-agent", "-p", "drainctl-common"];
+
+/// Runs the tests; stops at the first kind that fails.
+///
+/// # Errors
+/// A test failed, or what it needs is missing: a test that did not run never counts as passed.
+pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Result<()> {
+    match &options.kind {
+        Some(Kind::Unit { args }) => unit(shell, workspace, args),
+        Some(Kind::Integration { args }) => {
+            require_root("integration tests", "test integration")?;
+            integration(shell, workspace, args)
+        }
+        None => {
+            require_root("the integration tests", "test")
+                .context("not everything can be tested here (`cargo xtask test unit` can)")?;
+            setup::everything(shell, workspace)?;
+            unit(shell, workspace, &[])?;
+            integration(shell, workspace, &[])
+        }
+    }
+}
+
+fn unit(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
+    let cargo = || host_cargo(&workspace.root);
+    let quiet = shell.cargo_flag();
+    shell.stage("format");
+    shell.run(cargo().args(["fmt", "--all", "--", "--check"]))?;
+    tidy::run(shell, workspace)?;
+    shell.stage("lints");
+    let clippy = ["clippy", "--workspace", "--all-targets"];
+    shell.run(cargo().args(clippy).args(quiet).args(["--", "-D", "warnings"]))?;
+    shell.stage("unit tests");
+    shell.run_runner(cargo().args(["test", "--doc"]).args(LIBRARIES).args(quiet))?;
+    let tests = ["test", "--lib", "--bins", "--tests"];
+    shell.run_runner(cargo().args(tests).args(UNIT).args(quiet).arg("--").args(args))
+}
+
+fn integration(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
+    let dist = build::run(shell, workspace, &build::Options::default())?;
+    shell.stage("integration tests");
+    let mut tests = host_cargo(&workspace.root);
+    tests
+        .args(["test", "--package", "drainctl-tests", "--lib", "--bins", "--tests"])
+        .args(shell.cargo_flag())
+        .arg("--")
+        .args(args)
+        .env("DRAINCTL_DIST", dist);
+    shell.run_runner(&mut tests)
+}
