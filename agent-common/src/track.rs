@@ -112,6 +112,19 @@ pub struct Repair {
     pub pad: [u8; 16],
 }
 
+impl Repair {
+    /// An order as the program reads it.
+    pub const fn new(service: ServiceKey, cookie: u64, flows: i64, lingering: i64) -> Self {
+        Self { ethernet: [0; 14], zero: [0; 2], service, cookie, flows, lingering, pad: [0; 16] }
+    }
+
+    /// The packet to pass.
+    pub const fn as_bytes(&self) -> &[u8; size_of::<Self>()] {
+        // SAFETY: repr(C) without padding (its size is asserted below), so every byte is initialised.
+        unsafe { &*(&raw const *self).cast() }
+    }
+}
+
 const _: () = assert!(size_of::<Flow>() == 24);
 const _: () = assert!(size_of::<ServiceCounts>() == 56);
 const _: () = assert!(size_of::<Event>() == 24);

@@ -4,13 +4,14 @@ use std::{
     ffi::OsString,
     fs::File,
     io::{Read, Seek},
+    os::fd::OwnedFd,
     os::unix::process::CommandExt,
     process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
-use rustix::process::Signal;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use serde::Deserialize;
 
 use crate::{
@@ -137,6 +138,12 @@ impl Running {
     /// Whether it still waits.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.process.exited()?.is_none())
+    }
+
+    /// Becomes readable when it ends (a pidfd).
+    pub fn exit_fd(&self) -> Result<OwnedFd> {
+        let pid = i32::try_from(self.process.pid()).ok().and_then(Pid::from_raw);
+        Ok(pidfd_open(pid.context("a process has a pid")?, PidfdFlags::empty())?)
     }
 
     /// Ctrl-C.

@@ -37,7 +37,9 @@ pub enum DrainError {
     #[error("nothing listens on port {} in network namespace {}, and it has no connection", .0.port, .0.netns)]
     NoSuchService(Service),
     /// Already draining with other options.
-    #[error("{service} is already draining with other options ({difference}); undrain it first, or ask for the same")]
+    #[error(
+        "{service} is already draining with other options ({difference}); undrain it first, or ask for the same"
+    )]
     Conflict {
         /// The service.
         service: Service,
@@ -131,7 +133,12 @@ impl Executor {
 
     /// Starts or joins one drain of all `services`: all of them, or none on error. Returns whether at least
     /// one was draining already. With `quiet` 0 the gates are closed when it returns.
-    pub async fn drain(&self, services: Vec<Service>, spec: Spec, owner: Owner) -> Result<bool, DrainError> {
+    pub async fn drain(
+        &self,
+        services: Vec<Service>,
+        spec: Spec,
+        owner: Owner,
+    ) -> Result<bool, DrainError> {
         let _ = (services, spec, owner);
         unimplemented!()
     }

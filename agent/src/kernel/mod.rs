@@ -3,7 +3,19 @@
 //!
 //! All calls block for microseconds to a few milliseconds; async code calls them on a blocking thread.
 
+mod diag;
+mod events;
+mod gate;
+mod linux;
+mod netns;
+mod objects;
+mod offsets;
+mod sys;
+mod tracker;
+
 use std::{fmt, net::SocketAddr, time::Duration};
+
+pub use linux::{Config, Linux, open};
 
 use crate::drain::{Boot, Service};
 

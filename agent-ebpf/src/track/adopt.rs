@@ -1,0 +1,144 @@
+//! Taking in connections that the tracker has not seen being established.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock_ops},
+    helpers::generated::{
+        bpf_get_socket_cookie, bpf_getsockopt, bpf_seq_write, bpf_setsockopt, bpf_skc_to_tcp_sock,
+    },
+};
+use drainctl_common::{ServiceKey, track::Flow};
+
+use crate::{
+    flows::{self, Counted},
+    netns,
+};
+
+const SOL_TCP: i32 = 6;
+/// `bpf_setsockopt` option: the callback flags of a socket (Linux 6.12).
+const TCP_BPF_SOCK_OPS_CB_FLAGS: i32 = 1008;
+
+/// TCP states (`include/net/tcp_states.h`).
+const TCP_ESTABLISHED: u8 = 1;
+const TCP_FIN_WAIT1: u8 = 4;
+const TCP_FIN_WAIT2: u8 = 5;
+const TCP_CLOSE_WAIT: u8 = 8;
+const TCP_LAST_ACK: u8 = 9;
+const TCP_LISTEN: u8 = 10;
+const TCP_CLOSING: u8 = 11;
+
+/// Arguments of an `iter/tcp` program (`struct bpf_iter__tcp`).
+#[repr(C)]
+struct IterContext {
+    meta: *const Meta,
+    sk_common: *mut c_void,
+}
+
+/// Start of `struct bpf_iter_meta`.
+#[repr(C)]
+struct Meta {
+    seq: *mut c_void,
+}
+
+/// Visits each TCP socket of a namespace, its lock held (since Linux 6.1). Flows of services that have
+/// counters are taken in, and listeners are asked to report their end. Writes the cookie of each flow that
+/// is new.
+///
+/// # Safety
+/// Only for the kernel to call.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+unsafe extern "C" fn adopt(ctx: *mut IterContext) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { visit::<true>(ctx) }
+}
+
+/// The same for kernels where an iterator may not set socket options: what it adopts ends unseen.
+///
+/// # Safety
+/// Only for the kernel to call.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+unsafe extern "C" fn adopt_unseen(ctx: *mut IterContext) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { visit::<false>(ctx) }
+}
+
+#[inline(always)]
+unsafe fn visit<const SOCKOPT: bool>(ctx: *mut IterContext) -> i32 {
+    // SAFETY: the context is valid, and the verifier checks each access.
+    let (seq, common) = unsafe { ((*(*ctx).meta).seq, (*ctx).sk_common) };
+    if common.is_null() {
+        return 0; // The end of the walk.
+    }
+    let Some(state) = netns::state(common as usize) else { return 0 };
+    if state != TCP_LISTEN && !is_flow_or_lingering(state) {
+        return 0;
+    }
+    // SAFETY: `common` is a socket; the helper returns null for one that is not TCP.
+    let sock: *mut c_void = unsafe { bpf_skc_to_tcp_sock(common) }.cast();
+    if sock.is_null() {
+        return 0;
+    }
+    let Some(service) = service(sock as usize) else { return 0 };
+    let Some(counts) = flows::counts(&service) else { return 0 };
+    // SAFETY: `sock` is a full socket, locked where SOCKOPT is true.
+    let seen = SOCKOPT && unsafe { ask_for_states(sock) };
+    if state == TCP_LISTEN {
+        return 0;
+    }
+    let mut flags = Flow::ADOPTED;
+    if !seen {
+        flags |= Flow::END_UNSEEN;
+    }
+    if state == TCP_FIN_WAIT2 {
+        flags |= Flow::LINGERING;
+    }
+    // SAFETY: `sock` is a full socket.
+    let cookie = unsafe { bpf_get_socket_cookie(sock) };
+    let flow = Flow { service, since_ns: flows::now(), flags, zero: 0 };
+    if let Counted::New = flows::count(counts, cookie, &flow) {
+        // SAFETY: `seq` belongs to this walk. A full buffer makes the kernel call us again for this
+        // socket, which is Known by then.
+        unsafe { bpf_seq_write(seq.cast(), (&raw const cookie).cast(), 8) };
+    }
+    0
+}
+
+#[inline(always)]
+fn is_flow_or_lingering(state: u8) -> bool {
+    matches!(
+        state,
+        TCP_ESTABLISHED
+            | TCP_FIN_WAIT1
+            | TCP_FIN_WAIT2
+            | TCP_CLOSE_WAIT
+            | TCP_LAST_ACK
+            | TCP_CLOSING
+    )
+}
+
+#[inline(always)]
+fn service(sock: usize) -> Option<ServiceKey> {
+    Some(ServiceKey::new(netns::inum(sock)?, netns::local_port(sock)?))
+}
+
+/// Adds the state callback to the socket's flags; false where the kernel has no such option.
+#[inline(always)]
+unsafe fn ask_for_states(sock: *mut c_void) -> bool {
+    let mut flags: i32 = 0;
+    let value = (&raw mut flags).cast::<c_void>();
+    // SAFETY: the caller's promise; the buffers are as long as is said. The helpers take any socket here,
+    // whatever the generated type says.
+    unsafe {
+        let sock: *mut bpf_sock_ops = sock.cast();
+        if bpf_getsockopt(sock.cast(), SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value, 4) != 0 {
+            return false;
+        }
+        // Volatile: the compiler does not know that the helper has written it, and will read it.
+        let all = value.cast::<i32>().read_volatile() | BPF_SOCK_OPS_STATE_CB_FLAG as i32;
+        value.cast::<i32>().write_volatile(all);
+        bpf_setsockopt(sock.cast(), SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value, 4) == 0
+    }
+}

@@ -1,0 +1,204 @@
+//! The maps, and the only functions that change a count.
+
+use aya_ebpf::{
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    helpers::bpf_ktime_get_boot_ns,
+    macros::map,
+    maps::{Array, HashMap, RingBuf},
+};
+use drainctl_common::{
+    ServiceKey,
+    track::{Event, Flow, ServiceCounts, fault, watch},
+};
+
+use crate::counter;
+
+/// Every flow, by socket cookie. Sized by the agent (`--max-flows`).
+#[map]
+static FLOWS: HashMap<u64, Flow> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+/// Counts of every service. Sized by the agent (`--max-services`).
+#[map]
+static SERVICES: HashMap<ServiceKey, ServiceCounts> =
+    HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// What the agent wants to be told of, a set of `watch` bits; only services that drain are here.
+#[map]
+static WATCHED: HashMap<ServiceKey, u32> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Counters of `fault`, for the whole node.
+#[map]
+static FAULTS: Array<u64> = Array::with_max_entries(fault::COUNT, 0);
+
+/// What the agent is told at once.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
+
+/// What a service starts with. In read-only data, since zeroing 56 bytes of stack is a loop on this target.
+static NO_COUNTS: ServiceCounts = ServiceCounts {
+    flows: 0,
+    lingering: 0,
+    accepted: 0,
+    lost: 0,
+    last_new_ns: 0,
+    last_peer: [0; 4],
+};
+
+/// Kernel error numbers, negative as helpers return them.
+const EEXIST: i32 = -17;
+
+/// What became of a flow that was to be counted.
+pub(crate) enum Counted {
+    /// It is counted now.
+    New,
+    /// It was counted already.
+    Known,
+    /// There was no room; the number of flows of this service lost so.
+    Lost(u64),
+}
+
+/// Boot time in nanoseconds.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// The counters of a service, if it has any.
+#[inline(always)]
+pub(crate) fn counts(service: &ServiceKey) -> Option<*mut ServiceCounts> {
+    SERVICES.get_ptr_mut(service)
+}
+
+/// The counters of a service, made if it has none; `None` when the map is full.
+#[inline(always)]
+pub(crate) fn counts_or_new(service: &ServiceKey) -> Option<*mut ServiceCounts> {
+    if let Some(counts) = counts(service) {
+        return Some(counts);
+    }
+    // Another CPU may be faster: then the insert fails, and its entry is as good as ours.
+    let _ = SERVICES.insert(service, &NO_COUNTS, u64::from(BPF_NOEXIST));
+    let counts = counts(service);
+    if counts.is_none() {
+        fault(fault::SERVICES_FULL);
+    }
+    counts
+}
+
+/// Counts a flow, once.
+#[inline(always)]
+pub(crate) fn count(counts: *mut ServiceCounts, cookie: u64, flow: &Flow) -> Counted {
+    // NOEXIST: overwriting an entry would hide a leak.
+    match FLOWS.insert(cookie, flow, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {
+            // SAFETY: `counts` points to a live map value.
+            unsafe {
+                if flow.flags & Flow::LINGERING == 0 {
+                    add(&raw mut (*counts).flows, 1);
+                } else {
+                    add(&raw mut (*counts).lingering, 1);
+                }
+            }
+            Counted::New
+        }
+        Err(EEXIST) => Counted::Known,
+        Err(_) => {
+            fault(fault::FLOWS_FULL);
+            // SAFETY: `counts` points to a live map value.
+            unsafe {
+                counter::add(&raw mut (*counts).lost, 1);
+                Counted::Lost((*counts).lost)
+            }
+        }
+    }
+}
+
+/// Uncounts a flow that has ended; one that is not known is none of ours.
+#[inline(always)]
+pub(crate) fn uncount(cookie: u64) -> bool {
+    let Some(flow) = copy(cookie) else { return false };
+    if FLOWS.remove(cookie).is_err() {
+        return false; // Somebody else was faster, and has uncounted it.
+    }
+    if let Some(counts) = counts(&flow.service) {
+        // SAFETY: `counts` points to a live map value.
+        unsafe {
+            if flow.flags & Flow::LINGERING == 0 {
+                add(&raw mut (*counts).flows, -1);
+            } else {
+                add(&raw mut (*counts).lingering, -1);
+            }
+        }
+        tell_if_empty(&flow.service, counts);
+    }
+    true
+}
+
+/// A flow has reached FIN_WAIT2: it is no flow any more, but lingers.
+#[inline(always)]
+pub(crate) fn linger(cookie: u64) {
+    let Some(flow) = FLOWS.get_ptr_mut(cookie) else { return };
+    // SAFETY: `flow` points to a live map value; only the owner of the socket's lock changes flags.
+    let service = unsafe {
+        if (*flow).flags & Flow::LINGERING != 0 {
+            return;
+        }
+        (*flow).flags |= Flow::LINGERING;
+        (*flow).service
+    };
+    if let Some(counts) = counts(&service) {
+        // SAFETY: `counts` points to a live map value.
+        unsafe {
+            add(&raw mut (*counts).lingering, 1);
+            add(&raw mut (*counts).flows, -1);
+        }
+        tell_if_empty(&service, counts);
+    }
+}
+
+/// Reports an event if the agent wants to hear of such events of this service.
+#[inline(always)]
+pub(crate) fn tell(service: &ServiceKey, kind: u32, wanted: u32) {
+    // SAFETY: four bytes, read at once.
+    match unsafe { WATCHED.get(service) } {
+        Some(bits) if bits & wanted != 0 => {}
+        _ => return,
+    }
+    let event = Event { service: *service, kind, zero: 0, at_ns: now() };
+    if EVENTS.output::<Event>(event, 0).is_err() {
+        fault(fault::EVENTS_LOST);
+    }
+}
+
+/// Counts something that went wrong.
+#[inline(always)]
+pub(crate) fn fault(index: u32) {
+    if let Some(counter) = FAULTS.get_ptr_mut(index) {
+        counter::add(counter, 1);
+    }
+}
+
+/// Adds to a signed counter.
+///
+/// # Safety
+/// `counter` points into a live map value.
+#[inline(always)]
+pub(crate) unsafe fn add(counter: *mut i64, delta: i64) {
+    counter::add(counter.cast(), delta as u64);
+}
+
+#[inline(always)]
+fn copy(cookie: u64) -> Option<Flow> {
+    // SAFETY: the value is copied; without preallocation an entry is not reused under us.
+    unsafe { FLOWS.get(cookie) }.copied()
+}
+
+/// Lingering connections do not keep it quiet: how long they count is the agent's to decide.
+#[inline(always)]
+fn tell_if_empty(service: &ServiceKey, counts: *mut ServiceCounts) {
+    // SAFETY: `counts` points to a live map value. Of two CPUs that uncount at once, the later one reads
+    // the sum of both.
+    if unsafe { (&raw const (*counts).flows).read_volatile() } <= 0 {
+        tell(service, Event::EMPTY, watch::FLOWS);
+    }
+}

@@ -1,0 +1,32 @@
+//! The tracker: counts the flows of every service of the node, exactly.
+//!
+//! - `track` (`sock_ops`, attached to the root of cgroup v2) counts a connection when it is accepted and
+//!   uncounts it when it leaves the states that are flows. It runs under the socket's lock, and each flow
+//!   is accounted for once, by its socket cookie.
+//! - `adopt` (`iter/tcp`) takes in connections that were there before, or that the tracker missed.
+//! - `repair` lets the agent remove what is no longer there, with the same atomic adds.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "see counter.rs"))]
+
+mod adopt;
+#[path = "../counter.rs"]
+mod counter;
+mod flows;
+mod netns;
+mod repair;
+mod sock_ops;
+
+/// The host's compiler type-checks these files, so that `cargo check` needs no eBPF toolchain.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,27 @@
+//! Mending a count that an independent look proved wrong.
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use drainctl_common::track::Repair;
+
+use crate::flows;
+
+/// Carries out one [`Repair`], which the agent passes as the packet of `BPF_PROG_TEST_RUN`; never attached
+/// to anything. A program rather than a write from user space, because counters may change meanwhile:
+/// only an atomic add in the kernel keeps them right. Returns 1 if the named flow was removed.
+#[classifier]
+fn repair(ctx: TcContext) -> i32 {
+    let Ok(order) = ctx.load::<Repair>(0) else { return -1 };
+    let removed = order.cookie != 0 && flows::uncount(order.cookie);
+    if let Some(counts) = flows::counts(&order.service) {
+        // SAFETY: `counts` points to a live map value.
+        unsafe {
+            if order.flows != 0 {
+                flows::add(&raw mut (*counts).flows, order.flows);
+            }
+            if order.lingering != 0 {
+                flows::add(&raw mut (*counts).lingering, order.lingering);
+            }
+        }
+    }
+    i32::from(removed)
+}

@@ -1,0 +1,141 @@
+//! Counting as it happens.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_LISTEN_CB,
+    },
+    helpers::generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock},
+    macros::sock_ops,
+    programs::SockOpsContext,
+};
+use aya_log_ebpf::warn;
+use drainctl_common::{
+    ServiceKey,
+    track::{Event, Flow, fault, watch},
+};
+
+use crate::{
+    counter,
+    flows::{self, Counted},
+    netns,
+};
+
+const AF_INET6: u32 = 10;
+/// TCP states (`include/net/tcp_states.h`).
+const TCP_FIN_WAIT2: u32 = 5;
+const TCP_CLOSE: u32 = 7;
+const TCP_LISTEN: u32 = 10;
+
+/// Runs at the moments in a socket's life that matter, for every socket of the node. Returns 1 always:
+/// 0 would override the reply of another `sock_ops` program, for example to `BPF_SOCK_OPS_TIMEOUT_INIT`.
+#[sock_ops]
+fn track(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established(&ctx),
+        BPF_SOCK_OPS_STATE_CB => state_changed(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listening(&ctx),
+        _ => {}
+    }
+    1
+}
+
+#[inline(always)]
+fn established(ctx: &SockOpsContext) {
+    let Some(service) = service(ctx) else {
+        flows::fault(fault::NO_NETNS);
+        return;
+    };
+    let Some(counts) = flows::counts_or_new(&service) else { return };
+    ask_for_states(ctx);
+    let now = flows::now();
+    // SAFETY: `counts` points to a live map value.
+    unsafe {
+        (*counts).last_new_ns = now;
+        (*counts).last_peer = peer(ctx);
+        counter::add(&raw mut (*counts).accepted, 1);
+    }
+    let flow = Flow { service, since_ns: now, flags: 0, zero: 0 };
+    if let Counted::Lost(n) = flows::count(counts, cookie(ctx), &flow)
+        && n & (n - 1) == 0
+    {
+        warn!(
+            ctx,
+            "no room to count a flow of port {} in netns {} (lost: {})",
+            service.port,
+            service.netns,
+            n
+        );
+    }
+    flows::tell(&service, Event::ACCEPTED, watch::FLOWS);
+}
+
+#[inline(always)]
+fn state_changed(ctx: &SockOpsContext) {
+    match (ctx.arg(0), ctx.arg(1)) {
+        (TCP_LISTEN, TCP_CLOSE) => {
+            if let Some(service) = service(ctx) {
+                flows::tell(&service, Event::UNLISTENED, watch::LISTENERS);
+            }
+        }
+        (_, TCP_FIN_WAIT2) => flows::linger(cookie(ctx)),
+        (_, TCP_CLOSE) => {
+            flows::uncount(cookie(ctx));
+        }
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn listening(ctx: &SockOpsContext) {
+    ask_for_states(ctx);
+    if let Some(service) = service(ctx) {
+        flows::tell(&service, Event::LISTENING, watch::LISTENERS);
+    }
+}
+
+/// Asks the kernel to call us at each state change of this socket, and leaves the flags that another
+/// program has set: the helper replaces them all.
+#[inline(always)]
+fn ask_for_states(ctx: &SockOpsContext) {
+    let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
+    let _ = ctx.set_cb_flags(flags as i32);
+}
+
+#[inline(always)]
+fn service(ctx: &SockOpsContext) -> Option<ServiceKey> {
+    // SAFETY: the verifier checks the access, and the pointers before they are used.
+    let sock = unsafe {
+        let sk = (*ctx.ops).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return None;
+        }
+        bpf_skc_to_tcp_sock(sk.cast())
+    };
+    if sock.is_null() {
+        return None;
+    }
+    Some(ServiceKey::new(netns::inum(sock as usize)?, ctx.local_port() as u16))
+}
+
+#[inline(always)]
+fn cookie(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the context is the one the kernel passed.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// The peer's address as IPv6, v4-mapped where it is IPv4, network byte order.
+#[inline(always)]
+fn peer(ctx: &SockOpsContext) -> [u32; 4] {
+    // All five words are read first, volatile: merged into the branches, the reads would become one at a
+    // computed offset, and the verifier wants constant offsets into the context.
+    // SAFETY: the context is the one the kernel passed.
+    let (v4, v6) = unsafe {
+        let v6 = (&raw const (*ctx.ops).remote_ip6).cast::<u32>();
+        let word = |i: usize| v6.add(i).read_volatile();
+        let v4 = (&raw const (*ctx.ops).remote_ip4).read_volatile();
+        (v4, [word(0), word(1), word(2), word(3)])
+    };
+    if ctx.family() == AF_INET6 { v6 } else { [0, 0, 0xffff_u32.to_be(), v4] }
+}

@@ -1,0 +1,172 @@
+//! The independent look: TCP sockets as inet_diag reports them (`net/ipv4/inet_diag.c`).
+
+use std::{net::SocketAddr, time::Duration};
+
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
+    inet::{
+        ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
+        nlas::{Nla, TcpInfo},
+    },
+};
+use netlink_sys::{Socket as Netlink, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
+
+use super::{KernelError, Listener, Look, Socket, SocketInfo, TcpState};
+
+/// `TCP_LISTEN` (`include/net/tcp_states.h`).
+const TCP_LISTEN: u8 = 10;
+/// A dump that changed under us is asked for again, this often.
+const TRIES: usize = 5;
+/// Larger than any message of a dump (`NLMSG_GOODSIZE` and what `recvmsg` made the kernel grow to).
+const BUFFER: usize = 64 * 1024;
+
+/// Looks at all TCP sockets of the namespace this thread is in, with this local port or with any.
+pub(super) fn look(port: Option<u16>) -> Result<Look, KernelError> {
+    let mut look = Look::default();
+    // Sockets bound to `::` are AF_INET6 also where the peer came by IPv4 (v4-mapped).
+    for family in [AF_INET, AF_INET6] {
+        let responses = dump_whole(family, port.unwrap_or(0))
+            .map_err(|e| KernelError::op("ask inet_diag for TCP sockets of family", family, e))?;
+        responses.iter().for_each(|r| add(&mut look, r));
+    }
+    Ok(look)
+}
+
+fn add(look: &mut Look, response: &InetResponse) {
+    let h = &response.header;
+    let id = &h.socket_id;
+    let local = SocketAddr::new(id.source_address.to_canonical(), id.source_port);
+    let cookie = u64::from_ne_bytes(id.cookie);
+    if h.state == TCP_LISTEN {
+        let (uid, inode, backlog) = (h.uid, h.inode, h.recv_queue);
+        look.listeners.push(Listener { cookie, local, uid, inode, backlog });
+        return;
+    }
+    let Some(state) = state(h.state) else { return };
+    look.sockets.push(Socket {
+        cookie,
+        state,
+        local,
+        peer: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
+        held: h.inode != 0,
+        unread: h.recv_queue,
+        unacked: h.send_queue,
+        info: response.nlas.iter().find_map(info),
+    });
+}
+
+fn state(number: u8) -> Option<TcpState> {
+    // include/net/tcp_states.h
+    Some(match number {
+        1 => TcpState::Established,
+        3 => TcpState::SynRecv,
+        4 => TcpState::FinWait1,
+        5 => TcpState::FinWait2,
+        8 => TcpState::CloseWait,
+        9 => TcpState::LastAck,
+        11 => TcpState::Closing,
+        _ => return None,
+    })
+}
+
+fn info(nla: &Nla) -> Option<SocketInfo> {
+    let Nla::TcpInfo(TcpInfo {
+        bytes_received,
+        bytes_acked,
+        notsent_bytes,
+        last_data_sent,
+        last_data_recv,
+        rtt,
+        ..
+    }) = nla
+    else {
+        return None;
+    };
+    Some(SocketInfo {
+        bytes_received: *bytes_received,
+        bytes_acked: *bytes_acked,
+        not_sent: *notsent_bytes,
+        since_sent: Duration::from_millis(u64::from(*last_data_sent)),
+        since_received: Duration::from_millis(u64::from(*last_data_recv)),
+        rtt: Duration::from_micros(u64::from(*rtt)),
+    })
+}
+
+/// Why a dump is not to be used.
+#[derive(Debug, thiserror::Error)]
+enum DumpError {
+    #[error("netlink socket")]
+    Io(#[from] std::io::Error),
+    #[error("cannot read the kernel's answer")]
+    Decode(#[from] netlink_packet_core::DecodeError),
+    #[error("the kernel refused: {0}")]
+    Refused(std::io::Error),
+    #[error("the table changed during the dump, {TRIES} times in a row")]
+    Interrupted,
+}
+
+/// A dump that was not interrupted by a change of the table it walked.
+fn dump_whole(family: u8, port: u16) -> Result<Vec<InetResponse>, DumpError> {
+    for _ in 0..TRIES {
+        if let Some(responses) = dump(family, port)? {
+            return Ok(responses);
+        }
+    }
+    Err(DumpError::Interrupted)
+}
+
+/// One dump; `None` if the kernel marks it as interrupted.
+fn dump(family: u8, port: u16) -> Result<Option<Vec<InetResponse>>, DumpError> {
+    let mut netlink = Netlink::new(NETLINK_SOCK_DIAG)?;
+    netlink.bind_auto()?;
+    netlink.connect(&NetlinkAddr::new(0, 0))?;
+    let request = request(family, port);
+    netlink.send(&request, 0)?;
+    let mut buffer = vec![0; BUFFER];
+    let mut responses = Vec::new();
+    let mut whole = true;
+    loop {
+        let size = netlink.recv(&mut &mut buffer[..], 0)?;
+        let mut rest = &buffer[..size];
+        while !rest.is_empty() {
+            let message = <NetlinkMessage<SockDiagMessage>>::deserialize(rest)?;
+            whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
+            let length = message.header.length as usize;
+            match message.payload {
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(r)) => {
+                    responses.push(*r)
+                }
+                NetlinkPayload::Done(_) => return Ok(whole.then_some(responses)),
+                NetlinkPayload::Error(e) => return Err(DumpError::Refused(e.to_io())),
+                _ => {}
+            }
+            // Messages are aligned to four bytes.
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+fn request(family: u8, port: u16) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    socket_id.source_port = port;
+    let states = StateFlags::all()
+        .difference(StateFlags::TIME_WAIT | StateFlags::CLOSE | StateFlags::SYN_SENT);
+    let request = InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::INFO,
+        states,
+        socket_id,
+    };
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}

@@ -1,0 +1,66 @@
+//! Brings what the kernel programs tell to the rest of the agent: events, and log lines.
+
+use std::{os::fd::AsFd, time::Duration};
+
+use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
+use drainctl_common::track;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{Event, EventKind, KernelError};
+use crate::drain::{Boot, Service};
+
+/// Starts a thread that waits for the kernel, and calls `sweep` each `period`. It ends when nobody listens.
+pub(super) fn forward(
+    mut ring: RingBuf<MapData>,
+    mut logger: EbpfLogger<&'static dyn log::Log>,
+    to: UnboundedSender<Event>,
+    period: Duration,
+    mut sweep: impl FnMut() + Send + 'static,
+) -> Result<(), KernelError> {
+    let run = move || {
+        let mut next_sweep = std::time::Instant::now() + period;
+        while !to.is_closed() {
+            wait(&ring, &logger, next_sweep.saturating_duration_since(std::time::Instant::now()));
+            logger.flush();
+            while let Some(item) = ring.next() {
+                if let Some(event) = parse(&item)
+                    && to.send(event).is_err()
+                {
+                    return;
+                }
+            }
+            if std::time::Instant::now() >= next_sweep {
+                sweep();
+                next_sweep = std::time::Instant::now() + period;
+            }
+        }
+    };
+    let named = std::thread::Builder::new().name("kernel-events".into());
+    named.spawn(run).map(|_| ()).map_err(|e| KernelError::op("start thread", "kernel-events", e))
+}
+
+/// Until one of the rings has something, or the time is over.
+fn wait(ring: &impl AsFd, logger: &impl AsFd, at_most: Duration) {
+    let mut fds = [PollFd::new(ring, PollFlags::IN), PollFd::new(logger, PollFlags::IN)];
+    let timeout = Timespec::try_from(at_most).ok();
+    // An interrupted wait is a short one.
+    let _ = poll(&mut fds, timeout.as_ref());
+}
+
+/// `None` for what this agent does not know.
+fn parse(bytes: &[u8]) -> Option<Event> {
+    let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    let netns = word(0)?;
+    let port = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let kind = match word(8)? {
+        track::Event::EMPTY => EventKind::Empty,
+        track::Event::ACCEPTED => EventKind::Accepted,
+        track::Event::LISTENING => EventKind::Listening,
+        track::Event::UNLISTENED => EventKind::Unlistened,
+        _ => return None,
+    };
+    let at = u64::from_ne_bytes(bytes.get(16..24)?.try_into().ok()?);
+    Some(Event { service: Service { netns, port }, kind, at: Boot::from_nanos(at) })
+}

@@ -1,0 +1,332 @@
+//! The real kernel behind the [`Kernel`] trait.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use drainctl_common::track::Flow;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc;
+
+use super::{
+    Event, Faults, Kernel, KernelError, Look, Reconciled, Tracked, Watch, diag, events,
+    gate::Gates,
+    netns::{self, Namespaces},
+    sys,
+    tracker::{Sizes, Tracker, tracked},
+};
+use crate::drain::{Boot, Service};
+
+/// How often services of namespaces that are gone are forgotten.
+const SWEEP: Duration = Duration::from_secs(60);
+/// A service without a connection for so long is forgotten too; its next connection makes it known again.
+const UNUSED: Duration = Duration::from_secs(600);
+
+/// What the kernel layer is to use.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Root of the cgroup v2 hierarchy; found in `/proc/mounts` if left out.
+    pub cgroup: Option<PathBuf>,
+    /// Most flows counted at a time, on the whole node.
+    pub max_flows: u32,
+    /// Most services counted at a time, on the whole node.
+    pub max_services: u32,
+}
+
+/// A running kernel with our programs in it.
+pub struct Linux {
+    namespaces: Namespaces,
+    host: u32,
+    tracker: Mutex<Tracker>,
+    gates: Arc<Mutex<Gates>>,
+    /// Namespaces whose gate has closed a moment ago: see [`Linux::let_gate_settle`].
+    unsettled: Mutex<HashSet<u32>>,
+    /// Lost flows that were accounted for by a later reconciliation.
+    forgiven: Mutex<HashMap<Service, u64>>,
+}
+
+/// Loads and attaches everything, and takes in the connections that are there already.
+///
+/// # Errors
+/// The kernel, the permissions or this binary lack something; nothing stays loaded then.
+pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Event>), KernelError> {
+    let cgroup = match &config.cgroup {
+        Some(path) => path.clone(),
+        None => cgroup2_root()?,
+    };
+    let host = netns::host()?;
+    let sizes = Sizes { max_flows: config.max_flows, max_services: config.max_services };
+    let mut tracker = Tracker::start(&cgroup, sizes)?;
+    let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
+    let linux = Arc::new(Linux {
+        namespaces: Namespaces::default(),
+        host,
+        tracker: Mutex::new(tracker),
+        gates: Arc::new(Mutex::new(Gates::load()?)),
+        unsettled: Mutex::default(),
+        forgiven: Mutex::default(),
+    });
+    linux.adopt_all()?;
+    let (to, from) = mpsc::unbounded_channel();
+    let sweeper = Arc::downgrade(&linux);
+    events::forward(ring, logger, to, SWEEP, move || {
+        if let Some(linux) = sweeper.upgrade() {
+            linux.sweep();
+        }
+    })?;
+    Ok((linux, from))
+}
+
+impl Linux {
+    /// Takes in the flows of every service that listens now.
+    fn adopt_all(&self) -> Result<(), KernelError> {
+        let (mut services, mut flows) = (0, 0);
+        for netns in self.namespaces.all()? {
+            match self.adopt_netns(netns) {
+                Ok((s, f)) => (services, flows) = (services + s, flows + f),
+                Err(KernelError::NoNetns(_)) => {} // Gone since.
+                Err(e) => return Err(e),
+            }
+        }
+        tracing::info!(services, flows, "took in the connections that were there");
+        Ok(())
+    }
+
+    fn adopt_netns(&self, netns: u32) -> Result<(usize, u64), KernelError> {
+        self.namespaces.inside(netns, || {
+            let ports: HashSet<u16> =
+                diag::look(None)?.listeners.iter().map(|l| l.local.port()).collect();
+            let mut tracker = self.tracker();
+            for &port in &ports {
+                tracker.know(Service { netns, port })?;
+            }
+            let flows = if ports.is_empty() { 0 } else { tracker.adopt()? };
+            Ok((ports.len(), flows))
+        })
+    }
+
+    fn sweep(&self) {
+        let Ok(alive) = self.namespaces.all() else { return };
+        let alive = alive.into_iter().collect();
+        let before = self.now() - UNUSED;
+        match self.tracker().forget(&alive, before) {
+            Ok(forgotten) => {
+                tracing::debug!(services = forgotten.len(), "forgot unused services");
+                lock(&self.forgiven).retain(|service, _| !forgotten.contains(service));
+            }
+            Err(e) => tracing::warn!(error = %e, "cannot forget unused services"),
+        }
+    }
+
+    /// Takes in what the tracker misses of a look, and what was lost for want of room.
+    fn take_in(&self, service: Service, look: &Look) -> Result<u64, KernelError> {
+        let misses = {
+            let tracker = self.tracker();
+            tracker.counts(service)?.lost > 0 || !self.unknown_to(&tracker, look)?.is_empty()
+        };
+        if !misses {
+            return Ok(0);
+        }
+        self.namespaces.inside(service.netns, || {
+            let mut tracker = self.tracker();
+            tracker.know(service)?;
+            tracker.adopt()
+        })
+    }
+
+    /// Cookies of a look that the tracker does not hold.
+    fn unknown_to(&self, tracker: &Tracker, look: &Look) -> Result<Vec<u64>, KernelError> {
+        let mut unknown = Vec::new();
+        for socket in connections(look) {
+            if tracker.flow(socket)?.is_none() {
+                unknown.push(socket);
+            }
+        }
+        Ok(unknown)
+    }
+
+    /// Drops the flows that a look taken after this snapshot of the tracker does not show.
+    fn drop_gone(&self, service: Service) -> Result<u64, KernelError> {
+        let held = self.tracker().flows_of(service)?;
+        if held.is_empty() {
+            return Ok(0);
+        }
+        let there: HashSet<u64> =
+            connections(&self.look(service.netns, Some(service.port))?).collect();
+        let mut removed = 0;
+        for (cookie, _) in held.iter().filter(|(cookie, _)| !there.contains(cookie)) {
+            removed += u64::from(self.tracker().remove(service, *cookie)?);
+        }
+        Ok(removed)
+    }
+
+    /// Corrects counters that differ from the flows held. Only if nothing changed while they were counted:
+    /// else a flow that comes or goes would be taken for an error.
+    fn correct(&self, service: Service) -> Result<i64, KernelError> {
+        let mut tracker = self.tracker();
+        let before = tracker.counts(service)?;
+        let held = tracker.flows_of(service)?;
+        let after = tracker.counts(service)?;
+        if before != after {
+            return Ok(0);
+        }
+        let lingering = held.iter().filter(|(_, f)| f.flags & Flow::LINGERING != 0).count() as i64;
+        let flows = held.len() as i64 - lingering;
+        let wrong = (flows - after.flows, lingering - after.lingering);
+        if wrong != (0, 0) {
+            tracker.know(service)?;
+            tracker.correct(service, wrong.0, wrong.1)?;
+        }
+        Ok(wrong.0)
+    }
+
+    /// Accounts for lost flows, if the tracker now holds everything that a look shows.
+    fn forgive(&self, service: Service) -> Result<(), KernelError> {
+        let lost = self.tracker().counts(service)?.lost;
+        if lost == 0 {
+            return Ok(());
+        }
+        let look = self.look(service.netns, Some(service.port))?;
+        let tracker = self.tracker();
+        if self.unknown_to(&tracker, &look)?.is_empty() && tracker.counts(service)?.lost == lost {
+            lock(&self.forgiven).insert(service, lost);
+        }
+        Ok(())
+    }
+
+    /// A SYN that passed a gate just before it closed may not have its request socket yet, and a look would
+    /// miss it. The first look after a gate has closed waits until all such SYNs are through.
+    fn let_gate_settle(&self, netns: u32) {
+        if !lock(&self.unsettled).contains(&netns) {
+            return;
+        }
+        if let Err(e) = sys::wait_for_rcu() {
+            tracing::debug!(error = %e, "no membarrier on this kernel: waiting instead");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        lock(&self.unsettled).remove(&netns);
+    }
+
+    /// Loads a spare gate in the background, if one was used.
+    fn refill_spares(&self) {
+        let gates = Arc::clone(&self.gates);
+        std::thread::spawn(move || {
+            let Some(order) = lock(&gates).order_spare() else { return };
+            match order.load() {
+                Ok(spare) => lock(&gates).add_spare(spare),
+                Err(e) => {
+                    tracing::warn!(error = %e, "cannot load a spare gate; a later drain loads its own")
+                }
+            }
+        });
+    }
+
+    fn tracker(&self) -> MutexGuard<'_, Tracker> {
+        lock(&self.tracker)
+    }
+}
+
+impl Kernel for Linux {
+    fn now(&self) -> Boot {
+        let t = clock_gettime(ClockId::Boottime);
+        // Neither is negative for this clock.
+        Boot::from_nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
+    }
+
+    fn host_netns(&self) -> u32 {
+        self.host
+    }
+
+    fn namespaces(&self) -> Result<Vec<u32>, KernelError> {
+        self.namespaces.all()
+    }
+
+    fn netns_cookie(&self, netns: u32) -> Result<Option<u64>, KernelError> {
+        self.namespaces.cookie(netns)
+    }
+
+    fn look(&self, netns: u32, port: Option<u16>) -> Result<Look, KernelError> {
+        self.let_gate_settle(netns);
+        self.namespaces.inside(netns, || diag::look(port))
+    }
+
+    fn tracked(&self, service: Service) -> Result<Tracked, KernelError> {
+        let counts = self.tracker().counts(service)?;
+        let forgiven = lock(&self.forgiven).get(&service).copied().unwrap_or(0);
+        Ok(tracked(&counts, forgiven))
+    }
+
+    fn established_at(&self, cookies: &[u64]) -> Result<Vec<Option<Boot>>, KernelError> {
+        let tracker = self.tracker();
+        cookies
+            .iter()
+            .map(|&cookie| {
+                let flow = tracker.flow(cookie)?.filter(|f| f.flags & Flow::ADOPTED == 0);
+                Ok(flow.map(|f| Boot::from_nanos(f.since_ns)))
+            })
+            .collect()
+    }
+
+    fn reconcile(&self, service: Service, look: &Look) -> Result<Reconciled, KernelError> {
+        let removed = self.drop_gone(service)?; // First, since it makes room.
+        let added = self.take_in(service, look)?;
+        let corrected = self.correct(service)?;
+        self.forgive(service)?;
+        Ok(Reconciled { added, removed, corrected })
+    }
+
+    fn watch(&self, service: Service, watch: Watch) -> Result<(), KernelError> {
+        self.tracker().watch(service, watch)
+    }
+
+    fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
+        let netns = self.namespaces.open(service.netns)?;
+        let cookie = self.namespaces.cookie(service.netns)?;
+        lock(&self.gates).close(service, lease_until, &netns, cookie)?;
+        lock(&self.unsettled).insert(service.netns);
+        self.refill_spares();
+        Ok(())
+    }
+
+    fn renew_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
+        lock(&self.gates).renew(service, lease_until)
+    }
+
+    fn open_gate(&self, service: Service) -> Result<(), KernelError> {
+        lock(&self.gates).open(service)
+    }
+
+    fn rejected(&self, service: Service) -> Result<u64, KernelError> {
+        lock(&self.gates).rejected(service)
+    }
+
+    fn faults(&self) -> Result<Faults, KernelError> {
+        self.tracker().faults()
+    }
+}
+
+/// Cookies of all connections of a look: flows, and those in FIN_WAIT2.
+fn connections(look: &Look) -> impl Iterator<Item = u64> + '_ {
+    look.sockets.iter().filter(|s| s.state != super::TcpState::SynRecv).map(|s| s.cookie)
+}
+
+/// A panic in another thread does not make kernel state unusable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where cgroup v2 is mounted: its root is what sees every socket of the node.
+fn cgroup2_root() -> Result<PathBuf, KernelError> {
+    let mounts = procfs::mounts().map_err(|e| KernelError::op("read", "/proc/mounts", e))?;
+    let found = mounts.into_iter().find(|m| m.fs_vfstype == "cgroup2").map(|m| m.fs_file.into());
+    found.ok_or_else(|| {
+        KernelError::op(
+            "find",
+            "cgroup v2",
+            "it is mounted nowhere; mount it, or name it with --cgroup",
+        )
+    })
+}

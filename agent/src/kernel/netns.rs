@@ -1,0 +1,138 @@
+//! Finding network namespaces and doing things inside them.
+//!
+//! A namespace is known by its inode number. No descriptor is kept: that would keep a dead pod's
+//! namespace alive. What is kept is a path that led to it last time.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use rustix::{
+    fs::{Mode, OFlags, fstat, fstatfs, open},
+    net::{AddressFamily, SocketType, socket},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+
+use super::{KernelError, sys};
+
+/// `NSFS_MAGIC` (`include/uapi/linux/magic.h`).
+const NSFS_MAGIC: u64 = 0x6e73_6673;
+/// Where `ip netns` keeps its names.
+const NAMED: &str = "/run/netns";
+
+/// Paths that led to namespaces.
+#[derive(Default)]
+pub(super) struct Namespaces {
+    paths: Mutex<HashMap<u32, PathBuf>>,
+}
+
+impl Namespaces {
+    /// Inode numbers of all that can be reached now.
+    pub(super) fn all(&self) -> Result<Vec<u32>, KernelError> {
+        let found = scan()?;
+        let numbers = found.keys().copied().collect();
+        self.lock().extend(found);
+        Ok(numbers)
+    }
+
+    /// Opens a namespace.
+    ///
+    /// # Errors
+    /// [`KernelError::NoNetns`] if no process and no name leads to it.
+    pub(super) fn open(&self, netns: u32) -> Result<OwnedFd, KernelError> {
+        let known = self.lock().get(&netns).cloned();
+        if let Some(fd) = known.and_then(|path| open_if(&path, netns)) {
+            return Ok(fd);
+        }
+        let found = scan()?;
+        let fd = found.get(&netns).and_then(|path| open_if(path, netns));
+        let mut paths = self.lock();
+        *paths = found.into_iter().collect();
+        fd.ok_or(KernelError::NoNetns(netns))
+    }
+
+    /// Runs `f` on a thread of its own inside the namespace.
+    pub(super) fn inside<T: Send>(
+        &self,
+        netns: u32,
+        f: impl FnOnce() -> Result<T, KernelError> + Send,
+    ) -> Result<T, KernelError> {
+        let fd = self.open(netns)?;
+        let enter = || {
+            move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::Network))
+                .map_err(|e| KernelError::op("enter network namespace", netns, e))?;
+            f()
+        };
+        std::thread::scope(|s| {
+            let thread = std::thread::Builder::new()
+                .name(format!("netns-{netns}"))
+                .spawn_scoped(s, enter)
+                .map_err(|e| KernelError::op("start a thread for network namespace", netns, e))?;
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// See [`super::Kernel::netns_cookie`].
+    pub(super) fn cookie(&self, netns: u32) -> Result<Option<u64>, KernelError> {
+        self.inside(netns, || {
+            let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)
+                .map_err(|e| KernelError::op("open a socket in network namespace", netns, e))?;
+            Ok(sys::netns_cookie(socket.as_fd()).ok())
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, PathBuf>> {
+        self.paths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Inode number of the node's own namespace. `kthreadd` (pid 2) lives in it on every machine, and unlike
+/// pid 1 it may be looked at without all the capabilities that pid 1 has.
+pub(super) fn host() -> Result<u32, KernelError> {
+    let is_kthreadd =
+        fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim() == "kthreadd");
+    let path = Path::new(if is_kthreadd { "/proc/2/ns/net" } else { "/proc/1/ns/net" });
+    inode(path).map_err(|e| KernelError::op("open", path.display(), e))
+}
+
+/// Inode number of the namespace at `path`, if it is one.
+pub(super) fn inode(path: &Path) -> io::Result<u32> {
+    let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    if fstatfs(&fd)?.f_type as u64 != NSFS_MAGIC {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a namespace"));
+    }
+    // The kernel's inode numbers of namespaces are 32 bits wide.
+    Ok(fstat(&fd)?.st_ino as u32)
+}
+
+fn open_if(path: &Path, netns: u32) -> Option<OwnedFd> {
+    let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let is_it = fstat(&fd).is_ok_and(|s| s.st_ino == u64::from(netns))
+        && fstatfs(&fd).is_ok_and(|s| s.f_type as u64 == NSFS_MAGIC);
+    is_it.then_some(fd)
+}
+
+/// Every namespace that has a name or a process, with a path to it; names first, since they outlive
+/// processes.
+fn scan() -> Result<BTreeMap<u32, PathBuf>, KernelError> {
+    let mut found = BTreeMap::new();
+    let mut add = |path: PathBuf| {
+        if let Ok(n) = inode(&path) {
+            found.entry(n).or_insert(path);
+        }
+    };
+    for name in fs::read_dir(NAMED).into_iter().flatten().flatten() {
+        add(name.path());
+    }
+    let processes = fs::read_dir("/proc").map_err(|e| KernelError::op("read", "/proc", e))?;
+    for process in processes.flatten() {
+        if process.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit) {
+            add(process.path().join("ns/net"));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,24 @@
+//! The kernel programs inside this binary.
+
+use super::KernelError;
+
+/// An ELF object, aligned as the loader wants it.
+pub(super) struct Object(&'static [u8]);
+
+/// `sock_ops` and iterators: counts flows.
+pub(super) const TRACK: Object =
+    Object(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/track.o")));
+
+/// `sk_lookup`: refuses new connections.
+pub(super) const GATE: Object =
+    Object(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gate.o")));
+
+impl Object {
+    /// The bytes to load.
+    ///
+    /// # Errors
+    /// [`KernelError::NoPrograms`] if the build had no eBPF toolchain: a reader must never trust a stub.
+    pub(super) fn bytes(&self) -> Result<&'static [u8], KernelError> {
+        if self.0.is_empty() { Err(KernelError::NoPrograms) } else { Ok(self.0) }
+    }
+}

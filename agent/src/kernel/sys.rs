@@ -1,0 +1,43 @@
+//! System calls that no crate wraps.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd},
+};
+
+/// `MEMBARRIER_CMD_GLOBAL` (`include/uapi/linux/membarrier.h`).
+const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+
+/// Returns after every CPU has left what it was doing in an RCU read-side section when this was called
+/// (`membarrier(2)`, which is `synchronize_rcu` in the kernel): packets that were being processed by then
+/// are through. Takes some milliseconds.
+///
+/// # Errors
+/// The kernel runs with `nohz_full`, where the command does not exist.
+pub(super) fn wait_for_rcu() -> io::Result<()> {
+    // SAFETY: membarrier touches no memory of ours.
+    match unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The cookie of the network namespace that a socket lives in (`SO_NETNS_COOKIE`, Linux 5.14).
+///
+/// # Errors
+/// The kernel has no such option.
+pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the buffer is eight bytes long, as `len` says, and both live across the call.
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if rc == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,336 @@
+//! The tracker's programs and maps, from the agent's side.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::Read as _,
+    net::{IpAddr, Ipv6Addr},
+    path::Path,
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Array, HashMap, MapData, MapError, RingBuf},
+    programs::{CgroupAttachMode, Iter, SchedClassifier, SockOps, TestRun as _, TestRunOptions},
+};
+use drainctl_common::{
+    ServiceKey,
+    track::{Flow, Repair, ServiceCounts, fault, watch},
+};
+
+use super::{Faults, KernelError, Tracked, Watch, objects::TRACK, offsets::Offsets};
+use crate::drain::{Boot, Service};
+
+/// `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
+const NOEXIST: u64 = 1;
+
+/// The loaded and attached tracker. When it is dropped, counting stops.
+pub(super) struct Tracker {
+    ebpf: Ebpf,
+    /// `adopt`, or the variant that this kernel allows.
+    adopt: &'static str,
+    flows: HashMap<MapData, u64, Flow>,
+    services: HashMap<MapData, ServiceKey, ServiceCounts>,
+    watched: HashMap<MapData, ServiceKey, u32>,
+    faults: Array<MapData, u64>,
+    max_flows: usize,
+}
+
+/// How large the tracker's maps are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) max_flows: u32,
+    pub(super) max_services: u32,
+}
+
+impl Tracker {
+    /// Loads the programs and attaches the counting one to the root of cgroup v2.
+    pub(super) fn start(cgroup: &Path, sizes: Sizes) -> Result<Self, KernelError> {
+        let mut ebpf = load(sizes)?;
+        let adopt = load_programs(&mut ebpf)?;
+        let mut tracker = Self {
+            adopt,
+            flows: map(&mut ebpf, "FLOWS", HashMap::try_from)?,
+            services: map(&mut ebpf, "SERVICES", HashMap::try_from)?,
+            watched: map(&mut ebpf, "WATCHED", HashMap::try_from)?,
+            faults: map(&mut ebpf, "FAULTS", Array::try_from)?,
+            max_flows: sizes.max_flows as usize,
+            ebpf,
+        };
+        tracker.attach(cgroup)?;
+        Ok(tracker)
+    }
+
+    fn attach(&mut self, cgroup: &Path) -> Result<(), KernelError> {
+        let fail = |e| KernelError::op("attach the tracker to cgroup", cgroup.display(), e);
+        let dir = File::open(cgroup).map_err(|e| KernelError::op("open", cgroup.display(), e))?;
+        // Single is what a bpf_link wants; programs of others stay attached beside it.
+        let program: &mut SockOps = program(&mut self.ebpf, "track")?;
+        program.attach(dir, CgroupAttachMode::Single).map_err(|e| fail(Box::new(e)))?;
+        Ok(())
+    }
+
+    /// The ring buffer of events, once.
+    pub(super) fn take_events(&mut self) -> Result<RingBuf<MapData>, KernelError> {
+        map(&mut self.ebpf, "EVENTS", RingBuf::try_from)
+    }
+
+    /// Reader of what the programs log, once.
+    pub(super) fn take_logger(
+        &mut self,
+    ) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, KernelError> {
+        aya_log::EbpfLogger::init(&mut self.ebpf)
+            .map_err(|e| KernelError::op("open", "the log of the kernel programs", e))
+    }
+
+    /// The counters of a service; zero for one it never saw.
+    pub(super) fn counts(&self, service: Service) -> Result<ServiceCounts, KernelError> {
+        lookup(&self.services, &key(service), "SERVICES").map(Option::unwrap_or_default)
+    }
+
+    /// Makes an entry for a service, so that [`Self::adopt`] takes in its flows.
+    pub(super) fn know(&mut self, service: Service) -> Result<(), KernelError> {
+        match self.services.insert(key(service), ServiceCounts::default(), NOEXIST) {
+            Err(e) if !exists(&e) => Err(KernelError::op("add to map SERVICES", service, e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes in the flows of all known services in the network namespace of this thread; returns how many
+    /// were new.
+    pub(super) fn adopt(&mut self) -> Result<u64, KernelError> {
+        let name = self.adopt;
+        let fail =
+            |e: Box<dyn std::error::Error + Send + Sync>| KernelError::op("run iterator", name, e);
+        let program: &mut Iter = program(&mut self.ebpf, name)?;
+        let link = program.attach().map_err(|e| fail(e.into()))?;
+        let link = program.take_link(link).map_err(|e| fail(e.into()))?;
+        let mut cookies = Vec::new();
+        let mut iterator = link.into_file().map_err(|e| fail(e.into()))?;
+        iterator.read_to_end(&mut cookies).map_err(|e| fail(e.into()))?;
+        Ok((cookies.len() / size_of::<u64>()) as u64)
+    }
+
+    /// The flow with this cookie.
+    pub(super) fn flow(&self, cookie: u64) -> Result<Option<Flow>, KernelError> {
+        lookup(&self.flows, &cookie, "FLOWS")
+    }
+
+    /// All flows of a service, by cookie. Walks the whole map: 1 µs for each flow of the node.
+    pub(super) fn flows_of(&self, service: Service) -> Result<Vec<(u64, Flow)>, KernelError> {
+        let mut seen = HashSet::new();
+        let mut flows = Vec::new();
+        for (steps, entry) in self.flows.iter().enumerate() {
+            let (cookie, flow) = match entry {
+                Ok(entry) => entry,
+                Err(MapError::KeyNotFound) => continue, // It ended while we walked.
+                Err(e) => return Err(KernelError::op("walk map FLOWS for", service, e)),
+            };
+            // The walk starts over when the entry it stands on is removed.
+            if steps > 4 * self.max_flows {
+                return Err(KernelError::op(
+                    "walk map FLOWS for",
+                    service,
+                    "too many changes meanwhile",
+                ));
+            }
+            if flow.service == key(service) && seen.insert(cookie) {
+                flows.push((cookie, flow));
+            }
+        }
+        Ok(flows)
+    }
+
+    /// Uncounts a flow; false if it was uncounted by itself meanwhile.
+    pub(super) fn remove(&mut self, service: Service, cookie: u64) -> Result<bool, KernelError> {
+        self.repair(service, cookie, 0, 0).map(|result| result == 1)
+    }
+
+    /// Adds to the counters of a service.
+    pub(super) fn correct(
+        &mut self,
+        service: Service,
+        flows: i64,
+        lingering: i64,
+    ) -> Result<(), KernelError> {
+        self.repair(service, 0, flows, lingering).map(|_| ())
+    }
+
+    fn repair(
+        &mut self,
+        service: Service,
+        cookie: u64,
+        flows: i64,
+        lingering: i64,
+    ) -> Result<u32, KernelError> {
+        let order = Repair::new(key(service), cookie, flows, lingering);
+        let program: &mut SchedClassifier = program(&mut self.ebpf, "repair")?;
+        let options = TestRunOptions { data_in: Some(order.as_bytes()), ..TestRunOptions::new() };
+        let run = program
+            .test_run(options)
+            .map_err(|e| KernelError::op("repair the count of", service, e))?;
+        Ok(run.return_value)
+    }
+
+    /// Sets what is reported for a service.
+    pub(super) fn watch(&mut self, service: Service, wanted: Watch) -> Result<(), KernelError> {
+        let mut bits = 0;
+        if wanted.listeners {
+            bits |= watch::LISTENERS;
+        }
+        if wanted.flows {
+            bits |= watch::FLOWS;
+        }
+        let done = if bits == 0 {
+            self.watched
+                .remove(&key(service))
+                .or_else(|e| if missing(&e) { Ok(()) } else { Err(e) })
+        } else {
+            self.watched.insert(key(service), bits, 0)
+        };
+        done.map_err(|e| KernelError::op("write map WATCHED for", service, e))
+    }
+
+    /// See [`super::Kernel::faults`].
+    pub(super) fn faults(&self) -> Result<Faults, KernelError> {
+        let get = |index| {
+            self.faults.get(&index, 0).map_err(|e| KernelError::op("read map FAULTS at", index, e))
+        };
+        Ok(Faults {
+            flows_full: get(fault::FLOWS_FULL)?,
+            services_full: get(fault::SERVICES_FULL)?,
+            events_lost: get(fault::EVENTS_LOST)?,
+            no_netns: get(fault::NO_NETNS)?,
+        })
+    }
+
+    /// Forgets services of namespaces that are gone, and those nobody used since `before`. A service with
+    /// flows, or one that is watched, stays. Returns those forgotten.
+    pub(super) fn forget(
+        &mut self,
+        alive: &HashSet<u32>,
+        before: Boot,
+    ) -> Result<Vec<Service>, KernelError> {
+        let stale: Vec<ServiceKey> = self
+            .services
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, c)| c.flows == 0 && c.lingering == 0)
+            .filter(|(k, c)| !alive.contains(&k.netns) || c.last_new_ns < before.as_nanos())
+            .map(|(k, _)| k)
+            .filter(|k| lookup(&self.watched, k, "WATCHED").is_ok_and(|w| w.is_none()))
+            .collect();
+        for k in &stale {
+            match self.services.remove(k) {
+                Err(e) if !missing(&e) => {
+                    return Err(KernelError::op("remove from map", "SERVICES", e));
+                }
+                _ => {}
+            }
+        }
+        Ok(stale.iter().map(|k| Service { netns: k.netns, port: k.port }).collect())
+    }
+}
+
+/// The key of a service in the maps.
+fn key(service: Service) -> ServiceKey {
+    ServiceKey::new(service.netns, service.port)
+}
+
+/// The counters as the rest of the agent sees them; `forgiven` of the lost flows are accounted for.
+pub(super) fn tracked(counts: &ServiceCounts, forgiven: u64) -> Tracked {
+    let seen = counts.last_new_ns != 0;
+    Tracked {
+        flows: counts.flows,
+        lingering: counts.lingering,
+        accepted: counts.accepted,
+        lost: counts.lost.saturating_sub(forgiven),
+        last_new: seen.then(|| Boot::from_nanos(counts.last_new_ns)),
+        last_peer: seen.then(|| address(counts.last_peer)),
+    }
+}
+
+fn address(words: [u32; 4]) -> IpAddr {
+    let mut bytes = [0; 16];
+    for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
+        chunk.copy_from_slice(&word.to_ne_bytes()); // Already in network byte order.
+    }
+    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+}
+
+fn load(sizes: Sizes) -> Result<Ebpf, KernelError> {
+    let bytes = TRACK.bytes()?;
+    let offsets = Offsets::read()?;
+    EbpfLoader::new()
+        .override_global("OFF_SKC_NET", &offsets.skc_net, true)
+        .override_global("OFF_NET_INUM", &offsets.net_inum, true)
+        .override_global("OFF_SKC_STATE", &offsets.skc_state, true)
+        .override_global("OFF_INET_SPORT", &offsets.inet_sport, true)
+        .map_max_entries("FLOWS", sizes.max_flows)
+        .map_max_entries("SERVICES", sizes.max_services)
+        .map_max_entries("WATCHED", sizes.max_services)
+        .load(bytes)
+        .map_err(|e| KernelError::op("load", "the tracker", e))
+}
+
+/// Loads every program; returns the name of the iterator that this kernel accepts.
+fn load_programs(ebpf: &mut Ebpf) -> Result<&'static str, KernelError> {
+    let btf = Btf::from_sys_fs().map_err(|e| KernelError::op("read", "BTF of the kernel", e))?;
+    let track: &mut SockOps = program(ebpf, "track")?;
+    track.load().map_err(|e| KernelError::op("load program", "track", e))?;
+    let repair: &mut SchedClassifier = program(ebpf, "repair")?;
+    repair.load().map_err(|e| KernelError::op("load program", "repair", e))?;
+    let adopt: &mut Iter = program(ebpf, "adopt")?;
+    if let Err(e) = adopt.load("tcp", &btf) {
+        tracing::warn!(error = %e, "this kernel's TCP iterator may not set socket options (it came with Linux 6.1): \
+            the end of connections older than the agent is found by looking, not by event");
+        let unseen: &mut Iter = program(ebpf, "adopt_unseen")?;
+        unseen.load("tcp", &btf).map_err(|e| KernelError::op("load program", "adopt_unseen", e))?;
+        return Ok("adopt_unseen");
+    }
+    Ok("adopt")
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, KernelError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    let missing = || KernelError::op("find program", name, "not in the object");
+    let program = ebpf.program_mut(name).ok_or_else(missing)?;
+    program.try_into().map_err(|e| KernelError::op("use program", name, e))
+}
+
+fn map<M>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    convert: impl FnOnce(aya::maps::Map) -> Result<M, MapError>,
+) -> Result<M, KernelError> {
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| KernelError::op("find map", name, "not in the object"))?;
+    convert(map).map_err(|e| KernelError::op("use map", name, e))
+}
+
+fn lookup<K: aya::Pod, V: aya::Pod>(
+    map: &HashMap<MapData, K, V>,
+    key: &K,
+    name: &'static str,
+) -> Result<Option<V>, KernelError> {
+    match map.get(key, 0) {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(e) => Err(KernelError::op("read map", name, e)),
+    }
+}
+
+fn os_error(e: &MapError) -> Option<i32> {
+    if let MapError::SyscallError(e) = e { e.io_error.raw_os_error() } else { None }
+}
+
+fn exists(e: &MapError) -> bool {
+    os_error(e) == Some(libc::EEXIST)
+}
+
+fn missing(e: &MapError) -> bool {
+    matches!(e, MapError::KeyNotFound) || os_error(e) == Some(libc::ENOENT)
+}
