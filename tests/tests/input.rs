@@ -35,8 +35,12 @@ fn targets_that_are_none() -> Result<()> {
     let fixture = fixture()?;
     let host = Netns::host()?;
     let ctl = fixture.agent.ctl(&host);
+    let mut process = std::process::Command::new("true").spawn()?;
+    process.wait()?;
+    let vanished = process.id().to_string();
     // No pid is larger than the kernel's limit of 2^22.
     let targets = [
+        ["--pid", vanished.as_str()],
         ["--pid", "4194305"],
         ["--pid", "0"],
         ["--netns", "/run/netns/drainctl-t-none"],
@@ -83,7 +87,7 @@ fn requests_that_make_no_sense() -> Result<()> {
     let fixture = fixture()?;
     let netns = fixture.pod().netns.inode();
     let huge = format!("{{\"ports\":[{}80]}}", "80,".repeat(200_000));
-    let many = format!("{{\"ports\":[{}80]}}", "80,".repeat(64));
+    let many = serde_json::json!({ "ports": Vec::from_iter(1..=65) }).to_string();
     let cases = [
         ("{".to_owned(), &[400][..]),
         (String::new(), &[400]),

@@ -1,6 +1,6 @@
 //! A drain's life: joining, conflicts, a new instance, Ctrl-C, and the end of agent, server or namespace.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Result, ensure};
 use drainctl_tests::{
@@ -124,20 +124,19 @@ fn keep_closed_holds_the_gate_against_a_new_instance() -> Result<()> {
 fn a_second_listener_beside_the_first_does_not_open_the_gate() -> Result<()> {
     let cluster = Cluster::single()?;
     let pod = &cluster.pods[0];
-    let old = serve(pod, PORT)?;
+    let old = net::Server::start(&pod.netns, net::Listening::on(pod.v4, PORT))?;
     let agent = Agent::start()?;
     let ctl = agent.ctl(&pod.netns);
+    let refused = || Ok(net::attempt(&cluster.client, pod.addr(), LIMIT)? == Attempt::Refused);
     ctl.expect(0, DRAIN)?;
-    // The old one still listens when the other, on the pod's own address, comes.
-    let new = net::Server::start(&pod.netns, net::Listening::on(pod.v4, PORT));
-    if let Ok(new) = &new {
-        ensure!(new.port()? == PORT);
-    }
-    throughout(Duration::from_secs(1), "the gate stays closed", || {
-        Ok(net::attempt(&cluster.client, pod.addr(), LIMIT)? == Attempt::Refused)
-    })?;
+    ensure!(refused()?);
+    // The old instance still listens when another one comes, on another address.
+    let new = net::Server::start(&pod.netns, net::Listening::on(Ipv4Addr::LOCALHOST, PORT))?;
+    throughout(Duration::from_secs(1), "the gate stays closed", refused)?;
     ensure!(ctl.service(PORT)?.rejected > 0);
     drop(old);
+    ctl.await_state(PORT, "serving")?;
+    drop(new);
     Ok(())
 }
 
@@ -204,24 +203,20 @@ fn an_agent_that_is_down_is_named_and_waited_for() -> Result<()> {
 }
 
 #[test]
-fn a_drain_ends_with_its_namespace() -> Result<()> {
+fn a_drain_goes_with_its_namespace() -> Result<()> {
     let host = Netns::host()?;
     let agent = Agent::start()?;
     let netns = Netns::new()?;
     let path = netns.path().display().to_string();
-    let loopback = ([127, 0, 0, 1], PORT).into();
-    let server = net::Server::start(&netns, net::Listening::on([127, 0, 0, 1], PORT))?;
-    let pairs = server.pairs(&netns, loopback, 1)?;
-    let target = ["--netns", path.as_str()];
-    let drain = agent.ctl(&host).start(&[DRAIN, &target[..]].concat())?;
-    agent.ctl(&netns).await_state(PORT, "rejecting")?;
+    let loopback = (Ipv4Addr::LOCALHOST, PORT).into();
+    let server = net::Server::start(&netns, net::Listening::on(Ipv4Addr::LOCALHOST, PORT))?;
+    ensure!(net::attempt(&netns, loopback, LIMIT)? == Attempt::Connected);
+    drop(server.accept()?);
+    agent.ctl(&host).expect(0, &[DRAIN, &["--netns", path.as_str()]].concat())?;
     ensure!(net::attempt(&netns, loopback, LIMIT)? == Attempt::Refused);
     ensure!(agent.ctl(&netns).service(PORT)?.rejected > 0);
-    let inode = netns.inode();
-    drop((pairs, server, netns));
-    drain.wait()?.expect(9)?;
-    eventually(LIMIT, "the service is gone", || {
-        let answer = agent.http("GET", &format!("/v1/services/{inode}:80"), "")?;
-        Ok(answer.status == 404)
-    })
+    let id = format!("/v1/services/{}:80", netns.inode());
+    ensure!(agent.http("GET", &id, "")?.status == 200);
+    drop((server, netns));
+    eventually(LIMIT, "the service is gone", || Ok(agent.http("GET", &id, "")?.status == 404))
 }
