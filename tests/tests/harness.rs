@@ -8,7 +8,7 @@ use drainctl_tests::{
     http,
     kubeproxy::Mode,
     load::{Load, Plan},
-    net::{self, Attempt, Listening, Server},
+    net::{self, Attempt, Listening, LostAcks, Server},
     netns::Netns,
     nginx::{self, BODY, Nginx},
     rolling::{self, Method},
@@ -113,12 +113,31 @@ fn ss_sees_every_state() -> Result<()> {
         let sockets = Sockets::of(&pod.netns, PORT)?;
         Ok((sockets.established, sockets.close_wait, sockets.fin_wait2) == (1, 1, 1))
     })?;
+    let lost = LostAcks::start(&cluster.client, PORT)?;
+    let opening = net::connect(&cluster.client, pod.addr())?;
+    eventually(LIMIT, "SYN_RECV", || Ok(Sockets::of(&pod.netns, PORT)?.syn_recv == 1))?;
+    drop(lost);
+    drop((server.accept()?, opening));
     for pair in pairs {
         net::reset(pair.client)?;
     }
     eventually(LIMIT, "none is left", || Ok(Sockets::of(&pod.netns, PORT)?.flows() == 0))?;
     drop(server);
     ensure!(net::attempt(&cluster.client, pod.addr(), LIMIT)? == Attempt::Refused);
+    Ok(())
+}
+
+#[test]
+fn an_accept_queue_can_be_full() -> Result<()> {
+    let cluster = Cluster::single()?;
+    let pod = &cluster.pods[0];
+    let short = Listening { backlog: 2, ..Listening::on(pod.v4, PORT) };
+    let _server = Server::start(&pod.netns, short)?;
+    let connect = || net::connect(&cluster.client, pod.addr());
+    let _queued = (connect()?, connect()?, connect()?);
+    let more = net::attempt(&cluster.client, pod.addr(), Duration::from_millis(300))?;
+    ensure!(more == Attempt::Unanswered, "{more:?}");
+    ensure!(Sockets::of(&pod.netns, PORT)?.established == 3);
     Ok(())
 }
 

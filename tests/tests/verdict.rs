@@ -9,9 +9,8 @@ use std::{
 use anyhow::{Result, ensure};
 use drainctl_tests::{
     cluster::PORT,
-    cmd,
     fixture::Fixture,
-    net::{self, Attempt},
+    net::{self, Attempt, LostAcks},
     ss::Sockets,
     wait::{LIMIT, eventually, throughout},
 };
@@ -26,13 +25,7 @@ fn not_while_a_handshake_is_in_progress() -> Result<()> {
     let fixture = Fixture::new()?;
     let client = &fixture.cluster.client;
     ensure!(fixture.attempt()? == Attempt::Connected);
-    // The final ACK of the handshake, and all that follows, does not leave the client.
-    let lose = |action: &str| {
-        let rule = ["OUTPUT", "-p", "tcp", "--dport", "80", "!", "--syn", "-j", "DROP"];
-        let args = [&["--wait", action], &rule[..]].concat();
-        client.run(|| cmd::run("iptables", &args))
-    };
-    lose("--append")?;
+    let lost = LostAcks::start(client, PORT)?;
     let stream = net::connect(client, fixture.pod().addr())?;
     eventually(LIMIT, "SYN_RECV", || Ok(Sockets::of(&fixture.pod().netns, PORT)?.syn_recv == 1))?;
     let ctl = fixture.ctl();
@@ -42,7 +35,7 @@ fn not_while_a_handshake_is_in_progress() -> Result<()> {
     })?;
     throughout(A_WHILE, "not drained with a handshake", || drain.is_running())?;
     ctl.expect(3, &["ready", "--port", "80"])?;
-    lose("--delete")?;
+    drop(lost);
     let accepted = fixture.server.accept()?;
     ctl.await_service(PORT, "it is a flow now", |service| service.flows == 1)?;
     ensure!(drain.is_running()?);
