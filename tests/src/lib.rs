@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod cmd;
 pub mod ctl;
 pub mod dist;
+pub mod fixture;
 pub mod http;
 pub mod kubeproxy;
 pub mod load;

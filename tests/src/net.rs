@@ -9,10 +9,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use rustix::net::{
-    AddressFamily, SocketType, bind, ipproto, listen as start_listening, socket, sockopt,
+    AddressFamily, SocketFlags, SocketType, bind, ipproto, listen as start_listening, socket_with,
+    sockopt,
 };
 
-use crate::{netns::Netns, wait::LIMIT};
+use crate::{cmd, netns::Netns, wait::LIMIT};
 
 /// A listening socket in a namespace, one that accepts only when told to.
 #[derive(Debug)]
@@ -47,7 +48,8 @@ impl Server {
     /// Starts to listen in the namespace, and as the user, of the calling thread.
     pub fn start_here(how: Listening) -> Result<Self> {
         let family = if how.addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let fd = socket(family, SocketType::STREAM, Some(ipproto::TCP))?;
+        // Child processes of tests beside must not keep it open.
+        let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))?;
         sockopt::set_socket_reuseaddr(&fd, true)?;
         if how.addr.is_ipv6() {
             sockopt::set_ipv6_v6only(&fd, how.v6_only)?;
@@ -155,4 +157,34 @@ fn limit(stream: &TcpStream) -> Result<()> {
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
     Ok(())
+}
+
+/// While this lives, nothing but SYNs leaves `client` for `port`: handshakes stay in SYN_RECV.
+#[derive(Debug)]
+pub struct LostAcks<'a> {
+    client: &'a Netns,
+    port: String,
+}
+
+impl<'a> LostAcks<'a> {
+    /// Starts to lose them.
+    pub fn start(client: &'a Netns, port: u16) -> Result<Self> {
+        let lost = Self { client, port: port.to_string() };
+        lost.rule("--append")?;
+        Ok(lost)
+    }
+
+    fn rule(&self, action: &str) -> Result<()> {
+        let rule = ["OUTPUT", "-p", "tcp", "--dport", &self.port, "!", "--syn", "-j", "DROP"];
+        let args = [&["--wait", action], &rule[..]].concat();
+        self.client.run(|| cmd::run("iptables", &args)).map(drop)
+    }
+}
+
+impl Drop for LostAcks<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.rule("--delete") {
+            eprintln!("a rule stays behind: {error:#}");
+        }
+    }
 }

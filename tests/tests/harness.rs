@@ -8,7 +8,7 @@ use drainctl_tests::{
     http,
     kubeproxy::Mode,
     load::{Load, Plan},
-    net::{self, Attempt, Listening, Server},
+    net::{self, Attempt, Listening, LostAcks, Server},
     netns::Netns,
     nginx::{self, BODY, Nginx},
     rolling::{self, Method},
@@ -34,28 +34,37 @@ fn rules_spread_requests_and_follow_endpoints(mode: Mode) -> Result<()> {
     eventually(LIMIT, "all requests were sent", || Ok(load.is_finished()))?;
     let tally = load.finish()?;
     ensure!((tally.ok, tally.failed()) == (3000, 0), "{tally}");
-    let served = servers.iter().map(Nginx::served).collect::<Result<Vec<_>>>()?;
-    ensure!(served.iter().sum::<u64>() == 3000, "{served:?}");
-    ensure!(served.iter().all(|share| *share > 700), "not spread evenly: {served:?}");
+    // nginx writes its log after it has answered.
+    eventually(LIMIT, "the servers' logs are complete", || Ok(served(&servers)?.1 == 3000))?;
+    let shares = served(&servers)?.0;
+    ensure!(shares.iter().all(|share| *share > 700), "not spread evenly: {shares:?}");
+
     // An endpoint that leaves gets nothing new, and keeps its established connection.
     let mut held = http::Client::connect(&cluster.client, SERVICE.into())?;
-    let before = served.clone();
     held.get("/ok")?;
-    let with_held = servers.iter().map(Nginx::served).collect::<Result<Vec<_>>>()?;
-    let holder = (0..3).find(|pod| with_held[*pod] > before[*pod]);
-    let holder = holder.ok_or_else(|| anyhow::anyhow!("nobody served it"))?;
-    let others: Vec<usize> = (0..3).filter(|pod| *pod != holder).collect();
+    eventually(LIMIT, "the held request is logged", || Ok(served(&servers)?.1 == 3001))?;
+    let now = served(&servers)?.0;
+    let others: Vec<usize> = (0..3).filter(|pod| now[*pod] == shares[*pod]).collect();
     cluster.set_endpoints(&others)?;
-    let tally = {
-        let load = Load::start(&cluster.client, plan(300));
-        eventually(LIMIT, "all requests were sent", || Ok(load.is_finished()))?;
-        load.finish()?
-    };
+    let load = Load::start(&cluster.client, plan(300));
+    eventually(LIMIT, "all requests were sent", || Ok(load.is_finished()))?;
+    let tally = load.finish()?;
     ensure!((tally.ok, tally.failed()) == (300, 0), "{tally}");
-    ensure!(servers[holder].served()? == with_held[holder], "the endpoint has left");
     held.get("/ok")?;
-    ensure!(servers[holder].served()? == with_held[holder] + 1, "the held connection goes on");
+    eventually(LIMIT, "all is logged", || Ok(served(&servers)?.1 == 3302))?;
+    let last = served(&servers)?.0;
+    for pod in 0..3 {
+        let held = !others.contains(&pod);
+        ensure!(!held || last[pod] == now[pod] + 1, "the endpoint got more than what it held");
+    }
     Ok(())
+}
+
+/// Requests by server, and all together.
+fn served(servers: &[Nginx]) -> Result<(Vec<u64>, u64)> {
+    let shares = servers.iter().map(Nginx::served).collect::<Result<Vec<_>>>()?;
+    let sum = shares.iter().sum();
+    Ok((shares, sum))
 }
 
 #[test]
@@ -104,12 +113,31 @@ fn ss_sees_every_state() -> Result<()> {
         let sockets = Sockets::of(&pod.netns, PORT)?;
         Ok((sockets.established, sockets.close_wait, sockets.fin_wait2) == (1, 1, 1))
     })?;
+    let lost = LostAcks::start(&cluster.client, PORT)?;
+    let opening = net::connect(&cluster.client, pod.addr())?;
+    eventually(LIMIT, "SYN_RECV", || Ok(Sockets::of(&pod.netns, PORT)?.syn_recv == 1))?;
+    drop(lost);
+    drop((server.accept()?, opening));
     for pair in pairs {
         net::reset(pair.client)?;
     }
     eventually(LIMIT, "none is left", || Ok(Sockets::of(&pod.netns, PORT)?.flows() == 0))?;
     drop(server);
     ensure!(net::attempt(&cluster.client, pod.addr(), LIMIT)? == Attempt::Refused);
+    Ok(())
+}
+
+#[test]
+fn an_accept_queue_can_be_full() -> Result<()> {
+    let cluster = Cluster::single()?;
+    let pod = &cluster.pods[0];
+    let short = Listening { backlog: 2, ..Listening::on(pod.v4, PORT) };
+    let _server = Server::start(&pod.netns, short)?;
+    let connect = || net::connect(&cluster.client, pod.addr());
+    let _queued = (connect()?, connect()?, connect()?);
+    let more = net::attempt(&cluster.client, pod.addr(), Duration::from_millis(300))?;
+    ensure!(more == Attempt::Unanswered, "{more:?}");
+    ensure!(Sockets::of(&pod.netns, PORT)?.established == 3);
     Ok(())
 }
 

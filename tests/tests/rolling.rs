@@ -1,0 +1,116 @@
+//! Rolling restarts under load, with clients that never retry and rules that follow late.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, ensure};
+use drainctl_tests::{
+    agent::Agent,
+    cluster::{Cluster, PORT, SERVICE},
+    kubeproxy::Mode,
+    load::{Load, Plan, Tally},
+    nginx::{BODY, Nginx},
+    rolling::{self, Method},
+    wait::{LIMIT, eventually},
+};
+
+fn plan(workers: u32, pace: Duration) -> Plan {
+    let at_most = u64::MAX;
+    Plan { target: SERVICE.into(), path: "/ok", body: BODY, workers, pace, at_most }
+}
+
+/// About 800 requests a second.
+fn short_connections() -> Plan {
+    plan(16, Duration::from_millis(20))
+}
+
+/// One request every 3 s.
+fn one_in_three_seconds() -> Plan {
+    plan(1, Duration::from_secs(3))
+}
+
+/// Restarts three pods under load; what the clients saw, and what the gate refused.
+fn restart(mode: Mode, load: Plan, options: &[&str]) -> Result<(Tally, u64)> {
+    let cluster = Cluster::new(3, mode)?;
+    let mut servers = cluster.pods.iter().map(Nginx::start).collect::<Result<Vec<_>>>()?;
+    for pod in &cluster.pods {
+        Nginx::await_answer(&cluster.client, pod.addr())?;
+    }
+    let agent = Agent::start()?;
+    let load = Load::start(&cluster.client, load);
+    let method = Method::Drain { agent: &agent, options };
+    let restarts = rolling::restart_all(&cluster, &mut servers, method)?;
+    let tally = load.finish()?;
+    println!("{tally}; {restarts:?}");
+    // The log is complete once nginx has ended.
+    servers.iter_mut().try_for_each(Nginx::stop)?;
+    let mut served = 0;
+    for (pod, server) in cluster.pods.iter().zip(&servers) {
+        let counts = agent.maps()?.counts(pod.netns.inode(), PORT)?;
+        let accepted = counts.map_or(0, |counts| counts.accepted);
+        ensure!(accepted >= server.served()?, "the tracker has missed connections");
+        served += server.served()?;
+    }
+    ensure!(tally.ok == served, "clients got {} answers, servers gave {served}", tally.ok);
+    Ok((tally, restarts.iter().map(|restart| restart.rejected).sum()))
+}
+
+#[test]
+fn no_request_fails_behind_iptables_rules() -> Result<()> {
+    let (tally, _) = restart(Mode::Iptables, short_connections(), &[])?;
+    ensure!(tally.failed() == 0 && tally.ok > 1000, "{tally}");
+    Ok(())
+}
+
+#[test]
+fn no_request_fails_behind_nftables_rules() -> Result<()> {
+    let (tally, _) = restart(Mode::Nftables, short_connections(), &[])?;
+    ensure!(tally.failed() == 0 && tally.ok > 1000, "{tally}");
+    Ok(())
+}
+
+#[test]
+fn without_settling_requests_fail() -> Result<()> {
+    let (tally, rejected) = restart(Mode::Iptables, short_connections(), &["--quiet", "0s"])?;
+    ensure!(tally.refused > 0 && rejected > 0, "this load cannot show a failure: {tally}");
+    ensure!(rejected >= tally.refused, "refused by somebody else than the gate: {tally}");
+    Ok(())
+}
+
+#[test]
+fn no_request_of_a_slow_load_fails() -> Result<()> {
+    let (tally, _) = restart(Mode::Iptables, one_in_three_seconds(), &[])?;
+    ensure!(tally.failed() == 0 && tally.ok >= 4, "{tally}");
+    Ok(())
+}
+
+/// The last replica is replaced under a load of one request every 3 s: the drain begins in the middle
+/// between two requests, and the rules name the old pod until 2 s later, so that the second one still
+/// goes there.
+fn replace_last_replica(options: &[&str]) -> Result<(Tally, u64)> {
+    let cluster = Cluster::new(2, Mode::Iptables)?;
+    let _servers = cluster.pods.iter().map(Nginx::start).collect::<Result<Vec<_>>>()?;
+    cluster.set_endpoints(&[0])?;
+    let agent = Agent::start()?;
+    let ctl = agent.ctl(&cluster.pods[0].netns);
+    let load = Load::start(&cluster.client, one_in_three_seconds());
+    eventually(LIMIT, "a request was sent", || Ok(load.sent() == 2))?;
+    // Not waits for a state: the course of events that is under test.
+    thread::sleep(Duration::from_millis(1500));
+    let drain = ctl.start(&[&["drain", "--port", "80"], options].concat())?;
+    thread::sleep(Duration::from_secs(2));
+    cluster.set_endpoints(&[1])?;
+    drain.wait()?.expect(0)?;
+    eventually(LIMIT, "a request went to the new pod", || Ok(load.sent() >= 4))?;
+    let counts = agent.maps()?.counts(cluster.pods[0].netns.inode(), PORT)?;
+    ensure!(counts.is_some_and(|counts| counts.accepted >= 2), "the tracker has counted nothing");
+    Ok((load.finish()?, ctl.service(PORT)?.rejected))
+}
+
+#[test]
+fn quiet_alone_would_close_too_early_for_a_slow_load() -> Result<()> {
+    let (tally, rejected) = replace_last_replica(&["--min-settle", "0s", "--quiet", "1s"])?;
+    ensure!(tally.refused > 0 && rejected > 0, "this load cannot show a failure: {tally}");
+    let (tally, _) = replace_last_replica(&[])?;
+    ensure!(tally.failed() == 0 && tally.ok >= 4, "{tally}");
+    Ok(())
+}
