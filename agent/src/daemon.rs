@@ -19,7 +19,7 @@ use crate::{
         server::{BindError, Socket},
     },
     executor::Executor,
-    kernel::{Event, Kernel, KernelError},
+    kernel::{self, Event, Kernel, KernelError},
 };
 
 /// Threads that run tasks: the agent waits far more than it computes.
@@ -94,8 +94,13 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
 fn open_kernel(
     options: &Options,
 ) -> Result<(Arc<dyn Kernel>, mpsc::UnboundedReceiver<Event>), KernelError> {
-    let _ = options;
-    Err(KernelError::NoPrograms)
+    let config = kernel::Config {
+        cgroup: options.cgroup.clone(),
+        max_flows: options.max_flows,
+        max_services: options.max_services,
+    };
+    let (linux, events) = kernel::open(&config)?;
+    Ok((linux, events))
 }
 
 fn report_ready(socket: &Path, kernel: &Arc<dyn Kernel>) {

@@ -3,8 +3,8 @@
 use tokio::sync::broadcast;
 
 use crate::{
-    drain::Service,
-    executor::{DrainError, Executor, Owner, Spec, Status, Totals, Update},
+    drain::{Service, Spec},
+    executor::{DrainError, Executor, Owner, Status, Totals, Update},
 };
 
 /// The owner of all drains, as far as the HTTP interface needs it. Each method is that of [`Executor`].

@@ -26,8 +26,8 @@ use super::{
     status::{exists, flow_list},
 };
 use crate::{
-    drain::Service,
-    executor::{Owner, Spec, Status},
+    drain::{Service, Spec, SpecRequest},
+    executor::{Owner, Status},
     kernel::KernelError,
 };
 
@@ -111,8 +111,7 @@ async fn start_drain<D: Drains>(
 
 /// The validated options of a drain.
 fn spec(request: &DrainRequest) -> Result<Spec, ApiError> {
-    let _ = request;
-    Ok(Spec)
+    Spec::try_from(SpecRequest::from(request)).map_err(|e| ApiError::usage(e.to_string()))
 }
 
 /// The services that a drain of these ports means, each once, in the order asked for.

@@ -14,8 +14,8 @@ use super::{
     protocol::StateName,
 };
 use crate::{
-    drain::{Boot, Service},
-    executor::{DrainError, DrainView, Owner, Spec, Status, Totals, Update},
+    drain::{Boot, Service, Spec},
+    executor::{DrainError, DrainView, Owner, Status, Totals, Update},
     kernel::{Faults, Kernel, KernelError, Listener, Look, Reconciled, Socket, Tracked, Watch},
 };
 
