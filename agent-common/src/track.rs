@@ -43,6 +43,11 @@ pub struct ServiceCounts {
     /// IPv6 (or v4-mapped) address of the newest accepted connection, network byte order. Written
     /// without a lock: a hint for logs.
     pub last_peer: [u32; 4],
+    /// What the agent wants to be told of, a set of [`watch`] bits. Only the `repair` program sets it:
+    /// a write of the whole value from user space would undo counts.
+    pub watch: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
 /// Something the tracker tells the agent at once, over the ring buffer.
@@ -70,7 +75,7 @@ impl Event {
     pub const UNLISTENED: u32 = 4;
 }
 
-/// What is reported for a service in the `WATCHED` map: a set of these bits.
+/// What is reported for a service: a set of these bits.
 pub mod watch {
     /// Report [`super::Event::LISTENING`] and [`super::Event::UNLISTENED`].
     pub const LISTENERS: u32 = 1;
@@ -108,15 +113,29 @@ pub struct Repair {
     pub flows: i64,
     /// Added to [`ServiceCounts::lingering`].
     pub lingering: i64,
-    /// Rounds the packet up: the kernel wants no less than an Ethernet header and a few bytes.
-    pub pad: [u8; 16],
+    /// What is reported of the service from now on, a set of [`watch`] bits; [`Repair::KEEP`] changes nothing.
+    pub watch: u32,
+    /// Always zero.
+    pub zero2: u32,
 }
 
 impl Repair {
     /// An order as the program reads it.
-    pub const fn new(service: ServiceKey, cookie: u64, flows: i64, lingering: i64) -> Self {
-        Self { ethernet: [0; 14], zero: [0; 2], service, cookie, flows, lingering, pad: [0; 16] }
+    pub const fn new(service: ServiceKey) -> Self {
+        Self {
+            ethernet: [0; 14],
+            zero: [0; 2],
+            service,
+            cookie: 0,
+            flows: 0,
+            lingering: 0,
+            watch: Self::KEEP,
+            zero2: 0,
+        }
     }
+
+    /// Leaves [`ServiceCounts::watch`] as it is.
+    pub const KEEP: u32 = u32::MAX;
 
     /// The packet to pass.
     pub const fn as_bytes(&self) -> &[u8; size_of::<Self>()] {
@@ -126,6 +145,6 @@ impl Repair {
 }
 
 const _: () = assert!(size_of::<Flow>() == 24);
-const _: () = assert!(size_of::<ServiceCounts>() == 56);
+const _: () = assert!(size_of::<ServiceCounts>() == 64);
 const _: () = assert!(size_of::<Event>() == 24);
-const _: () = assert!(size_of::<Repair>() == 64);
+const _: () = assert!(size_of::<Repair>() == 56);

@@ -52,5 +52,6 @@ fn launch(shell: &Shell, workspace: &Workspace, name: &str, args: &[String]) -> 
     shell.stage(name);
     let mut program = host_cargo(&workspace.root);
     program.args(["run", "--quiet"]).args(package).arg("--").args(args);
-    shell.run_runner(program.env("DRAINCTL_DIST", dist))
+    program.env("DRAINCTL_DIST", dist).env("DRAINCTL_EBPF_DIR", build::ebpf::objects(workspace));
+    shell.run_runner(&mut program)
 }

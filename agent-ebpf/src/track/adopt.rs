@@ -81,7 +81,9 @@ unsafe fn visit<const SOCKOPT: bool>(ctx: *mut IterContext) -> i32 {
     if sock.is_null() {
         return 0;
     }
-    let Some(service) = service(sock as usize) else { return 0 };
+    let Some(port) = netns::local_port(sock as usize) else { return 0 };
+    // SAFETY: `sock` came from the helper.
+    let service = ServiceKey::new(unsafe { netns::inum(sock) }, port);
     let Some(counts) = flows::counts(&service) else { return 0 };
     // SAFETY: `sock` is a full socket, locked where SOCKOPT is true.
     let seen = SOCKOPT && unsafe { ask_for_states(sock) };
@@ -117,11 +119,6 @@ fn is_flow_or_lingering(state: u8) -> bool {
             | TCP_LAST_ACK
             | TCP_CLOSING
     )
-}
-
-#[inline(always)]
-fn service(sock: usize) -> Option<ServiceKey> {
-    Some(ServiceKey::new(netns::inum(sock)?, netns::local_port(sock)?))
 }
 
 /// Adds the state callback to the socket's flags; false where the kernel has no such option.

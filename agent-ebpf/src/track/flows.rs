@@ -15,16 +15,12 @@ use crate::counter;
 
 /// Every flow, by socket cookie. Sized by the agent (`--max-flows`).
 #[map]
-static FLOWS: HashMap<u64, Flow> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+static FLOWS: HashMap<u64, Flow> = HashMap::with_max_entries(262_144, 0);
 
 /// Counts of every service. Sized by the agent (`--max-services`).
 #[map]
 static SERVICES: HashMap<ServiceKey, ServiceCounts> =
     HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
-
-/// What the agent wants to be told of, a set of `watch` bits; only services that drain are here.
-#[map]
-static WATCHED: HashMap<ServiceKey, u32> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 
 /// Counters of `fault`, for the whole node.
 #[map]
@@ -42,6 +38,8 @@ static NO_COUNTS: ServiceCounts = ServiceCounts {
     lost: 0,
     last_new_ns: 0,
     last_peer: [0; 4],
+    watch: 0,
+    zero: 0,
 };
 
 /// Kernel error numbers, negative as helpers return them.
@@ -158,11 +156,10 @@ pub(crate) fn linger(cookie: u64) {
 
 /// Reports an event if the agent wants to hear of such events of this service.
 #[inline(always)]
-pub(crate) fn tell(service: &ServiceKey, kind: u32, wanted: u32) {
-    // SAFETY: four bytes, read at once.
-    match unsafe { WATCHED.get(service) } {
-        Some(bits) if bits & wanted != 0 => {}
-        _ => return,
+pub(crate) fn tell(service: &ServiceKey, counts: *mut ServiceCounts, kind: u32, wanted: u32) {
+    // SAFETY: `counts` points to a live map value.
+    if unsafe { (&raw const (*counts).watch).read_volatile() } & wanted == 0 {
+        return;
     }
     let event = Event { service: *service, kind, zero: 0, at_ns: now() };
     if EVENTS.output::<Event>(event, 0).is_err() {
@@ -199,6 +196,6 @@ fn tell_if_empty(service: &ServiceKey, counts: *mut ServiceCounts) {
     // SAFETY: `counts` points to a live map value. Of two CPUs that uncount at once, the later one reads
     // the sum of both.
     if unsafe { (&raw const (*counts).flows).read_volatile() } <= 0 {
-        tell(service, Event::EMPTY, watch::FLOWS);
+        tell(service, counts, Event::EMPTY, watch::FLOWS);
     }
 }

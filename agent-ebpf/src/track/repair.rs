@@ -1,4 +1,4 @@
-//! Mending a count that an independent look proved wrong.
+//! Changing a service's counters from user space.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use drainctl_common::track::Repair;
@@ -20,6 +20,9 @@ fn repair(ctx: TcContext) -> i32 {
             }
             if order.lingering != 0 {
                 flows::add(&raw mut (*counts).lingering, order.lingering);
+            }
+            if order.watch != Repair::KEEP {
+                (&raw mut (*counts).watch).write_volatile(order.watch);
             }
         }
     }

@@ -68,17 +68,13 @@ fn established(ctx: &SockOpsContext) {
             n
         );
     }
-    flows::tell(&service, Event::ACCEPTED, watch::FLOWS);
+    flows::tell(&service, counts, Event::ACCEPTED, watch::FLOWS);
 }
 
 #[inline(always)]
 fn state_changed(ctx: &SockOpsContext) {
     match (ctx.arg(0), ctx.arg(1)) {
-        (TCP_LISTEN, TCP_CLOSE) => {
-            if let Some(service) = service(ctx) {
-                flows::tell(&service, Event::UNLISTENED, watch::LISTENERS);
-            }
-        }
+        (TCP_LISTEN, TCP_CLOSE) => tell_of_listener(ctx, Event::UNLISTENED),
         (_, TCP_FIN_WAIT2) => flows::linger(cookie(ctx)),
         (_, TCP_CLOSE) => {
             flows::uncount(cookie(ctx));
@@ -90,8 +86,16 @@ fn state_changed(ctx: &SockOpsContext) {
 #[inline(always)]
 fn listening(ctx: &SockOpsContext) {
     ask_for_states(ctx);
-    if let Some(service) = service(ctx) {
-        flows::tell(&service, Event::LISTENING, watch::LISTENERS);
+    tell_of_listener(ctx, Event::LISTENING);
+}
+
+/// Only a service that is watched has to have counters for this.
+#[inline(always)]
+fn tell_of_listener(ctx: &SockOpsContext, kind: u32) {
+    if let Some(service) = service(ctx)
+        && let Some(counts) = flows::counts(&service)
+    {
+        flows::tell(&service, counts, kind, watch::LISTENERS);
     }
 }
 
@@ -116,7 +120,9 @@ fn service(ctx: &SockOpsContext) -> Option<ServiceKey> {
     if sock.is_null() {
         return None;
     }
-    Some(ServiceKey::new(netns::inum(sock as usize)?, ctx.local_port() as u16))
+    // SAFETY: `sock` came from the helper.
+    let netns = unsafe { netns::inum(sock.cast()) };
+    Some(ServiceKey::new(netns, ctx.local_port() as u16))
 }
 
 #[inline(always)]

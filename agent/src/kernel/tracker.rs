@@ -31,7 +31,6 @@ pub(super) struct Tracker {
     adopt: &'static str,
     flows: HashMap<MapData, u64, Flow>,
     services: HashMap<MapData, ServiceKey, ServiceCounts>,
-    watched: HashMap<MapData, ServiceKey, u32>,
     faults: Array<MapData, u64>,
     max_flows: usize,
 }
@@ -52,7 +51,6 @@ impl Tracker {
             adopt,
             flows: map(&mut ebpf, "FLOWS", HashMap::try_from)?,
             services: map(&mut ebpf, "SERVICES", HashMap::try_from)?,
-            watched: map(&mut ebpf, "WATCHED", HashMap::try_from)?,
             faults: map(&mut ebpf, "FAULTS", Array::try_from)?,
             max_flows: sizes.max_flows as usize,
             ebpf,
@@ -143,7 +141,8 @@ impl Tracker {
 
     /// Uncounts a flow; false if it was uncounted by itself meanwhile.
     pub(super) fn remove(&mut self, service: Service, cookie: u64) -> Result<bool, KernelError> {
-        self.repair(service, cookie, 0, 0).map(|result| result == 1)
+        let order = Repair { cookie, ..Repair::new(key(service)) };
+        self.repair(service, &order).map(|result| result == 1)
     }
 
     /// Adds to the counters of a service.
@@ -153,42 +152,26 @@ impl Tracker {
         flows: i64,
         lingering: i64,
     ) -> Result<(), KernelError> {
-        self.repair(service, 0, flows, lingering).map(|_| ())
+        let order = Repair { flows, lingering, ..Repair::new(key(service)) };
+        self.repair(service, &order).map(|_| ())
     }
 
-    fn repair(
-        &mut self,
-        service: Service,
-        cookie: u64,
-        flows: i64,
-        lingering: i64,
-    ) -> Result<u32, KernelError> {
-        let order = Repair::new(key(service), cookie, flows, lingering);
+    /// Sets what is reported for a service, which is known from then on.
+    pub(super) fn watch(&mut self, service: Service, wanted: Watch) -> Result<(), KernelError> {
+        let bit = |wanted, bit| if wanted { bit } else { 0 };
+        let watch = bit(wanted.listeners, watch::LISTENERS) | bit(wanted.flows, watch::FLOWS);
+        if watch != 0 {
+            self.know(service)?;
+        }
+        self.repair(service, &Repair { watch, ..Repair::new(key(service)) }).map(|_| ())
+    }
+
+    fn repair(&mut self, service: Service, order: &Repair) -> Result<u32, KernelError> {
         let program: &mut SchedClassifier = program(&mut self.ebpf, "repair")?;
         let options = TestRunOptions { data_in: Some(order.as_bytes()), ..TestRunOptions::new() };
-        let run = program
-            .test_run(options)
-            .map_err(|e| KernelError::op("repair the count of", service, e))?;
+        let run = program.test_run(options);
+        let run = run.map_err(|e| KernelError::op("change the counters of", service, e))?;
         Ok(run.return_value)
-    }
-
-    /// Sets what is reported for a service.
-    pub(super) fn watch(&mut self, service: Service, wanted: Watch) -> Result<(), KernelError> {
-        let mut bits = 0;
-        if wanted.listeners {
-            bits |= watch::LISTENERS;
-        }
-        if wanted.flows {
-            bits |= watch::FLOWS;
-        }
-        let done = if bits == 0 {
-            self.watched
-                .remove(&key(service))
-                .or_else(|e| if missing(&e) { Ok(()) } else { Err(e) })
-        } else {
-            self.watched.insert(key(service), bits, 0)
-        };
-        done.map_err(|e| KernelError::op("write map WATCHED for", service, e))
     }
 
     /// See [`super::Kernel::faults`].
@@ -215,10 +198,9 @@ impl Tracker {
             .services
             .iter()
             .filter_map(Result::ok)
-            .filter(|(_, c)| c.flows == 0 && c.lingering == 0)
+            .filter(|(_, c)| c.flows == 0 && c.lingering == 0 && c.watch == 0)
             .filter(|(k, c)| !alive.contains(&k.netns) || c.last_new_ns < before.as_nanos())
             .map(|(k, _)| k)
-            .filter(|k| lookup(&self.watched, k, "WATCHED").is_ok_and(|w| w.is_none()))
             .collect();
         for k in &stale {
             match self.services.remove(k) {
@@ -268,7 +250,6 @@ fn load(sizes: Sizes) -> Result<Ebpf, KernelError> {
         .override_global("OFF_INET_SPORT", &offsets.inet_sport, true)
         .map_max_entries("FLOWS", sizes.max_flows)
         .map_max_entries("SERVICES", sizes.max_services)
-        .map_max_entries("WATCHED", sizes.max_services)
         .load(bytes)
         .map_err(|e| KernelError::op("load", "the tracker", e))
 }

@@ -15,8 +15,8 @@ use crate::{
     workspace::Workspace,
 };
 
-/// The binaries of agent-ebpf, which agent/build.rs takes in.
-const PROGRAMS: [&str; 2] = ["track", "gate"];
+/// The binaries of agent-ebpf: what agent/build.rs takes in, and what the benchmarks compare it with.
+const PROGRAMS: [&str; 3] = ["track", "gate", "empty"];
 
 /// The profile in the workspace's Cargo.toml.
 const PROFILE: &str = "ebpf";
@@ -40,13 +40,18 @@ pub(super) fn build(
     let target = workspace.target.join("ebpf");
     shell.run(cargo(workspace, toolchain, &target)?.args(shell.cargo_flag()))?;
     let built = target.join(bpf_target()).join(PROFILE);
-    let objects = target.join("objects");
+    let objects = objects(workspace);
     for program in PROGRAMS {
         let object = built.join(program);
         check(&object).with_context(|| format!("{} cannot be used", object.display()))?;
         publish(&object, &objects.join(program))?;
     }
     Ok(objects)
+}
+
+/// Where the objects are put.
+pub(crate) fn objects(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("ebpf/objects")
 }
 
 fn cargo(workspace: &Workspace, toolchain: &Toolchain, target: &Path) -> Result<Command> {
