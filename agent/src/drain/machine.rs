@@ -1,12 +1,11 @@
 //! The states of one drain (DESIGN §3) and every way between them.
 
+mod view;
+
 use std::time::Duration;
 
 use super::{Action, Arrivals, Boot, Event, Judgement, Phase, Spec, Verdict};
-use crate::{
-    api::protocol::{SettledBy, StateName},
-    kernel::Watch,
-};
+use crate::{api::protocol::SettledBy, kernel::Watch};
 
 /// Time between two looks when nothing hints at a change: for events that were lost, and for namespaces
 /// and listeners that went without one.
@@ -391,65 +390,6 @@ impl Machine {
     fn verify_if_due(&mut self, now: Boot, out: &mut Vec<Action>) {
         if now >= self.recheck_at {
             self.verify(now, out);
-        }
-    }
-}
-
-/// What the outside may know.
-impl Machine {
-    /// What was asked for.
-    pub fn spec(&self) -> &Spec {
-        &self.spec
-    }
-
-    /// Where it stands.
-    pub fn phase(&self) -> Phase {
-        self.phase
-    }
-
-    /// Where it stands, as the interface names it. A gate that is being opened is not `drained` any more,
-    /// and not known to be `serving` yet.
-    pub fn state(&self) -> StateName {
-        match self.phase {
-            Phase::Serving => StateName::Serving,
-            Phase::Settling | Phase::Closing => StateName::Settling,
-            Phase::Rejecting | Phase::Opening => StateName::Rejecting,
-            Phase::Drained => StateName::Drained,
-            Phase::Expired => StateName::Expired,
-        }
-    }
-
-    /// When the drain began.
-    pub fn started(&self) -> Boot {
-        self.started
-    }
-
-    /// When it gives up waiting for zero.
-    pub fn deadline(&self) -> Boot {
-        self.deadline
-    }
-
-    /// When it ends by itself.
-    pub fn lease_until(&self) -> Boot {
-        self.lease_until
-    }
-
-    /// Why settling ended; `None` while settling.
-    pub fn settled_by(&self) -> Option<SettledBy> {
-        self.settled_by.filter(|_| !matches!(self.phase, Phase::Settling | Phase::Closing))
-    }
-
-    /// Why the newest verdict was `unknown`, if it was.
-    pub fn unknown(&self) -> Option<&str> {
-        self.unknown.as_deref()
-    }
-
-    /// Whether the lease has run out although the drain is still under way: the next event, whichever, ends it.
-    pub fn lease_is_over(&self, now: Boot) -> bool {
-        match self.phase {
-            Phase::Serving | Phase::Closing | Phase::Opening => false,
-            Phase::Settling => now >= self.lease_until,
-            Phase::Rejecting | Phase::Drained | Phase::Expired => now >= self.gate_lease,
         }
     }
 }

@@ -1,1 +1,161 @@
+//! Every kernel operation fails in turn, at its first, second, … call, and for a while: whatever happens,
+//! zero is never said falsely, and no gate stays closed that the kernel would have opened.
 
+use std::{collections::HashMap, time::Duration};
+
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+use super::{
+    tests::{ADMIN, NETNS, OWNER, WEB, at_once, reach, spec, state, world},
+    *,
+};
+use crate::kernel::fake::{FakeKernel, Op};
+
+/// One drain from its start to its end, with `op` failing from its `nth` call for `times` calls. Returns
+/// how often `op` was called.
+async fn drain_with_failure(op: Op, nth: u64, times: u64, spec: Spec) -> u64 {
+    let (executor, kernel) = world();
+    kernel.listen(ADMIN);
+    let flow = kernel.connect(WEB).expect("serving");
+    kernel.fail(op, nth, times);
+    let what = format!("{op:?} fails at calls {nth} to {}", nth + times - 1);
+    let mut updates = executor.subscribe();
+    match executor.drain(vec![WEB, ADMIN], spec, OWNER).await {
+        Ok(_) => {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            // If it has ended by now, then because its gate could not be closed, and it says so.
+            let draining = executor.draining().await.expect("running");
+            let ended = all_ended(&mut updates);
+            for service in [WEB, ADMIN].iter().filter(|service| !draining.contains(service)) {
+                let reason = ended.get(service).expect("it said why");
+                assert!(reason.contains("cannot be closed"), "{what}: {reason}");
+            }
+            never_drained_with_a_flow(&executor, &what).await;
+            kernel.close(flow);
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let _ = executor.prove(WEB).await.expect("running");
+            if times == 1 && executor.draining().await.expect("running").contains(&WEB) {
+                reach(&executor, WEB, StateName::Drained).await;
+            }
+        }
+        Err(DrainError::Kernel(_)) => assert!(
+            !kernel.gate_is_closed(WEB) && !kernel.gate_is_closed(ADMIN) || op == Op::OpenGate,
+            "{what}: refused, but a gate is closed"
+        ),
+        Err(other) => panic!("{what}: {other}"),
+    }
+    for service in [WEB, ADMIN] {
+        undrain(&executor, &kernel, service, op, &what).await;
+    }
+    kernel.calls(op)
+}
+
+fn all_ended(updates: &mut broadcast::Receiver<Update>) -> HashMap<Service, String> {
+    let news = std::iter::from_fn(|| updates.try_recv().ok());
+    news.filter_map(|update| Some((update.service, update.ended?))).collect()
+}
+
+async fn never_drained_with_a_flow(executor: &Executor, what: &str) {
+    let status = executor.prove(WEB).await.expect("running");
+    assert_ne!(status.state, StateName::Drained, "{what}");
+}
+
+/// It opens the gate, or says that the kernel refused, and then opens it as soon as that works.
+async fn undrain(executor: &Executor, kernel: &FakeKernel, service: Service, op: Op, what: &str) {
+    match executor.undrain(service).await {
+        Ok(_) => {}
+        Err(DrainError::Kernel(_)) => assert_eq!(op, Op::OpenGate, "{what}"),
+        Err(other) => panic!("{what}: {other}"),
+    }
+    reach(executor, service, StateName::Serving).await;
+    assert!(!kernel.gate_is_closed(service), "{what}: the gate stayed closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_operation_may_fail_at_any_call() {
+    for spec in [at_once(), spec(|_| ())] {
+        for op in Op::ALL {
+            for times in [1, 3, 20] {
+                let mut nth = 1;
+                while nth < 25 {
+                    let run = drain_with_failure(op, nth, times, spec);
+                    let limit = Duration::from_secs(7200);
+                    let Ok(calls) = tokio::time::timeout(limit, run).await else {
+                        panic!("{op:?} fails at calls {nth} to {}: no end", nth + times - 1);
+                    };
+                    if calls < nth {
+                        break;
+                    }
+                    nth += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Many clients of the executor, and a network and a kernel that misbehave, at random.
+async fn chaos(seed: u64) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let (executor, kernel) = world();
+    kernel.listen(ADMIN);
+    for _ in 0..150 {
+        let service = if rng.random() { WEB } else { ADMIN };
+        match rng.random_range(0..12) {
+            0 => drop(kernel.connect(service)),
+            1 | 2 => {
+                if let Some((cookie, _)) = kernel.sockets(service).first() {
+                    kernel.close(*cookie);
+                }
+            }
+            3 => drop(kernel.syn(service)),
+            4 => {
+                let services = if rng.random() { vec![service] } else { vec![WEB, ADMIN] };
+                let spec = if rng.random() { at_once() } else { spec(|_| ()) };
+                let executor = executor.clone();
+                tokio::spawn(async move { executor.drain(services, spec, OWNER).await });
+            }
+            5 => {
+                let executor = executor.clone();
+                tokio::spawn(async move { executor.undrain(service).await });
+            }
+            6 => executor.renew(service).await,
+            7 if rng.random_bool(0.3) => {
+                kernel.unlisten(service);
+                kernel.listen(service);
+            }
+            8 => {
+                let op = Op::ALL[rng.random_range(0..Op::ALL.len())];
+                kernel.fail(op, rng.random_range(1..4), rng.random_range(1..3));
+            }
+            9 if rng.random_bool(0.05) => {
+                kernel.kill_netns(NETNS);
+                kernel.add_netns(NETNS);
+                kernel.listen(WEB);
+            }
+            10 => tokio::time::sleep(Duration::from_millis(rng.random_range(1..20))).await,
+            _ => tokio::time::sleep(Duration::from_millis(rng.random_range(1..1500))).await,
+        }
+        let status = executor.prove(service).await.expect("running");
+        let zero = kernel.truth(service).is_zero();
+        assert!(status.state != StateName::Drained || zero, "seed {seed}: {status:?}");
+        if status.state == StateName::Drained && !kernel.gate_is_closed(service) {
+            // Somebody undrained it right after the answer.
+            let now = state(&executor, service).await;
+            assert_ne!(now, StateName::Drained, "seed {seed}");
+        }
+    }
+    for op in Op::ALL {
+        kernel.mend(op);
+    }
+    executor.stop(Duration::from_secs(5)).await;
+    for service in [WEB, ADMIN] {
+        assert!(!kernel.gate_is_closed(service), "seed {seed}: a gate stayed closed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_clients_and_failures_at_random() {
+    for seed in 0..60 {
+        chaos(seed).await;
+    }
+}

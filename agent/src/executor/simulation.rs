@@ -136,7 +136,10 @@ impl Simulation {
             match self.rng.random_range(0..100) {
                 0..35 => self.network(),
                 35..38 if self.faults == Faults::Others => self.break_something(),
-                35..38 if self.faults == Faults::Look => self.kernel.set_look_misses(1),
+                35..38 if self.faults == Faults::Look => {
+                    let looks = self.rng.random_range(1..8);
+                    self.kernel.set_look_misses(looks);
+                }
                 38..42 => self.people(),
                 42..60 => self.executor(),
                 60..75 => self.deliver(),
@@ -478,6 +481,8 @@ impl Simulation {
     fn rest_until(&mut self, until: Boot) {
         let mut turns = 0;
         loop {
+            turns += 1;
+            assert!(turns < 100_000, "it never comes to rest");
             while !self.is_idle() {
                 turns += 1;
                 assert!(turns < 100_000, "it never comes to rest");

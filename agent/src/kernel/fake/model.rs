@@ -1,0 +1,211 @@
+//! The state of the fake kernel, and what the operations make of it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use super::{FakeKernel, Hook, Op};
+use crate::{
+    drain::{Boot, Service},
+    kernel::{
+        Faults, Kernel, KernelError, Listener, Look, Reconciled, Socket, TcpState, Tracked, Watch,
+    },
+};
+
+#[derive(Default)]
+pub(super) struct Model {
+    pub(super) now: Boot,
+    pub(super) last_cookie: u64,
+    /// Cookie of each namespace.
+    pub(super) netns: BTreeMap<u32, u64>,
+    pub(super) listeners: HashMap<Service, Vec<Listener>>,
+    pub(super) sockets: BTreeMap<u64, (Service, Socket)>,
+    pub(super) tracker: HashMap<Service, Tracker>,
+    pub(super) watches: HashMap<Service, Watch>,
+    pub(super) gates: HashMap<Service, Gate>,
+    pub(super) faults: Faults,
+    pub(super) calls: HashMap<Op, u64>,
+    /// Calls that fail, counted from 1: from, and how many.
+    pub(super) failing: HashMap<Op, (u64, u64)>,
+    pub(super) hooks: HashMap<Op, Vec<Hook>>,
+    pub(super) tracker_full: bool,
+    pub(super) tracker_blind: bool,
+    pub(super) events_lost: bool,
+    pub(super) look_misses: u32,
+}
+
+#[derive(Default)]
+pub(super) struct Tracker {
+    /// Cookie → whether it is in FIN_WAIT2, and when it was established.
+    pub(super) flows: HashMap<u64, (bool, Boot)>,
+    /// By how much the counter is wrong.
+    pub(super) drift: i64,
+    pub(super) accepted: u64,
+    pub(super) lost: u64,
+    pub(super) last_new: Option<Boot>,
+    pub(super) last_peer: Option<IpAddr>,
+}
+
+impl Tracker {
+    pub(super) fn counts(&self) -> Tracked {
+        let lingering = self.flows.values().filter(|(lingering, _)| *lingering).count() as i64;
+        Tracked {
+            flows: self.flows.len() as i64 - lingering + self.drift,
+            lingering,
+            accepted: self.accepted,
+            lost: self.lost,
+            last_new: self.last_new,
+            last_peer: self.last_peer,
+        }
+    }
+}
+
+pub(super) struct Gate {
+    pub(super) lease_until: Boot,
+    pub(super) rejected: u64,
+}
+
+impl Model {
+    pub(super) fn cookie(&mut self) -> u64 {
+        self.last_cookie += 1;
+        self.last_cookie
+    }
+
+    pub(super) fn gate_is_closed(&self, service: Service) -> bool {
+        self.gates.get(&service).is_some_and(|gate| self.now < gate.lease_until)
+    }
+
+    pub(super) fn add_socket(&mut self, service: Service, state: TcpState) -> u64 {
+        let cookie = self.cookie();
+        let socket = Socket {
+            cookie,
+            state,
+            local: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), service.port),
+            peer: SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).into(), 40000),
+            held: state != TcpState::SynRecv,
+            unread: 0,
+            unacked: 0,
+            info: None,
+        };
+        self.sockets.insert(cookie, (service, socket));
+        cookie
+    }
+
+    pub(super) fn netns_exists(&self, netns: u32) -> Result<(), KernelError> {
+        if self.netns.contains_key(&netns) { Ok(()) } else { Err(KernelError::NoNetns(netns)) }
+    }
+
+    pub(super) fn look(&self, netns: u32, port: Option<u16>) -> Look {
+        let wanted = |of: &Service| of.netns == netns && port.is_none_or(|port| of.port == port);
+        let listeners = self.listeners.iter().filter(|(of, _)| wanted(of));
+        let sockets = self.sockets.values().filter(|(of, _)| wanted(of));
+        Look {
+            listeners: listeners.flat_map(|(_, listeners)| listeners.clone()).collect(),
+            sockets: sockets.map(|(_, socket)| socket.clone()).collect(),
+        }
+    }
+
+    pub(super) fn reconcile(&mut self, service: Service, look: &Look) -> Reconciled {
+        let now = self.now;
+        let tracker = self.tracker.entry(service).or_default();
+        let mut done = Reconciled { corrected: -tracker.drift, ..Reconciled::default() };
+        tracker.drift = 0;
+        let before = tracker.flows.len();
+        tracker.flows.retain(|cookie, _| self.sockets.contains_key(cookie));
+        done.removed = (before - tracker.flows.len()) as u64;
+        for seen in look.sockets.iter().filter(|socket| socket.state != TcpState::SynRecv) {
+            let Some((_, socket)) = self.sockets.get(&seen.cookie) else { continue };
+            let lingering = socket.state == TcpState::FinWait2;
+            if tracker.flows.insert(seen.cookie, (lingering, now)).is_none() {
+                done.added += 1;
+            }
+        }
+        if !self.tracker_full {
+            tracker.lost = 0;
+        }
+        done
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn now(&self) -> Boot {
+        self.model().now
+    }
+
+    fn host_netns(&self) -> u32 {
+        1
+    }
+
+    fn namespaces(&self) -> Result<Vec<u32>, KernelError> {
+        Ok(self.enter(Op::Namespaces)?.netns.keys().copied().collect())
+    }
+
+    fn netns_cookie(&self, netns: u32) -> Result<Option<u64>, KernelError> {
+        let model = self.enter(Op::NetnsCookie)?;
+        model.netns_exists(netns)?;
+        Ok(model.netns.get(&netns).copied())
+    }
+
+    fn look(&self, netns: u32, port: Option<u16>) -> Result<Look, KernelError> {
+        let mut model = self.enter(Op::Look)?;
+        model.netns_exists(netns)?;
+        let mut look = model.look(netns, port);
+        if model.look_misses > 0 {
+            model.look_misses -= 1;
+            if let Some(missed) = look.sockets.iter().position(|socket| socket.state.is_flow()) {
+                look.sockets.remove(missed);
+            }
+        }
+        Ok(look)
+    }
+
+    fn tracked(&self, service: Service) -> Result<Tracked, KernelError> {
+        let model = self.enter(Op::Tracked)?;
+        Ok(model.tracker.get(&service).map(Tracker::counts).unwrap_or_default())
+    }
+
+    fn established_at(&self, cookies: &[u64]) -> Result<Vec<Option<Boot>>, KernelError> {
+        let model = self.enter(Op::EstablishedAt)?;
+        let at = |cookie| model.tracker.values().find_map(|tracker| tracker.flows.get(cookie));
+        Ok(cookies.iter().map(|cookie| at(cookie).map(|(_, at)| *at)).collect())
+    }
+
+    fn reconcile(&self, service: Service, look: &Look) -> Result<Reconciled, KernelError> {
+        Ok(self.enter(Op::Reconcile)?.reconcile(service, look))
+    }
+
+    fn watch(&self, service: Service, watch: Watch) -> Result<(), KernelError> {
+        self.enter(Op::Watch)?.watches.insert(service, watch);
+        Ok(())
+    }
+
+    fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
+        let mut model = self.enter(Op::CloseGate)?;
+        model.netns_exists(service.netns)?;
+        model.gates.insert(service, Gate { lease_until, rejected: 0 });
+        Ok(())
+    }
+
+    fn renew_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
+        let mut model = self.enter(Op::RenewGate)?;
+        match model.gates.get_mut(&service) {
+            Some(gate) => gate.lease_until = lease_until,
+            None => return Err(KernelError::op("renew", "gate", "it is not closed")),
+        }
+        Ok(())
+    }
+
+    fn open_gate(&self, service: Service) -> Result<(), KernelError> {
+        self.enter(Op::OpenGate)?.gates.remove(&service);
+        Ok(())
+    }
+
+    fn rejected(&self, service: Service) -> Result<u64, KernelError> {
+        Ok(self.enter(Op::Rejected)?.gates.get(&service).map_or(0, |gate| gate.rejected))
+    }
+
+    fn faults(&self) -> Result<Faults, KernelError> {
+        Ok(self.enter(Op::Faults)?.faults)
+    }
+}
