@@ -118,6 +118,13 @@ impl Agent {
         Ok(())
     }
 
+    /// Kills it, as a crash or the OOM killer would.
+    pub fn crash(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        process.signal(Signal::KILL)?;
+        process.wait(LIMIT).map(drop)
+    }
+
     /// Its BPF maps, to look into and to spoil.
     pub fn maps(&self) -> Result<AgentMaps> {
         AgentMaps::of(self.pid()?)

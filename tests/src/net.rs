@@ -1,16 +1,18 @@
 //! Sockets in a namespace, in every state a test needs.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
+    sync::Arc,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, bind, ipproto, listen as start_listening, socket_with,
-    sockopt,
+    AddressFamily, Shutdown, SocketFlags, SocketType, bind, ipproto, listen as start_listening,
+    shutdown, socket_with, sockopt,
 };
 
 use crate::{cmd, netns::Netns, wait::LIMIT};
@@ -82,6 +84,42 @@ impl Server {
     }
 }
 
+/// Accepts and closes whatever comes, on a thread of its own, until it is dropped.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: Arc<TcpListener>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Acceptor {
+    /// Takes over a server.
+    pub fn start(server: Server) -> Self {
+        let listener = Arc::new(server.listener);
+        let accepting = Arc::clone(&listener);
+        let thread = thread::spawn(move || {
+            loop {
+                match accepting.accept() {
+                    Ok(connection) => drop(connection),
+                    // Nobody came for a while.
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(_) => return,
+                }
+            }
+        });
+        Self { listener, thread: Some(thread) }
+    }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        // Makes accept() return.
+        let _ = shutdown(&self.listener, Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// Both ends of one connection.
 #[derive(Debug)]
 pub struct Pair {
@@ -136,7 +174,6 @@ pub enum Attempt {
 
 /// Tries to connect, and closes again.
 pub fn attempt(netns: &Netns, addr: SocketAddr, limit: Duration) -> Result<Attempt> {
-    use std::io::ErrorKind;
     netns.run(|| match TcpStream::connect_timeout(&addr, limit) {
         Ok(_) => Ok(Attempt::Connected),
         Err(error) => match error.kind() {

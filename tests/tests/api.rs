@@ -80,7 +80,7 @@ fn flows_tell_who_is_there_and_why() -> Result<()> {
     pair.exchange()?;
     let outcome = fixture.ctl().expect(0, &["flows", "--port", "80", "--json"])?;
     let list: Value = serde_json::from_str(&outcome.stdout)?;
-    let flows = list["flows"].as_array().context("a list")?;
+    let flows = list["services"][0]["flows"].as_array().context("a list")?;
     ensure!(flows.len() == 1, "{outcome}");
     let flow = &flows[0];
     let peer = pair.client.local_addr()?;
@@ -91,7 +91,7 @@ fn flows_tell_who_is_there_and_why() -> Result<()> {
     eventually(LIMIT, "it becomes quiet", || {
         let outcome = fixture.ctl().expect(0, &["flows", "--port", "80", "--json"])?;
         let list: Value = serde_json::from_str(&outcome.stdout)?;
-        Ok(list["flows"][0]["activity"] == "quiet")
+        Ok(list["services"][0]["flows"][0]["activity"] == "quiet")
     })?;
     let human = fixture.ctl().expect(0, &["flows", "--port", "80"])?;
     ensure!(human.stdout.contains(&peer.ip().to_string()), "{human}");

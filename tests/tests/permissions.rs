@@ -10,7 +10,7 @@ use drainctl_tests::{
     ctl::Ctl,
     fixture::Fixture,
     kubeproxy::Mode,
-    net::{self, Attempt, Listening, Server},
+    net::{self, Acceptor, Attempt, Listening, Server},
     netns::Netns,
     nginx::Nginx,
     wait::LIMIT,
@@ -45,13 +45,13 @@ fn ensure_allowed(ctl: &Ctl<'_>, netns: &Netns, addr: SocketAddr) -> Result<()> 
 }
 
 /// Root's listener on a free port below 1024 of the host, as sshd's 22 is.
-fn privileged_server(host: &Netns) -> Result<(Server, SocketAddr)> {
+fn privileged_server(host: &Netns) -> Result<(Acceptor, SocketAddr)> {
     (600..1024)
         .rev()
         .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
         .find_map(|addr| {
             let server = Server::start(host, Listening::on(addr.ip(), addr.port())).ok()?;
-            Some((server, addr))
+            Some((Acceptor::start(server), addr))
         })
         .context("no free port below 1024")
 }
@@ -87,6 +87,7 @@ fn a_user_may_drain_a_port_of_its_own_on_the_host() -> Result<()> {
         Server::start_here(Listening::on(Ipv4Addr::LOCALHOST, 0))
     })?;
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port()?));
+    let _server = Acceptor::start(server);
     let agent = Agent::start()?;
     let nobody = agent.ctl(&host).as_user(NOBODY)?;
     ensure_allowed(&nobody, &host, addr)?;

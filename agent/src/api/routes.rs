@@ -179,7 +179,7 @@ async fn list_services<D: Drains>(
     Ok(Json(ServiceList { services }))
 }
 
-/// Every port that is listened on. With `skip_gone`, namespaces that vanish meanwhile are left out.
+/// Every port that is listened on, or has connections left of a listener that is gone. With `skip_gone`, namespaces that vanish meanwhile are left out.
 async fn listening<D: Drains>(
     app: &App<D>,
     namespaces: Vec<u32>,
@@ -192,8 +192,16 @@ async fn listening<D: Drains>(
                 Err(KernelError::NoNetns(_)) if skip_gone => continue,
                 look => look?,
             };
-            let ports = look.listeners.iter().map(|listener| listener.local.port());
-            services.extend(ports.map(|port| Service { netns, port }));
+            let service = |port| Service { netns, port };
+            services.extend(look.listeners.iter().map(|each| service(each.local.port())));
+            let others: BTreeSet<_> =
+                look.sockets.iter().map(|each| service(each.local.port())).collect();
+            for other in others {
+                // The tracker counts accepted connections only, not those that began here.
+                if !services.contains(&other) && kernel.tracked(other)?.flows > 0 {
+                    services.insert(other);
+                }
+            }
         }
         Ok(services)
     })

@@ -20,7 +20,7 @@ pub use instance::{is_new_instance, listeners};
 pub use machine::{BACKUP, IllegalEvent, Machine, SOON};
 pub use spec::{LEASE_MARGIN, LINGER, LONGEST, LONGEST_LEASE, Spec, SpecError, SpecRequest};
 pub use time::Boot;
-pub use verdict::{Counts, Judgement, Lingerers, Opinion, Verdict, compare, judge};
+pub use verdict::{Counts, Judgement, Lingerers, Opinion, Verdict, compare, full_map, judge};
 
 /// A service: one TCP port in one network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

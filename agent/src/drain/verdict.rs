@@ -143,15 +143,21 @@ impl Judgement {
     }
 }
 
+/// Why the counts of this tracker are not to be trusted, if connections found its map full.
+pub fn full_map(tracked: &Tracked) -> Option<String> {
+    let lost = tracked.lost;
+    (lost > 0).then(|| {
+        format!(
+            "the tracker's map of flows was full and {lost} connections are not in it; raise --max-flows"
+        )
+    })
+}
+
 /// Judges what a look that began `at` counted, together with the tracker's opinion. `Empty` needs both:
 /// nothing in the look, and a tracker that agrees and lost nothing.
 pub fn judge(counts: Counts, opinion: Opinion, tracked: &Tracked, at: Boot) -> Judgement {
     let disagree = matches!(opinion, Opinion::Disagree { .. });
-    if tracked.lost > 0 {
-        let lost = tracked.lost;
-        let reason = format!(
-            "the tracker's map of flows was full and {lost} connections are not in it; raise --max-flows"
-        );
+    if let Some(reason) = full_map(tracked) {
         return Judgement { verdict: Verdict::Unknown(reason), at, silent: disagree };
     }
     if !counts.is_zero() {

@@ -8,7 +8,7 @@ use std::{
 use super::{Status, entry::Entry, explain};
 use crate::{
     api::protocol::StateName,
-    drain::{Boot, Counts, Lingerers, Service},
+    drain::{Boot, Counts, Lingerers, Service, full_map},
     kernel::{Kernel, KernelError, Look},
 };
 
@@ -76,6 +76,7 @@ fn see(
     };
     let tracked = kernel.tracked(service).map_err(&mut or_unknown).unwrap_or_default();
     let rejected = kernel.rejected(service).map_err(&mut or_unknown).unwrap_or_default();
+    let unknown = unknown.or_else(|| full_map(&tracked));
     Seen {
         service,
         counts: Counts::of(&look, lingering),
