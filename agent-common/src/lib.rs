@@ -50,4 +50,12 @@ mod pod {
         crate::track::Flow,
         crate::track::ServiceCounts,
     );
+
+    impl crate::track::Repair {
+        /// The packet to pass.
+        pub const fn as_bytes(&self) -> &[u8; size_of::<Self>()] {
+            // SAFETY: repr(C) without padding (its size is asserted), so every byte is initialised.
+            unsafe { &*(&raw const *self).cast() }
+        }
+    }
 }

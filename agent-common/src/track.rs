@@ -129,12 +129,6 @@ impl Repair {
 
     /// Leaves [`ServiceCounts::watch`] as it is.
     pub const KEEP: u32 = u32::MAX;
-
-    /// The packet to pass.
-    pub const fn as_bytes(&self) -> &[u8; size_of::<Self>()] {
-        // SAFETY: repr(C) without padding (its size is asserted below), so every byte is initialised.
-        unsafe { &*(&raw const *self).cast() }
-    }
 }
 
 const _: () = assert!(size_of::<Flow>() == 24);

@@ -44,7 +44,7 @@ pub(super) enum Verb {
     /// or 3 at the deadline, with a list of what remains. The ports stay closed either way, until `drainctl
     /// undrain`, until a new instance listens, or until the lease is over.
     ///
-    ///     preStop:  drainctl drain --port 8080 --timeout 25s
+    ///   preStop:  drainctl drain --port 8080 --timeout 25s
     #[command(after_help = exit::TABLE, verbatim_doc_comment)]
     Drain(DrainArgs),
     /// End the drain of ports and let their traffic in again, at once
@@ -66,7 +66,7 @@ pub(super) enum Verb {
     ///
     /// 3 if it is not drained (yet), 6 if there is no such service, 7 if the count cannot be verified.
     ///
-    ///     drainctl ready --port 8080 && systemctl restart app
+    ///   drainctl ready --port 8080 && systemctl restart app
     #[command(after_help = exit::TABLE, verbatim_doc_comment)]
     Ready(PortArgs),
     /// Wait until ports are drained, or serving again, without starting or ending a drain

@@ -110,7 +110,8 @@ impl Model {
         let mut done = Reconciled { corrected: -tracker.drift, ..Reconciled::default() };
         tracker.drift = 0;
         let before = tracker.flows.len();
-        let is_flow = |cookie: &u64| self.sockets.get(cookie).is_some_and(|(_, s)| s.state.is_flow());
+        let is_flow =
+            |cookie: &u64| self.sockets.get(cookie).is_some_and(|(_, s)| s.state.is_flow());
         tracker.flows.retain(|cookie, _| is_flow(cookie));
         done.removed = (before - tracker.flows.len()) as u64;
         for seen in look.sockets.iter().filter(|socket| is_flow(&socket.cookie)) {
