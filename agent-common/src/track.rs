@@ -10,19 +10,17 @@ pub struct Flow {
     pub service: ServiceKey,
     /// Boot time in nanoseconds when it was established, or adopted if [`Flow::ADOPTED`] is set.
     pub since_ns: u64,
-    /// [`Flow::LINGERING`], [`Flow::ADOPTED`], [`Flow::END_UNSEEN`].
+    /// [`Flow::ADOPTED`], [`Flow::END_UNSEEN`].
     pub flags: u32,
     /// Always zero.
     pub zero: u32,
 }
 
 impl Flow {
-    /// Our FIN is acknowledged and the peer's is still out (FIN_WAIT2): counted apart.
-    pub const LINGERING: u32 = 1;
     /// It was there before the tracker, and came from the iterator.
-    pub const ADOPTED: u32 = 2;
+    pub const ADOPTED: u32 = 1;
     /// The kernel will not tell when it ends (no `TCP_BPF_SOCK_OPS_CB_FLAGS`): only a look can.
-    pub const END_UNSEEN: u32 = 4;
+    pub const END_UNSEEN: u32 = 2;
 }
 
 /// Counters of one service; value of the `SERVICES` map. Changed in the kernel by atomic adds.
@@ -31,8 +29,6 @@ impl Flow {
 pub struct ServiceCounts {
     /// Flows now: ESTABLISHED, CLOSE_WAIT, FIN_WAIT1, CLOSING, LAST_ACK.
     pub flows: i64,
-    /// Connections now in FIN_WAIT2.
-    pub lingering: i64,
     /// Connections ever accepted.
     pub accepted: u64,
     /// Connections accepted that found no room in `FLOWS`: while any is unaccounted for, the
@@ -65,7 +61,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// The last flow (lingering ones included) of a watched service has ended.
+    /// The last flow of a watched service has ended.
     pub const EMPTY: u32 = 1;
     /// A watched service has accepted a connection.
     pub const ACCEPTED: u32 = 2;
@@ -111,8 +107,6 @@ pub struct Repair {
     pub cookie: u64,
     /// Added to [`ServiceCounts::flows`].
     pub flows: i64,
-    /// Added to [`ServiceCounts::lingering`].
-    pub lingering: i64,
     /// What is reported of the service from now on, a set of [`watch`] bits; [`Repair::KEEP`] changes nothing.
     pub watch: u32,
     /// Always zero.
@@ -128,7 +122,6 @@ impl Repair {
             service,
             cookie: 0,
             flows: 0,
-            lingering: 0,
             watch: Self::KEEP,
             zero2: 0,
         }
@@ -145,6 +138,6 @@ impl Repair {
 }
 
 const _: () = assert!(size_of::<Flow>() == 24);
-const _: () = assert!(size_of::<ServiceCounts>() == 64);
+const _: () = assert!(size_of::<ServiceCounts>() == 56);
 const _: () = assert!(size_of::<Event>() == 24);
-const _: () = assert!(size_of::<Repair>() == 56);
+const _: () = assert!(size_of::<Repair>() == 48);

@@ -31,8 +31,6 @@ pub struct Flow {
 pub struct Counts {
     /// Flows now.
     pub flows: i64,
-    /// Connections now in FIN_WAIT2.
-    pub lingering: i64,
     /// Connections ever accepted.
     pub accepted: u64,
     /// Accepted while `FLOWS` was full.
@@ -91,10 +89,9 @@ impl AgentMaps {
             if key == wanted {
                 return Ok(Some(Counts {
                     flows: i64::from_ne_bytes(part(&value, 0)?),
-                    lingering: i64::from_ne_bytes(part(&value, 8)?),
-                    accepted: u64::from_ne_bytes(part(&value, 16)?),
-                    lost: u64::from_ne_bytes(part(&value, 24)?),
-                    rest: value[32..].to_vec(),
+                    accepted: u64::from_ne_bytes(part(&value, 8)?),
+                    lost: u64::from_ne_bytes(part(&value, 16)?),
+                    rest: value[24..].to_vec(),
                 }));
             }
         }
@@ -106,7 +103,6 @@ impl AgentMaps {
         let key = hex(&service_key(netns, port));
         let mut value = Vec::new();
         value.extend(counts.flows.to_ne_bytes());
-        value.extend(counts.lingering.to_ne_bytes());
         value.extend(counts.accepted.to_ne_bytes());
         value.extend(counts.lost.to_ne_bytes());
         value.extend(&counts.rest);

@@ -22,7 +22,6 @@ const TCP_BPF_SOCK_OPS_CB_FLAGS: i32 = 1008;
 /// TCP states (`include/net/tcp_states.h`).
 const TCP_ESTABLISHED: u8 = 1;
 const TCP_FIN_WAIT1: u8 = 4;
-const TCP_FIN_WAIT2: u8 = 5;
 const TCP_CLOSE_WAIT: u8 = 8;
 const TCP_LAST_ACK: u8 = 9;
 const TCP_LISTEN: u8 = 10;
@@ -73,7 +72,7 @@ unsafe fn visit<const SOCKOPT: bool>(ctx: *mut IterContext) -> i32 {
         return 0; // The end of the walk.
     }
     let Some(state) = netns::state(common as usize) else { return 0 };
-    if state != TCP_LISTEN && !is_flow_or_lingering(state) {
+    if state != TCP_LISTEN && !is_flow(state) {
         return 0;
     }
     // SAFETY: `common` is a socket; the helper returns null for one that is not TCP.
@@ -94,9 +93,6 @@ unsafe fn visit<const SOCKOPT: bool>(ctx: *mut IterContext) -> i32 {
     if !seen {
         flags |= Flow::END_UNSEEN;
     }
-    if state == TCP_FIN_WAIT2 {
-        flags |= Flow::LINGERING;
-    }
     // SAFETY: `sock` is a full socket.
     let cookie = unsafe { bpf_get_socket_cookie(sock) };
     let flow = Flow { service, since_ns: flows::now(), flags, zero: 0 };
@@ -109,16 +105,8 @@ unsafe fn visit<const SOCKOPT: bool>(ctx: *mut IterContext) -> i32 {
 }
 
 #[inline(always)]
-fn is_flow_or_lingering(state: u8) -> bool {
-    matches!(
-        state,
-        TCP_ESTABLISHED
-            | TCP_FIN_WAIT1
-            | TCP_FIN_WAIT2
-            | TCP_CLOSE_WAIT
-            | TCP_LAST_ACK
-            | TCP_CLOSING
-    )
+fn is_flow(state: u8) -> bool {
+    matches!(state, TCP_ESTABLISHED | TCP_FIN_WAIT1 | TCP_CLOSE_WAIT | TCP_LAST_ACK | TCP_CLOSING)
 }
 
 /// Adds the state callback to the socket's flags; false where the kernel has no such option.

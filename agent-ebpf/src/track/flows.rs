@@ -33,7 +33,6 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
 /// What a service starts with. In read-only data, since zeroing 56 bytes of stack is a loop on this target.
 static NO_COUNTS: ServiceCounts = ServiceCounts {
     flows: 0,
-    lingering: 0,
     accepted: 0,
     lost: 0,
     last_new_ns: 0,
@@ -90,13 +89,7 @@ pub(crate) fn count(counts: *mut ServiceCounts, cookie: u64, flow: &Flow) -> Cou
     match FLOWS.insert(cookie, flow, u64::from(BPF_NOEXIST)) {
         Ok(()) => {
             // SAFETY: `counts` points to a live map value.
-            unsafe {
-                if flow.flags & Flow::LINGERING == 0 {
-                    add(&raw mut (*counts).flows, 1);
-                } else {
-                    add(&raw mut (*counts).lingering, 1);
-                }
-            }
+            unsafe { add(&raw mut (*counts).flows, 1) };
             Counted::New
         }
         Err(EEXIST) => Counted::Known,
@@ -120,38 +113,10 @@ pub(crate) fn uncount(cookie: u64) -> bool {
     }
     if let Some(counts) = counts(&flow.service) {
         // SAFETY: `counts` points to a live map value.
-        unsafe {
-            if flow.flags & Flow::LINGERING == 0 {
-                add(&raw mut (*counts).flows, -1);
-            } else {
-                add(&raw mut (*counts).lingering, -1);
-            }
-        }
+        unsafe { add(&raw mut (*counts).flows, -1) };
         tell_if_empty(&flow.service, counts);
     }
     true
-}
-
-/// A flow has reached FIN_WAIT2: it is no flow any more, but lingers.
-#[inline(always)]
-pub(crate) fn linger(cookie: u64) {
-    let Some(flow) = FLOWS.get_ptr_mut(cookie) else { return };
-    // SAFETY: `flow` points to a live map value; only the owner of the socket's lock changes flags.
-    let service = unsafe {
-        if (*flow).flags & Flow::LINGERING != 0 {
-            return;
-        }
-        (*flow).flags |= Flow::LINGERING;
-        (*flow).service
-    };
-    if let Some(counts) = counts(&service) {
-        // SAFETY: `counts` points to a live map value.
-        unsafe {
-            add(&raw mut (*counts).lingering, 1);
-            add(&raw mut (*counts).flows, -1);
-        }
-        tell_if_empty(&service, counts);
-    }
 }
 
 /// Reports an event if the agent wants to hear of such events of this service.
@@ -190,7 +155,6 @@ fn copy(cookie: u64) -> Option<Flow> {
     unsafe { FLOWS.get(cookie) }.copied()
 }
 
-/// Lingering connections do not keep it quiet: how long they count is the agent's to decide.
 #[inline(always)]
 fn tell_if_empty(service: &ServiceKey, counts: *mut ServiceCounts) {
     // SAFETY: `counts` points to a live map value. Of two CPUs that uncount at once, the later one reads

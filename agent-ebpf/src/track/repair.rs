@@ -18,9 +18,6 @@ fn repair(ctx: TcContext) -> i32 {
             if order.flows != 0 {
                 flows::add(&raw mut (*counts).flows, order.flows);
             }
-            if order.lingering != 0 {
-                flows::add(&raw mut (*counts).lingering, order.lingering);
-            }
             if order.watch != Repair::KEEP {
                 (&raw mut (*counts).watch).write_volatile(order.watch);
             }

@@ -75,8 +75,9 @@ fn established(ctx: &SockOpsContext) {
 fn state_changed(ctx: &SockOpsContext) {
     match (ctx.arg(0), ctx.arg(1)) {
         (TCP_LISTEN, TCP_CLOSE) => tell_of_listener(ctx, Event::UNLISTENED),
-        (_, TCP_FIN_WAIT2) => flows::linger(cookie(ctx)),
-        (_, TCP_CLOSE) => {
+        // In FIN_WAIT2 our last byte and FIN are acknowledged. Whether a process still holds the socket, only
+        // a look can tell.
+        (_, TCP_FIN_WAIT2 | TCP_CLOSE) => {
             flows::uncount(cookie(ctx));
         }
         _ => {}

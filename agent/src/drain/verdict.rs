@@ -113,7 +113,7 @@ pub enum Opinion {
 pub fn compare(before: &Tracked, look: &Look, after: &Tracked) -> Opinion {
     let seen = Counts::of(look, 0).flows;
     let tracked = after.flows;
-    let counters = |t: &Tracked| (t.flows, t.lingering, t.accepted, t.lost);
+    let counters = |t: &Tracked| (t.flows, t.accepted, t.lost);
     if counters(before) != counters(after) {
         return Opinion::Moved;
     }
@@ -161,7 +161,7 @@ pub fn judge(counts: Counts, opinion: Opinion, tracked: &Tracked, at: Boot) -> J
         return Judgement { verdict: Verdict::Unknown(reason), at, silent: disagree };
     }
     if !counts.is_zero() {
-        let silent = disagree || counts.flows == 0 || counts.lingering > 0 || tracked.lingering > 0;
+        let silent = disagree || counts.flows == 0;
         return Judgement { verdict: Verdict::NotEmpty(counts), at, silent };
     }
     match opinion {
@@ -271,14 +271,13 @@ mod tests {
         let one = Counts { flows: 1, ..zero };
         let handshake = Counts { handshakes: 1, ..zero };
         let lingering = Counts { lingering: 1, ..zero };
+        let leaving = Counts { flows: 1, lingering: 1, ..zero };
         let disagree = Opinion::Disagree { tracked: 1, seen: 0 };
         let good = Tracked::default();
         let full = Tracked { lost: 1, ..good };
-        let leaving = Tracked { lingering: 1, ..good };
         #[rustfmt::skip]
         let table = [
             ("nothing, agreed", zero, Opinion::Agree, good, Is::Empty, false),
-            ("nothing, and an old FIN_WAIT2", zero, Opinion::Agree, leaving, Is::Empty, false),
             ("nothing, but the tracker moved", zero, Opinion::Moved, good, Is::Unknown, true),
             ("nothing, but the tracker sees one", zero, disagree, good, Is::Unknown, true),
             ("nothing, but the map was full", zero, Opinion::Agree, full, Is::Unknown, false),
@@ -286,9 +285,9 @@ mod tests {
             ("a flow, agreed", one, Opinion::Agree, good, Is::NotEmpty, false),
             ("a flow, moved", one, Opinion::Moved, good, Is::NotEmpty, false),
             ("a flow the tracker does not see", one, disagree, good, Is::NotEmpty, true),
-            ("a flow and an old FIN_WAIT2, so no event will tell of zero", one, Opinion::Agree, leaving, Is::NotEmpty, true),
             ("a handshake", handshake, Opinion::Agree, good, Is::NotEmpty, true),
-            ("a lingering connection", lingering, Opinion::Agree, leaving, Is::NotEmpty, true),
+            ("a lingering connection", lingering, Opinion::Agree, good, Is::NotEmpty, true),
+            ("a flow and a lingering connection", leaving, Opinion::Agree, good, Is::NotEmpty, false),
         ];
         for (description, counts, opinion, tracked, expected, silent) in table {
             let judgement = judge(counts, opinion, &tracked, at(5));

@@ -188,7 +188,7 @@ impl FakeKernel {
             tracker.lost += 1;
             model.faults.flows_full += 1;
         } else {
-            tracker.flows.insert(cookie, (false, now));
+            tracker.flows.insert(cookie, now);
         }
         self.report(model, service, EventKind::Accepted);
         cookie
@@ -200,8 +200,8 @@ impl FakeKernel {
         let Some((service, socket)) = model.sockets.get_mut(&cookie) else { return };
         (socket.state, socket.held) = (state, held);
         let service = *service;
-        if let Some(flow) = model.tracker.get_mut(&service).and_then(|t| t.flows.get_mut(&cookie)) {
-            flow.0 = state == TcpState::FinWait2;
+        if !state.is_flow() {
+            self.uncount(&mut model, service, cookie);
         }
     }
 
@@ -209,12 +209,14 @@ impl FakeKernel {
     pub(crate) fn close(&self, cookie: u64) {
         let mut model = self.model();
         let Some((service, _)) = model.sockets.remove(&cookie) else { return };
+        self.uncount(&mut model, service, cookie);
+    }
+
+    /// The tracker sees that a flow is none any more.
+    fn uncount(&self, model: &mut Model, service: Service, cookie: u64) {
         let Some(tracker) = model.tracker.get_mut(&service) else { return };
-        if tracker.flows.remove(&cookie).is_some() {
-            let counts = tracker.counts();
-            if counts.flows + counts.lingering == 0 {
-                self.report(&model, service, EventKind::Empty);
-            }
+        if tracker.flows.remove(&cookie).is_some() && tracker.counts().flows <= 0 {
+            self.report(model, service, EventKind::Empty);
         }
     }
 

@@ -140,7 +140,7 @@ impl Linux {
     /// Cookies of a look that the tracker does not hold.
     fn unknown_to(&self, tracker: &Tracker, look: &Look) -> Result<Vec<u64>, KernelError> {
         let mut unknown = Vec::new();
-        for socket in connections(look) {
+        for socket in flows(look) {
             if tracker.flow(socket)?.is_none() {
                 unknown.push(socket);
             }
@@ -154,8 +154,7 @@ impl Linux {
         if held.is_empty() {
             return Ok(0);
         }
-        let there: HashSet<u64> =
-            connections(&self.look(service.netns, Some(service.port))?).collect();
+        let there: HashSet<u64> = flows(&self.look(service.netns, Some(service.port))?).collect();
         let mut removed = 0;
         for (cookie, _) in held.iter().filter(|(cookie, _)| !there.contains(cookie)) {
             removed += u64::from(self.tracker().remove(service, *cookie)?);
@@ -173,14 +172,12 @@ impl Linux {
         if before != after {
             return Ok(0);
         }
-        let lingering = held.iter().filter(|(_, f)| f.flags & Flow::LINGERING != 0).count() as i64;
-        let flows = held.len() as i64 - lingering;
-        let wrong = (flows - after.flows, lingering - after.lingering);
-        if wrong != (0, 0) {
+        let wrong = held.len() as i64 - after.flows;
+        if wrong != 0 {
             tracker.know(service)?;
-            tracker.correct(service, wrong.0, wrong.1)?;
+            tracker.correct(service, wrong)?;
         }
-        Ok(wrong.0)
+        Ok(wrong)
     }
 
     /// Accounts for lost flows, if the tracker now holds everything that a look shows.
@@ -308,9 +305,9 @@ impl Kernel for Linux {
     }
 }
 
-/// Cookies of all connections of a look: flows, and those in FIN_WAIT2.
-fn connections(look: &Look) -> impl Iterator<Item = u64> + '_ {
-    look.sockets.iter().filter(|s| s.state != super::TcpState::SynRecv).map(|s| s.cookie)
+/// Cookies of all flows of a look.
+fn flows(look: &Look) -> impl Iterator<Item = u64> + '_ {
+    look.sockets.iter().filter(|s| s.state.is_flow()).map(|s| s.cookie)
 }
 
 /// A panic in another thread does not make kernel state unusable.

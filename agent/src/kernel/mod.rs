@@ -199,8 +199,6 @@ impl TcpState {
 pub struct Tracked {
     /// Flows now. Negative only if the counter was corrupted.
     pub flows: i64,
-    /// Connections in FIN_WAIT2 now.
-    pub lingering: i64,
     /// Connections ever accepted.
     pub accepted: u64,
     /// Connections that found the tracker's map full and are not in `flows`. Not zero: the counts are not
@@ -259,7 +257,7 @@ pub struct Event {
 /// Kinds of [`Event`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// The tracker's count (lingering included) fell to zero: a hint, not yet a proof.
+    /// The tracker's count fell to zero: a hint, not yet a proof.
     Empty,
     /// A connection was accepted.
     Accepted,

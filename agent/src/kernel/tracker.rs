@@ -145,14 +145,9 @@ impl Tracker {
         self.repair(service, &order).map(|result| result == 1)
     }
 
-    /// Adds to the counters of a service.
-    pub(super) fn correct(
-        &mut self,
-        service: Service,
-        flows: i64,
-        lingering: i64,
-    ) -> Result<(), KernelError> {
-        let order = Repair { flows, lingering, ..Repair::new(key(service)) };
+    /// Adds to the counter of a service.
+    pub(super) fn correct(&mut self, service: Service, flows: i64) -> Result<(), KernelError> {
+        let order = Repair { flows, ..Repair::new(key(service)) };
         self.repair(service, &order).map(|_| ())
     }
 
@@ -198,7 +193,7 @@ impl Tracker {
             .services
             .iter()
             .filter_map(Result::ok)
-            .filter(|(_, c)| c.flows == 0 && c.lingering == 0 && c.watch == 0)
+            .filter(|(_, c)| c.flows == 0 && c.watch == 0)
             .filter(|(k, c)| !alive.contains(&k.netns) || c.last_new_ns < before.as_nanos())
             .map(|(k, _)| k)
             .collect();
@@ -224,7 +219,6 @@ pub(super) fn tracked(counts: &ServiceCounts, forgiven: u64) -> Tracked {
     let seen = counts.last_new_ns != 0;
     Tracked {
         flows: counts.flows,
-        lingering: counts.lingering,
         accepted: counts.accepted,
         lost: counts.lost.saturating_sub(forgiven),
         last_new: seen.then(|| Boot::from_nanos(counts.last_new_ns)),

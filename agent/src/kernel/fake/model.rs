@@ -37,8 +37,8 @@ pub(super) struct Model {
 
 #[derive(Default)]
 pub(super) struct Tracker {
-    /// Cookie → whether it is in FIN_WAIT2, and when it was established.
-    pub(super) flows: HashMap<u64, (bool, Boot)>,
+    /// Cookie → when it was established.
+    pub(super) flows: HashMap<u64, Boot>,
     /// By how much the counter is wrong.
     pub(super) drift: i64,
     pub(super) accepted: u64,
@@ -49,10 +49,8 @@ pub(super) struct Tracker {
 
 impl Tracker {
     pub(super) fn counts(&self) -> Tracked {
-        let lingering = self.flows.values().filter(|(lingering, _)| *lingering).count() as i64;
         Tracked {
-            flows: self.flows.len() as i64 - lingering + self.drift,
-            lingering,
+            flows: self.flows.len() as i64 + self.drift,
             accepted: self.accepted,
             lost: self.lost,
             last_new: self.last_new,
@@ -112,12 +110,11 @@ impl Model {
         let mut done = Reconciled { corrected: -tracker.drift, ..Reconciled::default() };
         tracker.drift = 0;
         let before = tracker.flows.len();
-        tracker.flows.retain(|cookie, _| self.sockets.contains_key(cookie));
+        let is_flow = |cookie: &u64| self.sockets.get(cookie).is_some_and(|(_, s)| s.state.is_flow());
+        tracker.flows.retain(|cookie, _| is_flow(cookie));
         done.removed = (before - tracker.flows.len()) as u64;
-        for seen in look.sockets.iter().filter(|socket| socket.state != TcpState::SynRecv) {
-            let Some((_, socket)) = self.sockets.get(&seen.cookie) else { continue };
-            let lingering = socket.state == TcpState::FinWait2;
-            if tracker.flows.insert(seen.cookie, (lingering, now)).is_none() {
+        for seen in look.sockets.iter().filter(|socket| is_flow(&socket.cookie)) {
+            if tracker.flows.insert(seen.cookie, now).is_none() {
                 done.added += 1;
             }
         }
@@ -168,7 +165,7 @@ impl Kernel for FakeKernel {
     fn established_at(&self, cookies: &[u64]) -> Result<Vec<Option<Boot>>, KernelError> {
         let model = self.enter(Op::EstablishedAt)?;
         let at = |cookie| model.tracker.values().find_map(|tracker| tracker.flows.get(cookie));
-        Ok(cookies.iter().map(|cookie| at(cookie).map(|(_, at)| *at)).collect())
+        Ok(cookies.iter().map(|cookie| at(cookie).copied()).collect())
     }
 
     fn reconcile(&self, service: Service, look: &Look) -> Result<Reconciled, KernelError> {
