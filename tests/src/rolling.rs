@@ -75,8 +75,8 @@ fn restart_one(
             None
         }
     };
-    // Not a wait for a state: this is how late the rules are.
-    thread::sleep(delay.saturating_sub(start.elapsed()));
+    let late = delay.saturating_sub(start.elapsed());
+    thread::sleep(late); // not a wait for a state: this is how late the rules are
     cluster.set_endpoints(&others)?;
     if let Some((agent, drain)) = drain {
         drain.wait()?.expect(0)?;

@@ -36,7 +36,7 @@ pub fn eventually_some<T>(
         if start.elapsed() >= limit {
             bail!("not within {limit:?}: {what}");
         }
-        thread::sleep(PAUSE);
+        thread::sleep(PAUSE); // not a wait for a state: the pause between two looks
     }
 }
 
@@ -51,7 +51,7 @@ pub fn throughout(
         if !condition()? {
             bail!("no longer true after {:?}: {what}", start.elapsed());
         }
-        thread::sleep(PAUSE);
+        thread::sleep(PAUSE); // not a wait for a state: the pause between two looks
     }
     Ok(())
 }

@@ -94,10 +94,11 @@ fn replace_last_replica(options: &[&str]) -> Result<(Tally, u64)> {
     let ctl = agent.ctl(&cluster.pods[0].netns);
     let load = Load::start(&cluster.client, one_in_three_seconds());
     eventually(LIMIT, "a request was sent", || Ok(load.sent() == 2))?;
-    // Not waits for a state: the course of events that is under test.
-    thread::sleep(Duration::from_millis(1500));
+    let half = Duration::from_millis(1500);
+    thread::sleep(half); // not a wait for a state: to the middle between two requests
     let drain = ctl.start(&[&["drain", "--port", "80"], options].concat())?;
-    thread::sleep(Duration::from_secs(2));
+    let late = Duration::from_secs(2);
+    thread::sleep(late); // not a wait for a state: this is how late the rules are
     cluster.set_endpoints(&[1])?;
     drain.wait()?.expect(0)?;
     eventually(LIMIT, "a request went to the new pod", || Ok(load.sent() >= 4))?;
