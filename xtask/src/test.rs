@@ -85,6 +85,8 @@ fn integration(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<
         .args(shell.cargo_flag())
         .arg("--")
         .args(args)
-        .env("DRAINCTL_DIST", dist);
+        .env("DRAINCTL_DIST", dist)
+        // Some tests use the kernel layer as a library.
+        .env("DRAINCTL_EBPF_DIR", build::ebpf::objects(workspace));
     shell.run_runner(&mut tests)
 }

@@ -125,7 +125,12 @@ impl<D: Drains> App<D> {
     pub(super) async fn existing(&self, service: Service) -> Result<Status, ApiError> {
         let status = self.drains.status(vec![service]).await?;
         let status = status.into_iter().next().filter(exists);
-        status.ok_or_else(|| ApiError::no_such_service(service))
+        let status = status.ok_or_else(|| ApiError::no_such_service(service))?;
+        if status.unknown.is_some() {
+            // Of a namespace that is gone nothing is known, but it is not there either.
+            self.kernel(move |kernel| kernel.netns_cookie(service.netns)).await?;
+        }
+        Ok(status)
     }
 
     /// The services as they are told now.

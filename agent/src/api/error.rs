@@ -88,7 +88,12 @@ impl From<DrainError> for ApiError {
                 Self { status, code, message: error.to_string() }
             }
             DrainError::Kernel(error) => error.into(),
-            DrainError::Stopping => Self::internal(&error),
+            // Nobody's fault, so not logged as one.
+            DrainError::Stopping => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                code: ErrorCode::Internal,
+                message: error.to_string(),
+            },
         }
     }
 }

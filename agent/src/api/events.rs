@@ -324,10 +324,11 @@ impl<D: Drains> Stream<D> {
     }
 }
 
-/// What to tell of a service that cannot be looked at any more, for example because its namespace is gone.
+/// What to tell of a service that cannot be looked at any more, for example because its namespace is gone:
+/// what was seen last, and that it is not known now.
 fn as_ended(last: ServiceStatus) -> ServiceStatus {
-    let state = StateName::Serving;
-    ServiceStatus { state, flows: 0, handshakes: 0, lingering: 0, drain: None, ..last }
+    let unknown = Some("it could not be looked at again after the drain had ended".to_owned());
+    ServiceStatus { state: StateName::Serving, drain: None, unknown, ..last }
 }
 
 #[cfg(test)]

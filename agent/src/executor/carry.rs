@@ -125,13 +125,13 @@ impl Task {
 
     fn failed(&mut self, service: Service, op: Op, error: KernelError) {
         let reason = explain(&error);
-        error!(%service, ?op, error = reason, "the kernel refused");
         if let Op::Close(_) = op {
             self.gate_not_closed(service, &error);
         }
         if let KernelError::NoNetns(_) = error {
             return self.step(service, Event::NetnsGone);
         }
+        error!(%service, ?op, error = reason, "the kernel refused");
         match op {
             Op::Close(_) => self.step(service, Event::GateFailed(reason)),
             Op::Renew(_) => self.step(service, Event::RenewFailed),
