@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::{
-    tests::{ADMIN, NETNS, OWNER, WEB, at_once, reach, spec, state, world},
+    testing::{ADMIN, NETNS, OWNER, WEB, at_once, reach, spec, state, world},
     *,
 };
 use crate::kernel::fake::{FakeKernel, Op};

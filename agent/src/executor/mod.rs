@@ -14,7 +14,11 @@ mod failure_tests;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod verdict_tests;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -1,67 +1,15 @@
-//! The executor on a fake kernel, under virtual time.
+//! The executor on a fake kernel, under virtual time: what its callers ask for, and how a drain goes.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use super::*;
-use crate::{
-    drain::{BACKUP, SpecRequest},
-    kernel::{
-        TcpState,
-        fake::{FakeKernel, Op},
-    },
+use super::{
+    DrainError, SettledBy, StateName, Status,
+    testing::{ADMIN, NETNS, OWNER, WEB, at_once, ended, reach, spec, state, world},
 };
-
-pub(super) const NETNS: u32 = 7;
-pub(super) const WEB: Service = Service { netns: NETNS, port: 8080 };
-pub(super) const ADMIN: Service = Service { netns: NETNS, port: 9090 };
-pub(super) const OWNER: Owner = Owner { uid: 0, netns: NETNS };
-
-/// A spec from options in milliseconds.
-pub(super) fn spec(change: impl FnOnce(&mut SpecRequest)) -> Spec {
-    let mut request = SpecRequest::default();
-    change(&mut request);
-    Spec::try_from(request).expect("tests use valid options")
-}
-
-pub(super) fn at_once() -> Spec {
-    spec(|options| options.quiet = Some(Duration::ZERO))
-}
-
-/// An executor and its kernel, with one server that listens on [`WEB`].
-pub(super) fn world() -> (Executor, Arc<FakeKernel>) {
-    let (kernel, events) = FakeKernel::new();
-    kernel.add_netns(NETNS);
-    kernel.listen(WEB);
-    let executor = Executor::spawn(Arc::clone(&kernel) as Arc<dyn Kernel>, events);
-    (executor, kernel)
-}
-
-pub(super) async fn state(executor: &Executor, service: Service) -> StateName {
-    executor.status(vec![service]).await.expect("running")[0].state
-}
-
-/// Waits for a state; the limit is virtual time.
-pub(super) async fn reach(executor: &Executor, service: Service, wanted: StateName) {
-    let mut updates = executor.subscribe();
-    let wait = async {
-        while state(executor, service).await != wanted {
-            updates.recv().await.expect("running");
-        }
-    };
-    let limit = Duration::from_secs(3600);
-    if tokio::time::timeout(limit, wait).await.is_err() {
-        panic!("{service} is not {}, but {:?}", wanted.as_str(), state(executor, service).await);
-    }
-}
-
-/// The reason of the next end of a drain.
-async fn ended(updates: &mut broadcast::Receiver<Update>) -> String {
-    loop {
-        if let Some(reason) = updates.recv().await.expect("running").ended {
-            return reason;
-        }
-    }
-}
+use crate::{
+    drain::Service,
+    kernel::{Kernel, KernelError, fake::Op},
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_service_is_settled_rejecting_and_drained_when_its_last_flow_ends() {
@@ -91,18 +39,6 @@ async fn a_service_is_settled_rejecting_and_drained_when_its_last_flow_ends() {
     let totals = executor.totals();
     assert_eq!((totals.drains, totals.drained, totals.expired), (1, 1, 0));
     assert_eq!((totals.disagreements, totals.unknown_verdicts), (0, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn no_event_is_needed_only_time() {
-    let (executor, kernel) = world();
-    kernel.set_events_lost(true);
-    let flow = kernel.connect(WEB).expect("serving");
-    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
-    kernel.close(flow);
-    let before = kernel.now();
-    reach(&executor, WEB, StateName::Drained).await;
-    assert!(kernel.now().since(before) <= BACKUP + Duration::from_millis(1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -238,100 +174,6 @@ async fn a_namespace_that_dies_or_is_replaced_ends_the_drain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn zero_waits_for_handshakes_and_for_the_linger_time() {
-    let (executor, kernel) = world();
-    let handshake = kernel.syn(WEB).expect("serving");
-    let half_closed = kernel.connect(WEB).expect("serving");
-    kernel.set_state(half_closed, TcpState::FinWait2, true);
-    let started = kernel.now();
-    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
-    tokio::time::sleep(Duration::from_millis(1900)).await;
-    let status = executor.prove(WEB).await.expect("running");
-    assert_eq!((status.flows, status.handshakes, status.lingering), (0, 1, 1));
-    tokio::time::sleep(Duration::from_millis(1000)).await;
-    assert_eq!(executor.prove(WEB).await.expect("running").lingering, 0, "two seconds are over");
-    assert_eq!(state(&executor, WEB).await, StateName::Rejecting, "the handshake remains");
-    let flow = kernel.establish(handshake).expect("it passes the closed gate");
-    tokio::time::sleep(Duration::from_millis(1000)).await;
-    assert_eq!(state(&executor, WEB).await, StateName::Rejecting);
-    kernel.close(flow);
-    let before = kernel.now();
-    reach(&executor, WEB, StateName::Drained).await;
-    assert!(
-        kernel.now().since(before) <= Duration::from_millis(250),
-        "an old FIN_WAIT2 hides zero"
-    );
-    assert!(kernel.now().since(started).as_secs() < 25);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_tracker_that_is_wrong_is_mended_and_never_believed() {
-    let (executor, kernel) = world();
-    let flow = kernel.connect(WEB).expect("serving");
-    kernel.corrupt(WEB, -1);
-    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
-    let status = executor.prove(WEB).await.expect("running");
-    assert_eq!((status.state, status.flows), (StateName::Rejecting, 1));
-    kernel.corrupt(WEB, 3);
-    kernel.close(flow);
-    reach(&executor, WEB, StateName::Drained).await;
-    let totals = executor.totals();
-    assert_eq!((totals.disagreements, totals.repairs), (2, 4));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_full_map_is_unknown_until_all_its_flows_are_gone() {
-    let (executor, kernel) = world();
-    kernel.set_tracker_full(true);
-    let flow = kernel.connect(WEB).expect("serving");
-    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
-    kernel.close(flow);
-    let status = executor.prove(WEB).await.expect("running");
-    assert_eq!(status.state, StateName::Rejecting);
-    assert!(status.unknown.is_some_and(|reason| reason.contains("--max-flows")));
-    kernel.set_tracker_full(false);
-    reach(&executor, WEB, StateName::Drained).await;
-    assert!(executor.totals().unknown_verdicts > 0);
-
-    let (executor, kernel) = world();
-    kernel.set_services_full();
-    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
-    let status = executor.prove(WEB).await.expect("running");
-    assert_eq!(status.state, StateName::Rejecting, "a service the tracker may not know");
-    assert!(status.unknown.is_some_and(|reason| reason.contains("map of services")));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_flow_that_closes_during_the_look_is_no_disagreement() {
-    let (executor, kernel) = world();
-    let flow = kernel.connect(WEB).expect("serving");
-    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
-    executor.prove(WEB).await.expect("running");
-    kernel.hook(Op::Look, move |kernel| kernel.close(flow));
-    executor.prove(WEB).await.expect("running");
-    assert_eq!(state(&executor, WEB).await, StateName::Drained);
-    assert_eq!(executor.totals().disagreements, 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_flow_in_a_drained_service_is_counted_and_it_is_drained_no_more() {
-    for (description, events_lost) in [("the tracker tells", false), ("a look finds it", true)] {
-        let (executor, kernel) = world();
-        executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
-        reach(&executor, WEB, StateName::Drained).await;
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        kernel.set_events_lost(events_lost);
-        let flow = kernel.intrude(WEB);
-        assert_ne!(state(&executor, WEB).await, StateName::Drained, "{description}");
-        reach(&executor, WEB, StateName::Rejecting).await;
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        assert_eq!(executor.totals().flows_after_drained, 1, "{description}");
-        kernel.close(flow);
-        reach(&executor, WEB, StateName::Drained).await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_gate_that_cannot_be_opened_is_reported_and_tried_again() {
     let (executor, kernel) = world();
     let mut updates = executor.subscribe();
@@ -392,17 +234,4 @@ async fn stopping_has_limited_patience() {
     let before = kernel.now();
     executor.stop(Duration::from_secs(5)).await;
     assert_eq!(kernel.now().since(before).as_secs(), 5);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_status_that_cannot_be_had_is_unknown() {
-    let (executor, kernel) = world();
-    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
-    reach(&executor, WEB, StateName::Drained).await;
-    kernel.fail(Op::Look, 1, u64::MAX);
-    let status = executor.prove(WEB).await.expect("running");
-    assert_eq!(status.state, StateName::Rejecting);
-    assert!(status.unknown.is_some());
-    kernel.mend(Op::Look);
-    reach(&executor, WEB, StateName::Drained).await;
 }

@@ -1,0 +1,208 @@
+//! Every pair of phase and event.
+
+use std::collections::BTreeSet;
+
+use super::{flows, judged, machine_in, summary, t};
+use crate::drain::{Action, Arrivals, Counts, Event, Phase, Verdict};
+
+/// A step must say where it went, and when to be woken unless the drain is over.
+fn check_frame(description: &str, before: Phase, after: Phase, actions: &[Action]) {
+    let mut at = before;
+    for action in actions {
+        if let Action::Transition { from, to, .. } = action {
+            assert_eq!(*from, at, "{description}: transitions follow each other");
+            at = *to;
+        }
+    }
+    assert_eq!(at, after, "{description}: transitions end where the machine is");
+    let wakes = actions.iter().filter(|action| matches!(action, Action::WakeAt(_))).count();
+    assert_eq!(wakes, usize::from(after != Phase::Serving), "{description}: wake-ups");
+}
+
+/// Why, phase, event, and then phase and actions; `None` if the event is illegal.
+type Row = (&'static str, Phase, Event, Option<(Phase, &'static str)>);
+
+#[test]
+fn every_event_in_every_phase() {
+    use Phase::*;
+    let e = Table;
+    #[rustfmt::skip]
+    let table: Vec<Row> = vec![
+        ("a drain begins", Serving, e.start(), Some((Settling, "watch"))),
+        ("nothing to join", Serving, e.join(), None),
+        ("nothing to renew", Serving, e.renew(), None),
+        ("nothing to end", Serving, e.undrain(), None),
+        ("no time was asked for", Serving, e.timer(), None),
+        ("nobody asked for arrivals", Serving, e.arrivals(), None),
+        ("nobody closed the gate", Serving, e.closed(), None),
+        ("nobody renewed it", Serving, e.renewed(), None),
+        ("nobody tried to renew it", Serving, e.renew_failed(), None),
+        ("nobody opened it", Serving, e.opened(), None),
+        ("nobody moved it", Serving, e.failed(), None),
+        ("nobody waits for hints", Serving, e.hint(), None),
+        ("nobody waits for flows", Serving, e.accepted(), None),
+        ("nobody asked for a verdict", Serving, e.judged(), None),
+        ("nobody compares listeners", Serving, e.instance(), None),
+        ("no drain to lose", Serving, e.gone(), None),
+
+        ("it has begun already", Settling, e.start(), None),
+        ("a second drain joins", Settling, e.join(), Some((Settling, ""))),
+        ("the lease is renewed; no gate has it yet", Settling, e.renew(), Some((Settling, ""))),
+        ("undrain: the gate was never closed", Settling, e.undrain(), Some((Serving, "unwatch ended"))),
+        ("time to see whether it is settled, and to look", Settling, e.timer(), Some((Settling, "arrivals verify"))),
+        ("settled: no connection ever came", Settling, e.arrivals(), Some((Closing, "close"))),
+        ("the gate is not being closed", Settling, e.closed(), None),
+        ("the gate has no lease", Settling, e.renewed(), None),
+        ("the gate has no lease to renew", Settling, e.renew_failed(), None),
+        ("the gate is not being opened", Settling, e.opened(), None),
+        ("the gate is not being moved", Settling, e.failed(), None),
+        ("a listener came or went", Settling, e.hint(), Some((Settling, "verify"))),
+        ("connections are welcome", Settling, e.accepted(), Some((Settling, ""))),
+        ("zero means nothing while the gate is open", Settling, e.judged(), Some((Settling, ""))),
+        ("restarted before the gate closed", Settling, e.instance(), Some((Serving, "unwatch ended"))),
+        ("the namespace dies", Settling, e.gone(), Some((Serving, "forget unwatch ended"))),
+
+        ("it has begun already", Closing, e.start(), None),
+        ("a second drain joins", Closing, e.join(), Some((Closing, ""))),
+        ("the lease is renewed, and confirmed once it is closed", Closing, e.renew(), Some((Closing, ""))),
+        ("undrain: the gate may close any moment, so open it", Closing, e.undrain(), Some((Opening, "open"))),
+        ("the kernel takes its time", Closing, e.timer(), Some((Closing, ""))),
+        ("an answer asked for before", Closing, e.arrivals(), Some((Closing, ""))),
+        ("the gate is closed", Closing, e.closed(), Some((Rejecting, "watch verify"))),
+        ("the gate is not closed yet", Closing, e.renewed(), None),
+        ("nor renewed", Closing, e.renew_failed(), None),
+        ("nobody opens it", Closing, e.opened(), None),
+        ("the gate cannot be closed", Closing, e.failed(), Some((Serving, "unwatch ended"))),
+        ("there will be a look anyway", Closing, e.hint(), Some((Closing, ""))),
+        ("the gate is still open", Closing, e.accepted(), Some((Closing, ""))),
+        ("zero means nothing while the gate is open", Closing, e.judged(), Some((Closing, ""))),
+        ("restarted at the last moment", Closing, e.instance(), Some((Opening, "open"))),
+        ("the namespace dies", Closing, e.gone(), Some((Serving, "forget unwatch ended"))),
+
+        ("it has begun already", Rejecting, e.start(), None),
+        ("a second drain joins", Rejecting, e.join(), Some((Rejecting, "renew verify"))),
+        ("the lease is renewed", Rejecting, e.renew(), Some((Rejecting, "renew"))),
+        ("undrain", Rejecting, e.undrain(), Some((Opening, "open"))),
+        ("the backup look is due", Rejecting, e.timer(), Some((Rejecting, "verify"))),
+        ("an answer asked for before", Rejecting, e.arrivals(), Some((Rejecting, ""))),
+        ("it is closed already", Rejecting, e.closed(), None),
+        ("the kernel has the new lease", Rejecting, e.renewed(), Some((Rejecting, ""))),
+        ("the old lease stays for now", Rejecting, e.renew_failed(), Some((Rejecting, ""))),
+        ("nobody opens it", Rejecting, e.opened(), None),
+        ("nobody moves it", Rejecting, e.failed(), None),
+        ("the tracker counts zero", Rejecting, e.hint(), Some((Rejecting, "verify"))),
+        ("a handshake from before was finished", Rejecting, e.accepted(), Some((Rejecting, "verify"))),
+        ("zero is proven", Rejecting, e.judged(), Some((Drained, ""))),
+        ("flows are left", Rejecting, e.flows(), Some((Rejecting, ""))),
+        ("it cannot be told", Rejecting, e.unknown(), Some((Rejecting, ""))),
+        ("the look began before the gate was closed", Rejecting, e.old_zero(), Some((Rejecting, "verify"))),
+        ("restarted", Rejecting, e.instance(), Some((Opening, "open"))),
+        ("the namespace dies", Rejecting, e.gone(), Some((Serving, "forget unwatch ended"))),
+
+        ("it has begun already", Drained, e.start(), None),
+        ("a second drain joins, and has it proven again", Drained, e.join(), Some((Drained, "renew verify"))),
+        ("the lease is renewed", Drained, e.renew(), Some((Drained, "renew"))),
+        ("undrain", Drained, e.undrain(), Some((Opening, "open"))),
+        ("the backup look is due", Drained, e.timer(), Some((Drained, "verify"))),
+        ("an answer asked for before", Drained, e.arrivals(), Some((Drained, ""))),
+        ("it is closed already", Drained, e.closed(), None),
+        ("the kernel has the new lease", Drained, e.renewed(), Some((Drained, ""))),
+        ("the old lease stays for now", Drained, e.renew_failed(), Some((Drained, ""))),
+        ("nobody opens it", Drained, e.opened(), None),
+        ("nobody moves it", Drained, e.failed(), None),
+        ("somebody asks", Drained, e.hint(), Some((Drained, "verify"))),
+        ("a flow came through the closed gate", Drained, e.accepted(), Some((Rejecting, "flow! verify"))),
+        ("old news: the proof is newer", Drained, e.old_accepted(), Some((Drained, "verify"))),
+        ("still zero", Drained, e.judged(), Some((Drained, ""))),
+        ("a look finds a flow", Drained, e.flows(), Some((Rejecting, "flow!"))),
+        ("a look finds a handshake", Drained, e.handshake(), Some((Rejecting, ""))),
+        ("it cannot be told any more", Drained, e.unknown(), Some((Rejecting, ""))),
+        ("the look began before the gate was closed", Drained, e.old_zero(), Some((Drained, "verify"))),
+        ("restarted", Drained, e.instance(), Some((Opening, "open"))),
+        ("the namespace dies", Drained, e.gone(), Some((Serving, "forget unwatch ended"))),
+
+        ("it has begun already", Expired, e.start(), None),
+        ("a second drain joins, with a new deadline", Expired, e.join(), Some((Rejecting, "renew verify"))),
+        ("the lease is renewed", Expired, e.renew(), Some((Expired, "renew"))),
+        ("undrain", Expired, e.undrain(), Some((Opening, "open"))),
+        ("the backup look is due", Expired, e.timer(), Some((Expired, "verify"))),
+        ("an answer asked for before", Expired, e.arrivals(), Some((Expired, ""))),
+        ("it is closed already", Expired, e.closed(), None),
+        ("the kernel has the new lease", Expired, e.renewed(), Some((Expired, ""))),
+        ("the old lease stays for now", Expired, e.renew_failed(), Some((Expired, ""))),
+        ("nobody opens it", Expired, e.opened(), None),
+        ("nobody moves it", Expired, e.failed(), None),
+        ("the tracker counts zero", Expired, e.hint(), Some((Expired, "verify"))),
+        ("a handshake from before was finished", Expired, e.accepted(), Some((Expired, "verify"))),
+        ("zero is proven, late", Expired, e.judged(), Some((Drained, ""))),
+        ("flows are left", Expired, e.flows(), Some((Expired, ""))),
+        ("it cannot be told", Expired, e.unknown(), Some((Expired, ""))),
+        ("restarted", Expired, e.instance(), Some((Opening, "open"))),
+        ("the namespace dies", Expired, e.gone(), Some((Serving, "forget unwatch ended"))),
+
+        ("the old drain is not over yet", Opening, e.start(), None),
+        ("what is over cannot be joined", Opening, e.join(), None),
+        ("what is over is not renewed", Opening, e.renew(), Some((Opening, ""))),
+        ("it is under way", Opening, e.undrain(), Some((Opening, ""))),
+        ("the kernel takes its time", Opening, e.timer(), Some((Opening, ""))),
+        ("an answer asked for before", Opening, e.arrivals(), Some((Opening, ""))),
+        ("closed, and opened next", Opening, e.closed(), Some((Opening, ""))),
+        ("renewed, and opened next", Opening, e.renewed(), Some((Opening, ""))),
+        ("not renewed, and opened next", Opening, e.renew_failed(), Some((Opening, ""))),
+        ("the gate is open", Opening, e.opened(), Some((Serving, "unwatch ended"))),
+        ("the gate cannot be opened: later", Opening, e.failed(), Some((Opening, ""))),
+        ("nobody counts any more", Opening, e.hint(), Some((Opening, ""))),
+        ("connections are welcome", Opening, e.accepted(), Some((Opening, ""))),
+        ("nobody counts any more", Opening, e.judged(), Some((Opening, ""))),
+        ("it opens anyway", Opening, e.instance(), Some((Opening, ""))),
+        ("the namespace dies", Opening, e.gone(), Some((Serving, "forget unwatch ended"))),
+    ];
+    let mut covered = BTreeSet::new();
+    for (description, phase, event, expected) in table {
+        let description = format!("{} + {}: {description}", phase.name(), event.name());
+        covered.insert((phase, event.name()));
+        let mut machine = machine_in(phase);
+        let now = if phase == Expired { t(26_100) } else { t(4100) };
+        match (machine.step(event, now), expected) {
+            (Ok(actions), Some((to, actions_in_short))) => {
+                assert_eq!(machine.phase(), to, "{description}");
+                assert_eq!(summary(&actions), actions_in_short, "{description}");
+                check_frame(&description, phase, to, &actions);
+            }
+            (Err(illegal), None) => {
+                assert_eq!(illegal.phase, phase, "{description}");
+                assert_eq!(machine.phase(), phase, "{description}: nothing has changed");
+            }
+            (got, expected) => panic!("{description}: {got:?} instead of {expected:?}"),
+        }
+    }
+    assert_eq!(covered.len(), Phase::ALL.len() * 16, "every pair is in the table");
+}
+
+/// Events of the table; those with a time come after whatever `machine_in` did.
+struct Table;
+
+#[rustfmt::skip]
+impl Table {
+    fn start(&self) -> Event { Event::Start }
+    fn join(&self) -> Event { Event::Join }
+    fn renew(&self) -> Event { Event::Renew }
+    fn undrain(&self) -> Event { Event::Undrain("undrained".into()) }
+    fn timer(&self) -> Event { Event::Timer }
+    fn arrivals(&self) -> Event { Event::Arrivals(Arrivals::Never) }
+    fn closed(&self) -> Event { Event::GateClosed { lease_until: t(600_000) } }
+    fn renewed(&self) -> Event { Event::GateRenewed { lease_until: t(600_000) } }
+    fn renew_failed(&self) -> Event { Event::RenewFailed }
+    fn opened(&self) -> Event { Event::GateOpened }
+    fn failed(&self) -> Event { Event::GateFailed("no memory".into()) }
+    fn hint(&self) -> Event { Event::Hint }
+    fn accepted(&self) -> Event { Event::Accepted { at: t(4000) } }
+    fn old_accepted(&self) -> Event { Event::Accepted { at: t(3002) } }
+    fn judged(&self) -> Event { judged(Verdict::Empty, t(4000)) }
+    fn old_zero(&self) -> Event { judged(Verdict::Empty, t(3000)) }
+    fn flows(&self) -> Event { judged(flows(1), t(4000)) }
+    fn handshake(&self) -> Event { judged(Verdict::NotEmpty(Counts { handshakes: 1, ..Counts::default() }), t(4000)) }
+    fn unknown(&self) -> Event { judged(Verdict::Unknown("no look".into()), t(4000)) }
+    fn instance(&self) -> Event { Event::NewInstance }
+    fn gone(&self) -> Event { Event::NetnsGone }
+}

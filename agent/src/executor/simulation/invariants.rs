@@ -1,0 +1,82 @@
+//! What must hold, after every step of the machine and at every moment in between.
+
+use super::{Simulation, WEB};
+use crate::{
+    drain::{Action, Boot, Event, LINGER, Phase, Verdict},
+    kernel::{Kernel, TcpState},
+};
+
+impl Simulation {
+    pub(super) fn check(&self) {
+        let now = self.kernel.now();
+        let (phase, closed) = (self.machine.phase(), self.kernel.gate_is_closed(WEB));
+        match phase {
+            Phase::Rejecting | Phase::Drained | Phase::Expired => {
+                let excused = self.netns_lost || now >= self.gate_lease;
+                assert!(closed || excused, "{} with an open gate", phase.name());
+            }
+            Phase::Serving | Phase::Settling => {
+                let excused = self.netns_lost || self.queue.contains(&Action::Forget);
+                assert!(!closed || excused, "{} with a closed gate", phase.name());
+            }
+            Phase::Closing | Phase::Opening => {}
+        }
+        if phase == Phase::Drained {
+            let truth = self.kernel.truth(WEB);
+            assert!(truth.is_zero() || self.is_excused(now), "drained with {truth}");
+        }
+    }
+
+    pub(super) fn check_step(&self, before: Phase, after: Phase, now: Boot) {
+        if after == Phase::Drained && before != Phase::Drained {
+            self.check_half_closed(now);
+        }
+        if before == Phase::Settling && after == Phase::Closing {
+            self.check_settled(now);
+        }
+    }
+
+    /// After a timer.
+    pub(super) fn check_timer(&self, now: Boot) {
+        let late = now >= self.machine.deadline();
+        let phase = self.machine.phase();
+        assert!(!(late && phase == Phase::Rejecting), "it expires by its deadline");
+        assert!(!self.machine.lease_is_over(now), "the lease is over and nothing happens");
+    }
+
+    /// Whether this is a verdict other than zero, newer than all before it.
+    pub(super) fn is_news_of_something(&mut self, event: &Event, now: Boot) -> bool {
+        match event {
+            Event::GateClosed { .. } => self.newest_look = now,
+            Event::Judged(judgement) if judgement.at >= self.newest_look => {
+                self.newest_look = judgement.at;
+                return judgement.verdict != Verdict::Empty;
+            }
+            _ => {}
+        }
+        false
+    }
+
+    fn check_half_closed(&self, now: Boot) {
+        for (cookie, state) in self.kernel.sockets(WEB) {
+            let since = self.half_closed.get(&cookie).filter(|_| state == TcpState::FinWait2);
+            let young = since.is_some_and(|since| now.since(*since) < LINGER);
+            assert!(!young || self.is_excused(now), "a half-closed request may still be executing");
+        }
+    }
+
+    fn check_settled(&self, now: Boot) {
+        let (spec, age) = (self.machine.spec(), now.since(self.machine.started()));
+        if spec.at_once() || age >= spec.max_settle() {
+            return;
+        }
+        assert!(age >= spec.min_settle(), "settled before min-settle");
+        let quiet = self.newest.is_none_or(|newest| now.since(newest) >= spec.quiet());
+        assert!(quiet, "settled while connections arrive");
+    }
+
+    /// Whether the gate has a reason not to hold.
+    fn is_excused(&self, now: Boot) -> bool {
+        self.intruded || self.netns_lost || now >= self.gate_lease
+    }
+}

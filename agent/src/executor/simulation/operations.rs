@@ -1,0 +1,106 @@
+//! The executor's part: operations are carried out one at a time, and answers and events arrive late, or in
+//! another order.
+
+use rand::Rng;
+
+use super::{Simulation, WEB};
+use crate::{
+    drain::{Action, Arrivals, Event, Phase, is_new_instance},
+    executor::verify::{check_netns, verify},
+    kernel::{EventKind, Kernel, KernelError, fake::Op},
+};
+
+impl Simulation {
+    /// Begins the next operation, once the answer of the one before has been delivered.
+    pub(super) fn executor(&mut self) {
+        if self.answer.is_some() {
+            return;
+        }
+        let Some(action) = self.queue.pop_front() else { return };
+        self.say(|| format!("  carries out {action:?}"));
+        if action == Action::Verify && self.rng.random_bool(0.3) {
+            let sockets = self.kernel.sockets(WEB);
+            if let Some((cookie, _)) = sockets.first().copied() {
+                self.kernel.hook(Op::Look, move |kernel| kernel.close(cookie));
+            }
+        }
+        let verdict = action == Action::Verify;
+        let answer = self.carry_out(action).unwrap_or_else(|error| match error {
+            (_, KernelError::NoNetns(_)) => vec![Event::NetnsGone],
+            (event, _) => event.into_iter().collect(),
+        });
+        if verdict {
+            self.verdicts.push(answer);
+        } else {
+            self.answer = Some(answer);
+        }
+    }
+
+    /// Events of the answer, or that of a failure.
+    fn carry_out(&mut self, action: Action) -> Result<Vec<Event>, (Option<Event>, KernelError)> {
+        let kernel = &*self.kernel;
+        let failed = |error: KernelError| (Some(Event::GateFailed(error.to_string())), error);
+        Ok(match action {
+            Action::CloseGate { lease_until } => {
+                check_netns(kernel, WEB.netns, self.netns_cookie).map_err(failed)?;
+                kernel.close_gate(WEB, lease_until).map_err(failed)?;
+                self.gate_lease = lease_until;
+                vec![Event::GateClosed { lease_until }]
+            }
+            Action::RenewGate { lease_until } => {
+                kernel.renew_gate(WEB, lease_until).map_err(|e| (Some(Event::RenewFailed), e))?;
+                self.gate_lease = lease_until;
+                vec![Event::GateRenewed { lease_until }]
+            }
+            Action::OpenGate => {
+                kernel.open_gate(WEB).map_err(failed)?;
+                vec![Event::GateOpened]
+            }
+            Action::Forget => kernel.open_gate(WEB).map(|()| vec![]).map_err(|e| (None, e))?,
+            Action::Watch(watch) => {
+                kernel.watch(WEB, watch).map(|()| vec![]).map_err(|e| (None, e))?
+            }
+            Action::ReadArrivals => match kernel.tracked(WEB) {
+                Ok(tracked) => {
+                    self.newest = tracked.last_new;
+                    vec![Event::Arrivals(tracked.last_new.map_or(Arrivals::Never, Arrivals::Last))]
+                }
+                Err(_) => {
+                    self.newest = Some(kernel.now());
+                    vec![Event::Arrivals(Arrivals::Unknown)]
+                }
+            },
+            Action::Verify => {
+                let found = verify(kernel, WEB, &self.lingerers, self.netns_cookie);
+                let found = found.map_err(|e| (None, e))?;
+                let at_start = self.listeners.get_or_insert_with(|| found.listeners.clone());
+                let new = is_new_instance(at_start, &found.listeners).then_some(Event::NewInstance);
+                new.into_iter().chain([Event::Judged(found.judgement)]).collect()
+            }
+            other => unreachable!("{other:?} is no operation"),
+        })
+    }
+
+    pub(super) fn deliver(&mut self) {
+        let mut answers: Vec<Event> = self.answer.take().into_iter().flatten().collect();
+        if !self.verdicts.is_empty() && self.rng.random() {
+            let any = self.rng.random_range(0..self.verdicts.len());
+            answers.extend(self.verdicts.remove(any));
+        }
+        for event in answers {
+            if self.machine.phase() != Phase::Serving {
+                self.step(event);
+            }
+        }
+    }
+
+    pub(super) fn kernel_event(&mut self) {
+        let Ok(event) = self.events.try_recv() else { return };
+        if self.machine.phase() != Phase::Serving {
+            self.step(match event.kind {
+                EventKind::Accepted => Event::Accepted { at: event.at },
+                _ => Event::Hint,
+            });
+        }
+    }
+}

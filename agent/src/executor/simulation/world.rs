@@ -1,0 +1,137 @@
+//! What happens around a drain: clients, servers, faults, people and time.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rand::{Rng, rngs::SmallRng};
+
+use super::{Simulation, WEB};
+use crate::{
+    drain::{Event, Machine, Phase, Spec, SpecRequest, listeners},
+    kernel::{Kernel, TcpState, fake::Op},
+};
+
+/// How late a timer may come.
+const JITTER: Duration = Duration::from_millis(5);
+
+impl Simulation {
+    /// Clients and servers.
+    pub(super) fn network(&mut self) {
+        let kernel = Arc::clone(&self.kernel);
+        let sockets = kernel.sockets(WEB);
+        let any = (!sockets.is_empty()).then(|| sockets[self.rng.random_range(0..sockets.len())]);
+        match (self.rng.random_range(0..100), any) {
+            (0..20, _) => drop(kernel.connect(WEB)),
+            (20..30, _) => drop(kernel.syn(WEB)),
+            (30..60, Some((cookie, TcpState::SynRecv))) => drop(kernel.establish(cookie)),
+            (30..75, Some((cookie, _))) => kernel.close(cookie),
+            (75..85, Some((cookie, state))) if state != TcpState::SynRecv => {
+                let held = self.rng.random_bool(0.7);
+                kernel.set_state(cookie, TcpState::FinWait2, held);
+                if held {
+                    self.half_closed.entry(cookie).or_insert(kernel.now());
+                } else {
+                    self.half_closed.remove(&cookie);
+                }
+            }
+            (85..90, Some((cookie, state))) if state.is_flow() => {
+                kernel.set_state(cookie, TcpState::CloseWait, true);
+            }
+            (90..92, _) => kernel.unlisten(WEB),
+            (92..94, _) => drop(kernel.listen(WEB)),
+            (94, _) if self.rng.random_bool(0.2) => {
+                self.say(|| "the namespace dies".into());
+                kernel.kill_netns(WEB.netns);
+                self.netns_lost = true;
+                if self.rng.random() {
+                    kernel.add_netns(WEB.netns);
+                    kernel.listen(WEB);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn break_something(&mut self) {
+        let kernel = Arc::clone(&self.kernel);
+        match self.rng.random_range(0..6) {
+            0 => kernel.set_tracker_blind(self.rng.random()),
+            1 => kernel.set_tracker_full(self.rng.random()),
+            2 => kernel.corrupt(WEB, self.rng.random_range(-2..=2)),
+            3 => kernel.set_events_lost(self.rng.random()),
+            4 if self.rng.random_bool(0.1) => {
+                self.say(|| "an intruder".into());
+                kernel.intrude(WEB);
+                self.intruded = true;
+            }
+            _ => {
+                let op = Op::ALL[self.rng.random_range(0..Op::ALL.len())];
+                kernel.fail(op, self.rng.random_range(1..3), self.rng.random_range(1..4));
+            }
+        }
+    }
+
+    /// Who drains, joins, renews and undrains.
+    pub(super) fn people(&mut self) {
+        let now = self.kernel.now();
+        match (self.machine.phase(), self.rng.random_range(0..10)) {
+            (Phase::Serving, _) if self.is_idle() => self.begin(),
+            (Phase::Serving, _) => {}
+            (_, 0) => self.step(Event::Undrain("undrained".into())),
+            (phase, 1..3) if phase != Phase::Opening && !self.machine.lease_is_over(now) => {
+                self.step(Event::Join);
+            }
+            (_, 3..6) => self.step(Event::Renew),
+            _ => self.step(Event::Hint),
+        }
+    }
+
+    fn begin(&mut self) {
+        let Ok(cookie) = self.kernel.netns_cookie(WEB.netns) else {
+            self.kernel.add_netns(WEB.netns);
+            self.kernel.listen(WEB);
+            return;
+        };
+        self.machine = Machine::new(random_spec(&mut self.rng));
+        self.netns_cookie = cookie;
+        self.netns_lost = false;
+        self.intruded = false;
+        self.lingerers = Mutex::default();
+        self.listeners = self.kernel.look(WEB.netns, Some(WEB.port)).ok().map(|l| listeners(&l));
+        self.step(Event::Start);
+    }
+
+    /// Time passes: a little, or until the next timer; never past a timer that has not come.
+    pub(super) fn time(&mut self) {
+        let now = self.kernel.now();
+        let due = self.wake_at.since(now) + self.rng.random_range(Duration::ZERO..JITTER);
+        if self.rng.random_bool(0.02) {
+            // The machine was suspended.
+            self.kernel.advance(Duration::from_secs(self.rng.random_range(20..80)));
+        }
+        let little = self.rng.random_range(Duration::from_millis(1)..Duration::from_millis(400));
+        let draining = self.machine.phase() != Phase::Serving;
+        self.kernel.advance(if draining && self.rng.random() { due } else { little.min(due) });
+        if draining && self.kernel.now() >= self.wake_at {
+            self.step(Event::Timer);
+        }
+    }
+}
+
+/// Options within their limits.
+pub(super) fn random_spec(rng: &mut SmallRng) -> Spec {
+    let ms =
+        |rng: &mut SmallRng, most: u64| Some(Duration::from_millis(rng.random_range(0..=most)));
+    let request = SpecRequest {
+        quiet: if rng.random() { Some(Duration::ZERO) } else { ms(rng, 1000) },
+        min_settle: ms(rng, 2500),
+        max_settle: rng.random_bool(0.3).then_some(Duration::from_millis(2600)),
+        timeout: Some(Duration::from_millis(rng.random_range(3000..8000))),
+        lease: Some(Duration::from_secs(68)),
+        keep_closed: rng.random_bool(0.3),
+        ..SpecRequest::default()
+    };
+    Spec::try_from(request).expect("within its limits")
+}
