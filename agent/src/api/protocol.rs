@@ -19,9 +19,12 @@
 //! listener, flow or drain. The event stream keeps alive the leases of those services only that the caller
 //! may also drain; it ends when the drains of all its services have ended.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::drain::Service;
+pub use crate::drain::{NewConnections, SettledBy, StateName};
+use crate::drain::{Service, Spec, SpecError, SpecRequest};
 
 /// Asks for a drain. Durations are milliseconds; those left out take the documented defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,15 +56,6 @@ pub struct DrainRequest {
     /// What happens to new connections once the gate is closed.
     #[serde(default)]
     pub new: NewConnections,
-}
-
-/// What happens to new connections once the gate is closed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NewConnections {
-    /// The kernel answers the SYN with a RST: connect() fails at once.
-    #[default]
-    Reject,
 }
 
 /// A network namespace as a request names it.
@@ -105,35 +99,6 @@ pub struct Undrained {
 pub struct ServiceList {
     /// Sorted by namespace and port.
     pub services: Vec<ServiceStatus>,
-}
-
-/// States of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StateName {
-    /// No drain.
-    Serving,
-    /// Draining, still accepting.
-    Settling,
-    /// The gate is closed, flows remain.
-    Rejecting,
-    /// The gate is closed and zero is proven.
-    Drained,
-    /// The gate is closed, and the deadline passed with flows remaining.
-    Expired,
-}
-
-impl StateName {
-    /// As in JSON and in tables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Serving => "serving",
-            Self::Settling => "settling",
-            Self::Rejecting => "rejecting",
-            Self::Drained => "drained",
-            Self::Expired => "expired",
-        }
-    }
 }
 
 /// One service as it is now.
@@ -180,18 +145,6 @@ pub struct DrainStatus {
     pub keep_closed: bool,
     /// Why the gate was closed; null while settling.
     pub settled_by: Option<SettledBy>,
-}
-
-/// Why settling ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SettledBy {
-    /// No new connection came for the quiet time.
-    Quiet,
-    /// max-settle was reached while connections still arrived.
-    MaxSettle,
-    /// The drain asked for `quiet` 0.
-    AtOnce,
 }
 
 /// One line of the event stream.
@@ -299,3 +252,25 @@ impl ServiceStatus {
 #[cfg(test)]
 #[path = "protocol_tests.rs"]
 mod tests;
+
+impl From<&DrainRequest> for SpecRequest {
+    fn from(request: &DrainRequest) -> Self {
+        Self {
+            quiet: request.quiet_ms.map(Duration::from_millis),
+            min_settle: request.min_settle_ms.map(Duration::from_millis),
+            max_settle: request.max_settle_ms.map(Duration::from_millis),
+            timeout: request.timeout_ms.map(Duration::from_millis),
+            lease: request.lease_ms.map(Duration::from_millis),
+            keep_closed: request.keep_closed,
+            new: request.new,
+        }
+    }
+}
+
+impl TryFrom<&DrainRequest> for Spec {
+    type Error = SpecError;
+
+    fn try_from(request: &DrainRequest) -> Result<Self, SpecError> {
+        Self::try_from(SpecRequest::from(request))
+    }
+}

@@ -127,7 +127,7 @@ pub enum Action {
     Ended(String),
 }
 
-/// Where a drain stands. Those of DESIGN §3, and two in which an operation of the gate is under way.
+/// Where a drain stands: the five states that users see, and two in which an operation of the gate is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {
     /// No drain, or none any more.

@@ -1,11 +1,11 @@
-//! The states of one drain (DESIGN §3) and every way between them.
+//! The states of one drain and every way between them.
 
 mod view;
 
 use std::time::Duration;
 
-use super::{Action, Arrivals, Boot, Event, Judgement, Phase, Spec, Verdict};
-use crate::{api::protocol::SettledBy, kernel::Watch};
+use super::{Action, Arrivals, Boot, Event, Judgement, Phase, SettledBy, Spec, Verdict};
+use crate::kernel::Watch;
 
 /// Time between two looks when nothing hints at a change: for events that were lost, and for namespaces
 /// and listeners that went without one.

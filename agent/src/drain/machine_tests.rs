@@ -5,12 +5,10 @@ mod table;
 use std::time::Duration;
 
 use super::{
-    Action, Arrivals, Boot, Counts, Event, Judgement, Machine, Phase, Spec, SpecRequest, Verdict,
+    Action, Arrivals, Boot, Counts, Event, Judgement, Machine, Phase, SettledBy, Spec, SpecRequest,
+    StateName, Verdict,
 };
-use crate::{
-    api::protocol::{SettledBy, StateName},
-    kernel::Watch,
-};
+use crate::kernel::Watch;
 
 /// Milliseconds after the drain's start.
 fn t(ms: u64) -> Boot {

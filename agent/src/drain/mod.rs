@@ -6,6 +6,7 @@
 mod event;
 mod instance;
 mod machine;
+mod names;
 mod spec;
 mod time;
 mod verdict;
@@ -18,6 +19,7 @@ use std::fmt;
 pub use event::{Action, Arrivals, Event, Phase};
 pub use instance::{is_new_instance, listeners};
 pub use machine::{BACKUP, IllegalEvent, Machine, SOON};
+pub use names::{NewConnections, SettledBy, StateName};
 pub use spec::{LEASE_MARGIN, LINGER, LONGEST, LONGEST_LEASE, Spec, SpecError, SpecRequest};
 pub use time::Boot;
 pub use verdict::{Counts, Judgement, Lingerers, Opinion, Verdict, compare, full_map, judge};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
-use crate::api::protocol::{DrainRequest, NewConnections};
+use super::NewConnections;
 
 /// How long a connection in FIN_WAIT2 counts at most, from when it was first seen.
 pub const LINGER: Duration = Duration::from_secs(2);
@@ -37,20 +37,6 @@ pub struct SpecRequest {
     pub keep_closed: bool,
     /// What happens to new connections once the gate is closed.
     pub new: NewConnections,
-}
-
-impl From<&DrainRequest> for SpecRequest {
-    fn from(request: &DrainRequest) -> Self {
-        Self {
-            quiet: request.quiet_ms.map(Duration::from_millis),
-            min_settle: request.min_settle_ms.map(Duration::from_millis),
-            max_settle: request.max_settle_ms.map(Duration::from_millis),
-            timeout: request.timeout_ms.map(Duration::from_millis),
-            lease: request.lease_ms.map(Duration::from_millis),
-            keep_closed: request.keep_closed,
-            new: request.new,
-        }
-    }
 }
 
 /// What a drain is to do. Its values fit together: 0 < timeout, min-settle ≤ max-settle < timeout, and
@@ -134,14 +120,6 @@ impl TryFrom<SpecRequest> for Spec {
         }
         let SpecRequest { keep_closed, new, .. } = request;
         Ok(Self { quiet, min_settle, max_settle, timeout, lease, keep_closed, new })
-    }
-}
-
-impl TryFrom<&DrainRequest> for Spec {
-    type Error = SpecError;
-
-    fn try_from(request: &DrainRequest) -> Result<Self, SpecError> {
-        Self::try_from(SpecRequest::from(request))
     }
 }
 

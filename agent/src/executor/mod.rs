@@ -29,8 +29,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::task::{Command, Task};
 use crate::{
-    api::protocol::{SettledBy, StateName},
-    drain::{Boot, Service, Spec},
+    drain::{Boot, Service, SettledBy, Spec, StateName},
     kernel::{Event, Kernel, KernelError},
 };
 

@@ -7,8 +7,7 @@ use std::{
 
 use super::{Status, entry::Entry, explain};
 use crate::{
-    api::protocol::StateName,
-    drain::{Boot, Counts, Lingerers, Service, full_map},
+    drain::{Boot, Counts, Lingerers, Service, StateName, full_map},
     kernel::{Kernel, KernelError, Look},
 };
 

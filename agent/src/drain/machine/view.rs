@@ -1,10 +1,7 @@
 //! What the outside may know of a machine.
 
 use super::Machine;
-use crate::{
-    api::protocol::{SettledBy, StateName},
-    drain::{Boot, Phase, Spec},
-};
+use crate::drain::{Boot, Phase, SettledBy, Spec, StateName};
 
 impl Machine {
     /// What was asked for.
