@@ -176,8 +176,7 @@ pub(crate) fn exec_to_closed() -> Result<Row> {
         let drain = ctl.start(&["drain", "--port", &port, "--quiet", "0s", "--no-wait"])?;
         let closed = netns.run(|| {
             while TcpStream::connect(here(PORT)).is_ok() {
-                // not a wait for a state: the probe must not take the CPU from what it measures
-                thread::sleep(PROBE_EVERY);
+                thread::sleep(PROBE_EVERY); // not a wait for a state: leaves the CPU to what is measured
             }
             Ok(start.elapsed())
         })?;
