@@ -47,14 +47,14 @@ fn gate(ctx: SkLookupContext) -> u32 {
     }
     let key = RuleKey::new(GATE_SLOT.load(), port as u16);
     // SAFETY: rules are only replaced as a whole by the agent; eight bytes are read at once.
-    let Some(rule) = (unsafe { RULES.get(&key) }) else {
+    let Some(rule) = (unsafe { RULES.get(key) }) else {
         return SK_PASS; // Not draining.
     };
     // SAFETY: a helper without arguments.
     if unsafe { bpf_ktime_get_boot_ns() } >= rule.lease_until_ns {
         return SK_PASS; // Nobody renewed the lease: traffic comes back even if the agent is dead.
     }
-    if let Some(rejected) = REJECTED.get_ptr_mut(&key) {
+    if let Some(rejected) = REJECTED.get_ptr_mut(key) {
         counter::add(rejected, 1);
     }
     // The kernel itself answers the SYN with a RST: there is no listener, as far as it can see.

@@ -96,10 +96,20 @@ unsafe fn visit<const SOCKOPT: bool>(ctx: *mut IterContext) -> i32 {
     // SAFETY: `sock` is a full socket.
     let cookie = unsafe { bpf_get_socket_cookie(sock) };
     let flow = Flow { service, since_ns: flows::now(), flags, zero: 0 };
-    if let Counted::New = flows::count(counts, cookie, &flow) {
+    match flows::count(counts, cookie, &flow) {
         // SAFETY: `seq` belongs to this walk. A full buffer makes the kernel call us again for this
         // socket, which is Known by then.
-        unsafe { bpf_seq_write(seq.cast(), (&raw const cookie).cast(), 8) };
+        Counted::New => unsafe {
+            bpf_seq_write(seq.cast(), (&raw const cookie).cast(), 8);
+        },
+        Counted::Known => {}
+        Counted::NoRoom => {
+            // One is enough to distrust the service; each walk would count it again.
+            // SAFETY: `counts` points to a live map value.
+            if unsafe { (*counts).lost } == 0 {
+                flows::lose(counts);
+            }
+        }
     }
     0
 }

@@ -50,8 +50,8 @@ pub(crate) enum Counted {
     New,
     /// It was counted already.
     Known,
-    /// There was no room; the number of flows of this service lost so.
-    Lost(u64),
+    /// There is no room for it.
+    NoRoom,
 }
 
 /// Boot time in nanoseconds.
@@ -74,6 +74,10 @@ pub(crate) fn counts_or_new(service: &ServiceKey) -> Option<*mut ServiceCounts> 
         return Some(counts);
     }
     // Another CPU may be faster: then the insert fails, and its entry is as good as ours.
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "a copy would be made on the stack"
+    )]
     let _ = SERVICES.insert(service, &NO_COUNTS, u64::from(BPF_NOEXIST));
     let counts = counts(service);
     if counts.is_none() {
@@ -93,14 +97,19 @@ pub(crate) fn count(counts: *mut ServiceCounts, cookie: u64, flow: &Flow) -> Cou
             Counted::New
         }
         Err(EEXIST) => Counted::Known,
-        Err(_) => {
-            fault(fault::FLOWS_FULL);
-            // SAFETY: `counts` points to a live map value.
-            unsafe {
-                counter::add(&raw mut (*counts).lost, 1);
-                Counted::Lost((*counts).lost)
-            }
-        }
+        Err(_) => Counted::NoRoom,
+    }
+}
+
+/// A flow found no room: until it is accounted for, the counts of its service are not to be trusted. Returns
+/// how many flows of the service were lost so.
+#[inline(always)]
+pub(crate) fn lose(counts: *mut ServiceCounts) -> u64 {
+    fault(fault::FLOWS_FULL);
+    // SAFETY: `counts` points to a live map value.
+    unsafe {
+        counter::add(&raw mut (*counts).lost, 1);
+        (*counts).lost
     }
 }
 

@@ -57,16 +57,15 @@ fn established(ctx: &SockOpsContext) {
         counter::add(&raw mut (*counts).accepted, 1);
     }
     let flow = Flow { service, since_ns: now, flags: 0, zero: 0 };
-    if let Counted::Lost(n) = flows::count(counts, cookie(ctx), &flow)
-        && n & (n - 1) == 0
-    {
-        warn!(
-            ctx,
-            "no room to count a flow of port {} in netns {} (lost: {})",
-            service.port,
-            service.netns,
-            n
-        );
+    if let Counted::NoRoom = flows::count(counts, cookie(ctx), &flow) {
+        let lost = flows::lose(counts);
+        if lost & (lost - 1) == 0 {
+            let ServiceKey { netns, port, .. } = service;
+            warn!(
+                ctx,
+                "no room to count a flow of port {} in netns {} (lost: {})", port, netns, lost
+            );
+        }
     }
     flows::tell(&service, counts, Event::ACCEPTED, watch::FLOWS);
 }

@@ -148,7 +148,7 @@ pub fn full_map(tracked: &Tracked) -> Option<String> {
     let lost = tracked.lost;
     (lost > 0).then(|| {
         format!(
-            "the tracker's map of flows was full and {lost} connections are not in it; raise --max-flows"
+            "the tracker's map of flows was full when {lost} connections came; start the agent with a larger --max-flows"
         )
     })
 }
@@ -158,7 +158,7 @@ pub fn full_map(tracked: &Tracked) -> Option<String> {
 pub fn judge(counts: Counts, opinion: Opinion, tracked: &Tracked, at: Boot) -> Judgement {
     let disagree = matches!(opinion, Opinion::Disagree { .. });
     if let Some(reason) = full_map(tracked) {
-        return Judgement { verdict: Verdict::Unknown(reason), at, silent: disagree };
+        return Judgement { verdict: Verdict::Unknown(reason), at, silent: false };
     }
     if !counts.is_zero() {
         let silent = disagree || counts.flows == 0;

@@ -105,7 +105,8 @@ fn look_until_agreed(
             Opinion::Moved => sight.counts.flows > 0 && sight.tracked.lost == 0,
             Opinion::Disagree { .. } => false,
         };
-        if settled || tries >= TRIES {
+        let is_full = sight.tracked.lost > 0 && found.disagreed;
+        if settled || is_full || tries >= TRIES {
             return distrust_full_map(kernel, &sight);
         }
         // Once may be a connection half way between the tracker and the socket table; the same twice is not.
@@ -141,12 +142,16 @@ fn repair(
 ) -> Result<(), KernelError> {
     let mended = kernel.reconcile(service, &sight.look)?;
     found.disagreed = true;
-    found.repairs += mended.added + mended.removed + mended.corrected.unsigned_abs();
-    warn!(
-        %service, tracked = sight.tracked.flows, seen = sight.counts.flows, lost = sight.tracked.lost,
-        added = mended.added, removed = mended.removed, corrected = mended.corrected,
-        "the tracker disagreed with an independent look and was mended",
-    );
+    let repairs = mended.added + mended.removed + mended.corrected.unsigned_abs();
+    found.repairs += repairs;
+    if repairs > 0 {
+        warn!(
+            %service, tracked = sight.tracked.flows, seen = sight.counts.flows,
+            lost = sight.tracked.lost, added = mended.added, removed = mended.removed,
+            corrected = mended.corrected,
+            "the tracker disagreed with an independent look and was mended",
+        );
+    }
     Ok(())
 }
 
