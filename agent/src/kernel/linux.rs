@@ -15,6 +15,7 @@ use super::{
     Event, Faults, Kernel, KernelError, Look, Reconciled, Tracked, Watch, diag, events,
     gate::Gates,
     netns::{self, Namespaces},
+    settle::Unsettled,
     sys,
     tracker::{Sizes, Tracker, tracked},
 };
@@ -42,8 +43,8 @@ pub struct Linux {
     host: u32,
     tracker: Mutex<Tracker>,
     gates: Arc<Mutex<Gates>>,
-    /// Namespaces whose gate has closed a moment ago: see [`Linux::let_gate_settle`].
-    unsettled: Mutex<HashSet<u32>>,
+    /// See [`Linux::let_gate_settle`].
+    unsettled: Unsettled,
     /// Lost flows that were accounted for by a later reconciliation.
     forgiven: Mutex<HashMap<Service, u64>>,
 }
@@ -66,7 +67,7 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
         host,
         tracker: Mutex::new(tracker),
         gates: Arc::new(Mutex::new(Gates::load()?)),
-        unsettled: Mutex::default(),
+        unsettled: Unsettled::default(),
         forgiven: Mutex::default(),
     });
     linux.adopt_all()?;
@@ -197,14 +198,12 @@ impl Linux {
     /// A SYN that passed a gate just before it closed may not have its request socket yet, and a look would
     /// miss it. The first look after a gate has closed waits until all such SYNs are through.
     fn let_gate_settle(&self, netns: u32) {
-        if !lock(&self.unsettled).contains(&netns) {
-            return;
-        }
-        if let Err(e) = sys::wait_for_rcu() {
-            tracing::debug!(error = %e, "no membarrier on this kernel: waiting instead");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        lock(&self.unsettled).remove(&netns);
+        self.unsettled.settle(netns, || {
+            if let Err(e) = sys::wait_for_rcu() {
+                tracing::debug!(error = %e, "no membarrier on this kernel: waiting instead");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
     }
 
     /// Loads a spare gate in the background, if one was used.
@@ -283,7 +282,7 @@ impl Kernel for Linux {
         let netns = self.namespaces.open(service.netns)?;
         let cookie = self.namespaces.cookie(service.netns)?;
         lock(&self.gates).close(service, lease_until, &netns, cookie)?;
-        lock(&self.unsettled).insert(service.netns);
+        self.unsettled.closed(service.netns);
         self.refill_spares();
         Ok(())
     }
