@@ -113,13 +113,12 @@ impl Linux {
         let Ok(alive) = self.namespaces.all() else { return };
         let alive = alive.into_iter().collect();
         let before = self.now() - UNUSED;
-        match self.tracker().forget(&alive, before) {
-            Ok(forgotten) => {
-                tracing::debug!(services = forgotten.len(), "forgot unused services");
-                lock(&self.forgiven).retain(|service, _| !forgotten.contains(service));
-            }
-            Err(e) => tracing::warn!(error = %e, "cannot forget unused services"),
-        }
+        // The tracker stays locked until both agree: `forgiven` of a service that has been forgotten would hide
+        // what is lost later.
+        let mut tracker = self.tracker();
+        let forgotten = tracker.forget(&alive, before);
+        tracing::debug!(services = forgotten.len(), "forgot unused services");
+        lock(&self.forgiven).retain(|service, _| !forgotten.contains(service));
     }
 
     /// Takes in what the tracker misses of a look, and what was lost for want of room.
@@ -206,18 +205,22 @@ impl Linux {
         });
     }
 
-    /// Loads a spare gate in the background, if one was used.
+    /// Loads a spare gate in the background, if one was used. Nothing here may fail its caller: the gate is
+    /// closed already.
     fn refill_spares(&self) {
         let gates = Arc::clone(&self.gates);
-        std::thread::spawn(move || {
-            let Some(order) = lock(&gates).order_spare() else { return };
-            match order.load() {
-                Ok(spare) => lock(&gates).add_spare(spare),
-                Err(e) => {
-                    tracing::warn!(error = %e, "cannot load a spare gate; a later drain loads its own")
-                }
+        let load = move || {
+            let Some(order) = lock(&gates).order_spare() else { return Ok(()) };
+            order.load().map(|spare| lock(&gates).add_spare(spare))
+        };
+        let spawned = std::thread::Builder::new().name("spare-gate".into()).spawn(move || {
+            if let Err(e) = load() {
+                tracing::warn!(error = %e, "cannot load a spare gate; a later drain loads its own");
             }
         });
+        if let Err(e) = spawned {
+            tracing::warn!(error = %e, "no thread to load a spare gate; a later drain loads its own");
+        }
     }
 
     fn tracker(&self) -> MutexGuard<'_, Tracker> {
