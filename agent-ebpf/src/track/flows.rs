@@ -160,7 +160,8 @@ pub(crate) unsafe fn add(counter: *mut i64, delta: i64) {
 
 #[inline(always)]
 fn copy(cookie: u64) -> Option<Flow> {
-    // SAFETY: the value is copied; without preallocation an entry is not reused under us.
+    // SAFETY: the value is plain data, and copied. The entry may be removed meanwhile and its memory hold
+    // another flow: then the copy is nonsense, but the caller cannot remove the entry again, and drops it.
     unsafe { FLOWS.get(cookie) }.copied()
 }
 

@@ -127,26 +127,46 @@ fn dump(family: u8, port: u16) -> Result<Option<Vec<InetResponse>>, DumpError> {
     let request = request(family, port);
     netlink.send(&request, 0)?;
     let mut buffer = vec![0; BUFFER];
-    let mut responses = Vec::new();
-    let mut whole = true;
-    loop {
+    let mut dump = Dump::default();
+    while !dump.done {
         let size = netlink.recv(&mut &mut buffer[..], 0)?;
-        let mut rest = &buffer[..size];
-        while !rest.is_empty() {
-            let message = <NetlinkMessage<SockDiagMessage>>::deserialize(rest)?;
-            whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
-            let length = message.header.length as usize;
+        dump.read(&buffer[..size])?;
+    }
+    Ok((!dump.interrupted).then_some(dump.responses))
+}
+
+/// A dump as it comes in.
+#[derive(Default)]
+struct Dump {
+    responses: Vec<InetResponse>,
+    interrupted: bool,
+    done: bool,
+}
+
+impl Dump {
+    /// Takes one datagram of messages.
+    fn read(&mut self, mut datagram: &[u8]) -> Result<(), DumpError> {
+        while !datagram.is_empty() && !self.done {
+            let message = <NetlinkMessage<SockDiagMessage>>::deserialize(datagram)?;
+            self.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(r)) => {
-                    responses.push(*r)
+                    self.responses.push(*r);
                 }
-                NetlinkPayload::Done(_) => return Ok(whole.then_some(responses)),
+                // An error that the dump ran into comes here, without an NLMSG_ERROR (`netlink_dump`): without the
+                // module tcp_diag, for example, this is -ENOENT and all there is.
+                NetlinkPayload::Done(done) if done.code < 0 => {
+                    return Err(DumpError::Refused(std::io::Error::from_raw_os_error(-done.code)));
+                }
+                NetlinkPayload::Done(_) => self.done = true,
                 NetlinkPayload::Error(e) => return Err(DumpError::Refused(e.to_io())),
                 _ => {}
             }
             // Messages are aligned to four bytes.
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            let length = (message.header.length as usize).next_multiple_of(4);
+            datagram = datagram.get(length..).unwrap_or_default();
         }
+        Ok(())
     }
 }
 
@@ -170,3 +190,7 @@ fn request(family: u8, port: u16) -> Vec<u8> {
     message.serialize(&mut bytes);
     bytes
 }
+
+#[cfg(test)]
+#[path = "diag_tests.rs"]
+mod tests;

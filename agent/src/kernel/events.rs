@@ -64,3 +64,49 @@ fn parse(bytes: &[u8]) -> Option<Event> {
     let at = u64::from_ne_bytes(bytes.get(16..24)?.try_into().ok()?);
     Some(Event { service: Service { netns, port }, kind, at: Boot::from_nanos(at) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record as the kernel program writes it.
+    fn record(kind: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(4_026_531_840_u32.to_ne_bytes());
+        bytes.extend(8080_u16.to_ne_bytes());
+        bytes.extend([0; 2]);
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(123_456_789_012_u64.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn records_become_events() {
+        for (kind, expected) in [
+            (track::Event::EMPTY, EventKind::Empty),
+            (track::Event::ACCEPTED, EventKind::Accepted),
+            (track::Event::LISTENING, EventKind::Listening),
+            (track::Event::UNLISTENED, EventKind::Unlistened),
+        ] {
+            let event = Event {
+                service: Service { netns: 4_026_531_840, port: 8080 },
+                kind: expected,
+                at: Boot::from_nanos(123_456_789_012),
+            };
+            assert_eq!(parse(&record(kind)), Some(event));
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let whole = record(track::Event::EMPTY);
+        assert_eq!(whole.len(), size_of::<track::Event>());
+        for kind in [0, 5, u32::MAX] {
+            assert_eq!(parse(&record(kind)), None, "kind {kind}");
+        }
+        for length in 0..whole.len() {
+            assert_eq!(parse(&whole[..length]), None, "{length} bytes");
+        }
+    }
+}

@@ -17,7 +17,7 @@ use aya::{
 use drainctl_common::gate::{Rule, RuleKey};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use super::{KernelError, objects::GATE};
+use super::{KernelError, objects::GATE, tracker::is_missing};
 use crate::drain::{Boot, Service};
 
 /// How many instances are kept loaded. Each costs about 30 ms to load and 10 KiB of kernel memory.
@@ -86,9 +86,11 @@ impl Gates {
         Some(SpareOrder { bpffs: Arc::clone(&self.bpffs), slot })
     }
 
-    /// Keeps a loaded instance for the next drain.
+    /// Keeps a loaded instance for the next drain; one too many is unloaded.
     pub(super) fn add_spare(&mut self, instance: Instance) {
-        self.spares.push(instance);
+        if self.spares.len() < SPARES {
+            self.spares.push(instance);
+        }
     }
 
     /// Refuses new connections of the service until `lease_until`. `netns` is its open namespace, `cookie`
@@ -110,7 +112,7 @@ impl Gates {
         };
         // The rule first: a program without a rule passes everything, so nothing is half-done in between.
         if let Err(e) = self.write(RuleKey::new(instance.slot, service.port), lease_until) {
-            self.spares.push(instance);
+            self.add_spare(instance);
             return Err(e);
         }
         self.attach(instance, service, netns, cookie)
@@ -146,9 +148,10 @@ impl Gates {
                 Ok(())
             }
             Err(e) => {
-                let cleaned = self.erase(RuleKey::new(instance.slot, service.port));
-                self.spares.push(instance);
-                cleaned.and(Err(e))
+                // With a rule left in its slot, it would refuse for the next drain: then it is unloaded.
+                self.erase(RuleKey::new(instance.slot, service.port))?;
+                self.add_spare(instance);
+                Err(e)
             }
         }
     }
@@ -208,32 +211,36 @@ impl Gates {
             .map_err(|e| KernelError::op("write the gate's rule for port", key.port, e))
     }
 
+    /// A rule that somebody else has removed is no error: the gate is to open, and it is open.
     fn erase(&mut self, key: RuleKey) -> Result<(), KernelError> {
         // The rule is what refuses; the counter may go later.
         let done = self.rules.remove(&key);
         let _ = self.rejected.remove(&key);
-        done.map_err(|e| KernelError::op("remove the gate's rule for port", key.port, e))
+        match done {
+            Err(e) if !is_missing(&e) => {
+                Err(KernelError::op("remove the gate's rule for port", key.port, e))
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// Detaches the program of a namespace and makes it a spare again.
+    /// Detaches the program of a namespace, and makes it a spare again if nothing is left of it.
     fn release(&mut self, netns: u32) {
         let Some(Attached { mut instance, link, ports, .. }) = self.attached.remove(&netns) else {
             return;
         };
-        for port in ports {
-            let _ = self.erase(RuleKey::new(instance.slot, port));
-        }
+        let slot = instance.slot;
+        let erased = ports.into_iter().map(|port| self.erase(RuleKey::new(slot, port)));
+        let erased = erased.fold(Ok(()), Result::and);
         // Of a dead namespace the kernel has detached it already.
-        let detached = instance.program().map(|p| p.detach(link));
-        match detached {
-            Ok(Ok(())) if self.spares.len() < SPARES => self.spares.push(instance),
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => {
-                tracing::warn!(netns, error = %e, "cannot detach a gate; it has no rules, so it passes everything")
-            }
-            Err(e) => {
-                tracing::warn!(netns, error = %e, "cannot detach a gate; it has no rules, so it passes everything")
-            }
+        let detached = instance.program().and_then(|p| {
+            p.detach(link)
+                .map_err(|e| KernelError::op("detach the gate of network namespace", netns, e))
+        });
+        match detached.and(erased) {
+            Ok(()) => self.add_spare(instance),
+            // Its link is closed with it, and no other instance ever has its slot.
+            Err(e) => tracing::warn!(netns, error = %e, "a used gate is not clean: unloading it"),
         }
     }
 }

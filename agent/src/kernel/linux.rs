@@ -15,6 +15,7 @@ use super::{
     Event, Faults, Kernel, KernelError, Look, Reconciled, Tracked, Watch, diag, events,
     gate::Gates,
     netns::{self, Namespaces},
+    settle::Unsettled,
     sys,
     tracker::{Sizes, Tracker, tracked},
 };
@@ -42,8 +43,8 @@ pub struct Linux {
     host: u32,
     tracker: Mutex<Tracker>,
     gates: Arc<Mutex<Gates>>,
-    /// Namespaces whose gate has closed a moment ago: see [`Linux::let_gate_settle`].
-    unsettled: Mutex<HashSet<u32>>,
+    /// See [`Linux::let_gate_settle`].
+    unsettled: Unsettled,
     /// Lost flows that were accounted for by a later reconciliation.
     forgiven: Mutex<HashMap<Service, u64>>,
 }
@@ -66,7 +67,7 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
         host,
         tracker: Mutex::new(tracker),
         gates: Arc::new(Mutex::new(Gates::load()?)),
-        unsettled: Mutex::default(),
+        unsettled: Unsettled::default(),
         forgiven: Mutex::default(),
     });
     linux.adopt_all()?;
@@ -112,13 +113,12 @@ impl Linux {
         let Ok(alive) = self.namespaces.all() else { return };
         let alive = alive.into_iter().collect();
         let before = self.now() - UNUSED;
-        match self.tracker().forget(&alive, before) {
-            Ok(forgotten) => {
-                tracing::debug!(services = forgotten.len(), "forgot unused services");
-                lock(&self.forgiven).retain(|service, _| !forgotten.contains(service));
-            }
-            Err(e) => tracing::warn!(error = %e, "cannot forget unused services"),
-        }
+        // The tracker stays locked until both agree: `forgiven` of a service that has been forgotten would hide
+        // what is lost later.
+        let mut tracker = self.tracker();
+        let forgotten = tracker.forget(&alive, before);
+        tracing::debug!(services = forgotten.len(), "forgot unused services");
+        lock(&self.forgiven).retain(|service, _| !forgotten.contains(service));
     }
 
     /// Takes in what the tracker misses of a look, and what was lost for want of room.
@@ -197,28 +197,30 @@ impl Linux {
     /// A SYN that passed a gate just before it closed may not have its request socket yet, and a look would
     /// miss it. The first look after a gate has closed waits until all such SYNs are through.
     fn let_gate_settle(&self, netns: u32) {
-        if !lock(&self.unsettled).contains(&netns) {
-            return;
-        }
-        if let Err(e) = sys::wait_for_rcu() {
-            tracing::debug!(error = %e, "no membarrier on this kernel: waiting instead");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        lock(&self.unsettled).remove(&netns);
-    }
-
-    /// Loads a spare gate in the background, if one was used.
-    fn refill_spares(&self) {
-        let gates = Arc::clone(&self.gates);
-        std::thread::spawn(move || {
-            let Some(order) = lock(&gates).order_spare() else { return };
-            match order.load() {
-                Ok(spare) => lock(&gates).add_spare(spare),
-                Err(e) => {
-                    tracing::warn!(error = %e, "cannot load a spare gate; a later drain loads its own")
-                }
+        self.unsettled.settle(netns, || {
+            if let Err(e) = sys::wait_for_rcu() {
+                tracing::debug!(error = %e, "no membarrier on this kernel: waiting instead");
+                std::thread::sleep(Duration::from_millis(100));
             }
         });
+    }
+
+    /// Loads a spare gate in the background, if one was used. Nothing here may fail its caller: the gate is
+    /// closed already.
+    fn refill_spares(&self) {
+        let gates = Arc::clone(&self.gates);
+        let load = move || {
+            let Some(order) = lock(&gates).order_spare() else { return Ok(()) };
+            order.load().map(|spare| lock(&gates).add_spare(spare))
+        };
+        let spawned = std::thread::Builder::new().name("spare-gate".into()).spawn(move || {
+            if let Err(e) = load() {
+                tracing::warn!(error = %e, "cannot load a spare gate; a later drain loads its own");
+            }
+        });
+        if let Err(e) = spawned {
+            tracing::warn!(error = %e, "no thread to load a spare gate; a later drain loads its own");
+        }
     }
 
     fn tracker(&self) -> MutexGuard<'_, Tracker> {
@@ -283,7 +285,7 @@ impl Kernel for Linux {
         let netns = self.namespaces.open(service.netns)?;
         let cookie = self.namespaces.cookie(service.netns)?;
         lock(&self.gates).close(service, lease_until, &netns, cookie)?;
-        lock(&self.unsettled).insert(service.netns);
+        self.unsettled.closed(service.netns);
         self.refill_spares();
         Ok(())
     }

@@ -14,6 +14,7 @@ mod objects;
 mod offsets;
 pub mod peer;
 pub mod probe;
+mod settle;
 mod sys;
 mod tracker;
 

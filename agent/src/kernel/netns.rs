@@ -24,6 +24,9 @@ const NSFS_MAGIC: u64 = 0x6e73_6673;
 /// Where `ip netns` keeps its names.
 const NAMED: &str = "/run/netns";
 
+/// How a path is opened that may lead to a namespace, or to a FIFO, which must not keep us waiting.
+const LOOK: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+
 /// Paths that led to namespaces.
 #[derive(Default)]
 pub(super) struct Namespaces {
@@ -35,7 +38,8 @@ impl Namespaces {
     pub(super) fn all(&self) -> Result<Vec<u32>, KernelError> {
         let found = scan()?;
         let numbers = found.keys().copied().collect();
-        self.lock().extend(found);
+        // Not added to what was there: paths of the dead would stay for ever.
+        *self.lock() = found.into_iter().collect();
         Ok(numbers)
     }
 
@@ -101,7 +105,7 @@ pub(super) fn host() -> Result<u32, KernelError> {
 
 /// Inode number of the namespace at `path`, if it is one.
 pub(super) fn inode(path: &Path) -> io::Result<u32> {
-    let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let fd = open(path, LOOK, Mode::empty())?;
     if fstatfs(&fd)?.f_type as u64 != NSFS_MAGIC {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a namespace"));
     }
@@ -110,7 +114,7 @@ pub(super) fn inode(path: &Path) -> io::Result<u32> {
 }
 
 fn open_if(path: &Path, netns: u32) -> Option<OwnedFd> {
-    let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let fd = open(path, LOOK, Mode::empty()).ok()?;
     let is_it = fstat(&fd).is_ok_and(|s| s.st_ino == u64::from(netns))
         && fstatfs(&fd).is_ok_and(|s| s.f_type as u64 == NSFS_MAGIC);
     is_it.then_some(fd)
@@ -135,4 +139,48 @@ fn scan() -> Result<BTreeMap<u32, PathBuf>, KernelError> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use rustix::fs::{CWD, FileType, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn only_a_namespace_has_a_namespace_number() {
+        let own = inode(Path::new("/proc/self/ns/net")).unwrap();
+        assert_eq!(u64::from(own), fs::metadata("/proc/self/ns/net").map(|m| m.ino()).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let (file, fifo) = (dir.path().join("file"), dir.path().join("fifo"));
+        fs::write(&file, "").unwrap();
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        for path in [&file, &fifo] {
+            assert_eq!(inode(path).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{path:?}");
+            assert!(open_if(path, own).is_none());
+        }
+        assert!(inode(&dir.path().join("nothing")).is_err());
+    }
+
+    #[test]
+    fn a_path_that_leads_elsewhere_now_is_not_taken() {
+        let path = Path::new("/proc/self/ns/net");
+        let own = inode(path).unwrap();
+        assert!(open_if(path, own).is_some());
+        assert!(open_if(path, own ^ 1).is_none());
+    }
+
+    #[test]
+    fn a_namespace_that_died_is_forgotten_and_cannot_be_opened() {
+        let namespaces = Namespaces::default();
+        let nowhere = 1; // The kernel's inode numbers of namespaces begin far above.
+        namespaces.lock().insert(nowhere, "/proc/self/ns/net".into());
+        assert!(matches!(namespaces.open(nowhere), Err(KernelError::NoNetns(1))));
+        namespaces.lock().insert(nowhere, "/proc/self/ns/net".into());
+        let own = inode(Path::new("/proc/self/ns/net")).unwrap();
+        assert!(namespaces.all().unwrap().contains(&own));
+        assert!(!namespaces.lock().contains_key(&nowhere));
+    }
 }

@@ -83,3 +83,87 @@ fn bare(btf: &Btf, mut t: Type) -> btf_rs::Result<Type> {
     }
     Ok(t)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kinds of types (`include/uapi/linux/btf.h`).
+    const INT: u32 = 1;
+    const STRUCT: u32 = 4;
+    const UNION: u32 = 5;
+    const TYPEDEF: u32 = 8;
+    const CONST: u32 = 10;
+
+    const STRINGS: &str = "\0outer\0first\0deep\0inner\0inum\0int\0alias\0";
+
+    /// Offset of a name in the strings.
+    fn name(name: &str) -> u32 {
+        if name.is_empty() {
+            return 0;
+        }
+        STRINGS.find(&format!("\0{name}\0")).expect("in the strings") as u32 + 1
+    }
+
+    /// `struct btf_type`.
+    fn kind(name_of: &str, kind: u32, members: u32, size_or_type: u32) -> Vec<u32> {
+        vec![name(name_of), kind << 24 | members, size_or_type]
+    }
+
+    /// `struct btf_member`: name, type, offset in bits.
+    fn members(all: &[(&str, u32, u32)]) -> Vec<u32> {
+        all.iter().flat_map(|(n, t, bits)| [name(n), *t, *bits]).collect()
+    }
+
+    /// ```c
+    /// struct inner { int first; int inum; };            // 2
+    /// typedef const struct inner alias;                 // 3, 4
+    /// struct outer {                                    // 7
+    ///     int first;
+    ///     struct { union { int deep; alias inner; }; }; // 6, 5
+    /// };
+    /// ```
+    fn btf() -> Btf {
+        let types = [
+            [kind("int", INT, 0, 4), vec![32]].concat(),
+            [kind("inner", STRUCT, 2, 8), members(&[("first", 1, 0), ("inum", 1, 32)])].concat(),
+            kind("", CONST, 0, 2),
+            kind("alias", TYPEDEF, 0, 3),
+            [kind("", UNION, 2, 8), members(&[("deep", 1, 0), ("inner", 4, 0)])].concat(),
+            [kind("", STRUCT, 1, 12), members(&[("", 5, 32)])].concat(),
+            [kind("outer", STRUCT, 2, 16), members(&[("first", 1, 0), ("", 6, 32)])].concat(),
+        ]
+        .concat();
+        let types: Vec<u8> = types.into_iter().flat_map(u32::to_ne_bytes).collect();
+        // struct btf_header: magic, version, flags, and then its length and where the sections are.
+        let mut blob = [&0xeb9f_u16.to_ne_bytes()[..], &[1, 0]].concat();
+        let sections = [24, 0, types.len() as u32, types.len() as u32, STRINGS.len() as u32];
+        blob.extend(sections.map(u32::to_ne_bytes).concat());
+        blob.extend([&types, STRINGS.as_bytes()].concat());
+        Btf::from_bytes(&blob).expect("valid BTF")
+    }
+
+    #[test]
+    fn members_are_found_inside_others() {
+        let btf = btf();
+        for (path, expected) in [
+            ("outer.first", 0),
+            ("outer.deep", 8), // In an anonymous union in an anonymous struct.
+            ("outer.inner.inum", 12), // And through a typedef and a qualifier.
+            ("inner.inum", 4),
+        ] {
+            assert_eq!(offset(&btf, path).unwrap(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_has_moved_is_an_error() {
+        let btf = btf();
+        for path in
+            ["outer.inum", "outer.first.inum", "alias.inum", "nothing.inum", "outer.inner.deep"]
+        {
+            let error = offset(&btf, path).unwrap_err();
+            assert!(error.to_string().contains(path), "{error}");
+        }
+    }
+}

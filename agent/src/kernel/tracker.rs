@@ -142,13 +142,13 @@ impl Tracker {
     /// Uncounts a flow; false if it was uncounted by itself meanwhile.
     pub(super) fn remove(&mut self, service: Service, cookie: u64) -> Result<bool, KernelError> {
         let order = Repair { cookie, ..Repair::new(key(service)) };
-        self.repair(service, &order).map(|result| result == 1)
+        self.repair(service, &order)
     }
 
     /// Adds to the counter of a service.
     pub(super) fn correct(&mut self, service: Service, flows: i64) -> Result<(), KernelError> {
         let order = Repair { flows, ..Repair::new(key(service)) };
-        self.repair(service, &order).map(|_| ())
+        self.repair(service, &order).map(drop)
     }
 
     /// Sets what is reported for a service, which is known from then on.
@@ -158,15 +158,22 @@ impl Tracker {
         if watch != 0 {
             self.know(service)?;
         }
-        self.repair(service, &Repair { watch, ..Repair::new(key(service)) }).map(|_| ())
+        self.repair(service, &Repair { watch, ..Repair::new(key(service)) }).map(drop)
     }
 
-    fn repair(&mut self, service: Service, order: &Repair) -> Result<u32, KernelError> {
+    /// Whether the named flow was removed.
+    fn repair(&mut self, service: Service, order: &Repair) -> Result<bool, KernelError> {
+        let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
+            KernelError::op("change the counters of", service, e)
+        };
         let program: &mut SchedClassifier = program(&mut self.ebpf, "repair")?;
         let options = TestRunOptions { data_in: Some(order.as_bytes()), ..TestRunOptions::new() };
-        let run = program.test_run(options);
-        let run = run.map_err(|e| KernelError::op("change the counters of", service, e))?;
-        Ok(run.return_value)
+        let run = program.test_run(options).map_err(|e| fail(e.into()))?;
+        match run.return_value {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(fail(format!("the program returned {other}: nothing was changed").into())),
+        }
     }
 
     /// See [`super::Kernel::faults`].
@@ -184,29 +191,34 @@ impl Tracker {
 
     /// Forgets services of namespaces that are gone, and those nobody used since `before`. A service with
     /// flows, or one that is watched, stays. Returns those forgotten.
-    pub(super) fn forget(
-        &mut self,
-        alive: &HashSet<u32>,
-        before: Boot,
-    ) -> Result<Vec<Service>, KernelError> {
-        let stale: Vec<ServiceKey> = self
-            .services
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, c)| c.flows == 0 && c.watch == 0)
-            .filter(|(k, c)| !alive.contains(&k.netns) || c.last_new_ns < before.as_nanos())
-            .map(|(k, _)| k)
-            .collect();
-        for k in &stale {
-            match self.services.remove(k) {
-                Err(e) if !missing(&e) => {
-                    return Err(KernelError::op("remove from map", "SERVICES", e));
+    pub(super) fn forget(&mut self, alive: &HashSet<u32>, before: Boot) -> Vec<Service> {
+        let unused =
+            |k: &ServiceKey, c: &ServiceCounts| is_unused(c, alive.contains(&k.netns), before);
+        let known = self.services.iter().filter_map(Result::ok);
+        let stale: Vec<_> = known.filter(|(k, c)| unused(k, c)).map(|(k, _)| k).collect();
+        let mut forgotten = Vec::new();
+        for k in stale {
+            // Again, since the walk took a while: a connection that came meanwhile would go uncounted. One that
+            // comes between these two lines does, until a look disagrees and mends it.
+            if !matches!(self.services.get(&k, 0), Ok(c) if unused(&k, &c)) {
+                continue;
+            }
+            match self.services.remove(&k) {
+                Err(e) if !is_missing(&e) => {
+                    tracing::warn!(netns = k.netns, port = k.port, error = %e, "cannot forget a service");
                 }
-                _ => {}
+                _ => forgotten.push(Service { netns: k.netns, port: k.port }),
             }
         }
-        Ok(stale.iter().map(|k| Service { netns: k.netns, port: k.port }).collect())
+        forgotten
     }
+}
+
+/// Whether a service may be forgotten: it has no flow, nobody watches it, and its namespace is not alive or its
+/// newest connection came before `before`.
+fn is_unused(counts: &ServiceCounts, alive: bool, before: Boot) -> bool {
+    let old = counts.last_new_ns < before.as_nanos();
+    counts.flows == 0 && counts.watch == 0 && (!alive || old)
 }
 
 /// The key of a service in the maps.
@@ -306,6 +318,65 @@ fn exists(e: &MapError) -> bool {
     os_error(e) == Some(libc::EEXIST)
 }
 
-fn missing(e: &MapError) -> bool {
+/// Whether a key is not in a map.
+pub(super) fn is_missing(e: &MapError) -> bool {
     matches!(e, MapError::KeyNotFound) || os_error(e) == Some(libc::ENOENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_addresses_of_their_own_family() {
+        let words = |bytes: [u8; 16]| {
+            let word = |i: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|b| bytes[4 * i + b]));
+            [0, 1, 2, 3].map(word)
+        };
+        for text in ["192.0.2.7", "2001:db8::5", "::1"] {
+            let peer: IpAddr = text.parse().unwrap();
+            let mapped = match peer {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+                IpAddr::V6(v6) => v6,
+            };
+            assert_eq!(address(words(mapped.octets())), peer);
+        }
+    }
+
+    #[test]
+    fn a_service_that_had_no_connection_has_no_newest_one() {
+        assert_eq!(tracked(&ServiceCounts::default(), 0), Tracked::default());
+        let seen = ServiceCounts { last_new_ns: 5, ..ServiceCounts::default() };
+        let seen = tracked(&seen, 0);
+        assert_eq!(seen.last_new, Some(Boot::from_nanos(5)));
+        assert!(seen.last_peer.is_some());
+    }
+
+    #[test]
+    fn lost_flows_that_were_forgiven_do_not_count() {
+        for (lost, forgiven, left) in [(0, 0, 0), (5, 0, 5), (5, 5, 0), (7, 5, 2)] {
+            let counts = ServiceCounts { lost, flows: -2, accepted: 9, ..ServiceCounts::default() };
+            let tracked = tracked(&counts, forgiven);
+            assert_eq!((tracked.lost, tracked.flows, tracked.accepted), (left, -2, 9));
+        }
+    }
+
+    #[test]
+    fn what_is_forgotten() {
+        let (quiet, busy) = (99, 100);
+        #[rustfmt::skip]
+        let table = [
+            ("nobody used it for long", 0, 0, quiet, true, true),
+            ("used lately", 0, 0, busy, true, false),
+            ("its namespace is gone", 0, 0, busy, false, true),
+            ("it has a flow", 1, 0, quiet, false, false),
+            ("its counter is wrong: to be mended, not lost", -1, 0, quiet, true, false),
+            ("a drain watches it", 0, watch::LISTENERS, quiet, false, false),
+        ];
+        for (description, flows, watch, last_new_ns, alive, forgotten) in table {
+            let counts = ServiceCounts { flows, watch, last_new_ns, ..ServiceCounts::default() };
+            let before = Boot::from_nanos(100);
+            assert_eq!(is_unused(&counts, alive, before), forgotten, "{description}");
+        }
+    }
 }

@@ -1,0 +1,152 @@
+//! What goes to inet_diag and what comes back, byte by byte (`include/uapi/linux/inet_diag.h`).
+
+use super::*;
+
+const WEB: [u8; 4] = [192, 0, 2, 1];
+const PEER: [u8; 4] = [198, 51, 100, 7];
+
+/// A netlink message of this type.
+fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = (16 + payload.len() as u32).to_ne_bytes().to_vec();
+    bytes.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
+    bytes.extend([0; 8]); // Sequence number and port id.
+    bytes.extend(payload);
+    bytes
+}
+
+/// `NLMSG_DONE` with the code that the dump ended with.
+fn done(code: i32) -> Vec<u8> {
+    message(3, 0, &code.to_ne_bytes())
+}
+
+/// `NLMSG_ERROR`, and the header it answers to.
+fn error(code: i32) -> Vec<u8> {
+    message(2, 0, &[&code.to_ne_bytes()[..], &[0; 16]].concat())
+}
+
+/// `struct inet_diag_msg` in a message: the socket with this cookie, from [`WEB`] to [`PEER`].
+fn socket(family: u8, state: u8, cookie: u64) -> Vec<u8> {
+    let address = |v4: [u8; 4]| {
+        let mapped = std::net::Ipv4Addr::from(v4).to_ipv6_mapped().octets();
+        let unmapped = [&v4[..], &[0; 12]].concat();
+        if family == AF_INET6 { mapped.to_vec() } else { unmapped }
+    };
+    let mut payload = vec![family, state, 0, 0];
+    payload.extend(8080_u16.to_be_bytes());
+    payload.extend(40_000_u16.to_be_bytes());
+    payload.extend([address(WEB), address(PEER)].concat());
+    payload.extend(0_u32.to_ne_bytes()); // Interface.
+    payload.extend(cookie.to_ne_bytes());
+    // Expires, receive queue, send queue, user id, inode.
+    payload.extend([0_u32, 3, 4, 1000, 5].map(u32::to_ne_bytes).concat());
+    assert_eq!(payload.len(), 72);
+    message(20, 0, &payload)
+}
+
+fn read(datagrams: &[Vec<u8>]) -> Result<Dump, DumpError> {
+    let mut dump = Dump::default();
+    for datagram in datagrams {
+        dump.read(datagram)?;
+    }
+    Ok(dump)
+}
+
+fn looked(datagram: Vec<u8>) -> Look {
+    let mut look = Look::default();
+    read(&[datagram]).unwrap().responses.iter().for_each(|r| add(&mut look, r));
+    look
+}
+
+#[test]
+fn a_connection_is_one_whichever_family_it_came_by() {
+    for family in [AF_INET, AF_INET6] {
+        let look = looked(socket(family, 1, 0x1_0000_0002));
+        let expected = Socket {
+            cookie: 0x1_0000_0002,
+            state: TcpState::Established,
+            local: (WEB, 8080).into(),
+            peer: (PEER, 40_000).into(),
+            held: true,
+            unread: 3,
+            unacked: 4,
+            info: None,
+        };
+        assert_eq!(look, Look { listeners: vec![], sockets: vec![expected] }, "family {family}");
+    }
+}
+
+#[test]
+fn a_listener_is_not_a_connection() {
+    let look = looked(socket(AF_INET6, TCP_LISTEN, 9));
+    let local = (WEB, 8080).into();
+    let expected = Listener { cookie: 9, local, uid: 1000, inode: 5, backlog: 3 };
+    assert_eq!(look, Look { listeners: vec![expected], sockets: vec![] });
+}
+
+#[test]
+fn states_have_the_numbers_of_the_kernel() {
+    let known = [
+        (1, TcpState::Established),
+        (3, TcpState::SynRecv),
+        (4, TcpState::FinWait1),
+        (5, TcpState::FinWait2),
+        (8, TcpState::CloseWait),
+        (9, TcpState::LastAck),
+        (11, TcpState::Closing),
+    ];
+    for number in 0..=u8::MAX {
+        let expected = known.iter().find(|(n, _)| *n == number).map(|(_, state)| *state);
+        assert_eq!(state(number), expected, "{number}");
+    }
+    assert_eq!(looked(socket(AF_INET, 6, 1)), Look::default(), "TIME_WAIT is left out");
+}
+
+#[test]
+fn a_dump_is_whole_at_its_end() {
+    let datagram = [socket(AF_INET, 1, 1), socket(AF_INET, 1, 2)].concat();
+    let dump = read(std::slice::from_ref(&datagram)).unwrap();
+    assert_eq!((dump.responses.len(), dump.done, dump.interrupted), (2, false, false));
+    let dump = read(&[datagram, socket(AF_INET, 1, 3), done(0)]).unwrap();
+    assert_eq!((dump.responses.len(), dump.done, dump.interrupted), (3, true, false));
+}
+
+#[test]
+fn a_dump_that_was_interrupted_says_so() {
+    let interrupted = message(3, NLM_F_DUMP_INTR, &0_i32.to_ne_bytes());
+    let dump = read(&[socket(AF_INET, 1, 1), interrupted]).unwrap();
+    assert_eq!((dump.done, dump.interrupted), (true, true));
+}
+
+#[test]
+fn a_dump_that_failed_is_never_an_empty_look() {
+    for (description, datagram) in
+        [("at its end", done(-libc::ENOENT)), ("instead of an answer", error(-libc::ENOENT))]
+    {
+        match read(&[datagram]) {
+            Err(DumpError::Refused(e)) => {
+                assert_eq!(e.raw_os_error(), Some(libc::ENOENT), "{description}");
+            }
+            other => panic!("{description}: {:?}", other.map(|dump| dump.responses)),
+        }
+    }
+    let short = &socket(AF_INET, 1, 1)[..60];
+    assert!(matches!(read(&[short.to_vec()]), Err(DumpError::Decode(_))));
+}
+
+#[test]
+fn a_request_names_family_port_and_states() {
+    for family in [AF_INET, AF_INET6] {
+        let bytes = request(family, 8080);
+        // nlmsghdr (16 bytes), then struct inet_diag_req_v2 (56 bytes).
+        assert_eq!(bytes.len(), 72);
+        assert_eq!(bytes[..4], 72_u32.to_ne_bytes());
+        assert_eq!(bytes[4..6], 20_u16.to_ne_bytes(), "SOCK_DIAG_BY_FAMILY");
+        assert_eq!(bytes[6..8], (NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        assert_eq!(bytes[16..18], [family, 6], "family and IPPROTO_TCP");
+        let states = u32::from_ne_bytes(bytes[20..24].try_into().unwrap());
+        let asked: Vec<u32> = (0..32).filter(|state| states & (1 << state) != 0).collect();
+        assert_eq!(asked, [1, 3, 4, 5, 8, 9, 10, 11], "all but SYN_SENT, TIME_WAIT and CLOSE");
+        assert_eq!(bytes[24..26], 8080_u16.to_be_bytes(), "local port");
+        assert_eq!(bytes[26..28], [0; 2], "any port of the peer");
+    }
+}
