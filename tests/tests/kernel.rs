@@ -15,7 +15,7 @@ use drainctl_agent::{
     kernel::{self, Config, Event, EventKind, Kernel, KernelError, Linux, TcpState, Watch},
 };
 use drainctl_tests::{
-    net::{Listening, Pair, Server},
+    net::{Listening, Pair, Server, connect},
     netns::Netns,
     nginx::accepts,
     wait::{LIMIT, eventually, eventually_some},
@@ -106,7 +106,7 @@ fn nothing_that_passed_a_gate_before_it_closed_shows_up_after_the_first_look() -
         });
         let checked = (0..40).try_for_each(|round| close_and_look(linux, *service, round));
         stop.store(true, Ordering::Relaxed);
-        netns.run(|| Ok(drop(TcpStream::connect(address())?)))?; // Wakes accept().
+        connect(netns, address())?; // Wakes accept().
         checked
     })
 }
