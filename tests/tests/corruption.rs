@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use drainctl_tests::{
-    cluster::PORT, ctl::Outcome, fixture::Fixture, net::Attempt, wait::throughout,
+    cluster::PORT,
+    ctl::Outcome,
+    fixture::Fixture,
+    net::Attempt,
+    wait::{LIMIT, eventually, throughout},
 };
 
 const DRAIN: &[&str] = &["drain", "--port", "80", "--quiet", "0s"];
@@ -85,9 +89,18 @@ fn a_full_map_is_unknown_and_never_drained() -> Result<()> {
         .ctl()
         .await_service(PORT, "the full map is reported", |service| service.unknown.is_some())?;
     ensure!(service.unknown.is_some());
-    ensure!(fixture.counts()?.is_some_and(|counts| counts.lost > 0));
+    let lost = fixture.counts()?.map(|counts| counts.lost);
+    ensure!(lost.is_some_and(|lost| lost > 0));
+    eventually(LIMIT, "the kernel program says so itself", || {
+        Ok(fixture.agent.log().contains("no room to count a flow of port 80"))
+    })?;
     fixture.ctl().expect(7, &[DRAIN, &["--timeout", "5s"]].concat())?;
     fixture.ctl().expect(7, &["ready", "--port", "80"])?;
+    ensure!(
+        fixture.counts()?.map(|counts| counts.lost) == lost,
+        "a repair does not lose them again"
+    );
     drop(pairs);
+    fixture.ctl().await_state(PORT, "drained")?;
     Ok(())
 }

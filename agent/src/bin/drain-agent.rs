@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 ///
 /// Stopping it (SIGTERM, SIGINT) ends its drains and lets their traffic in again.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "drain-agent", version)]
 struct Flags {
     /// Where clients connect; the folder is made if it is not there.
     #[arg(long, value_name = "PATH", default_value = "/run/drainctl/agent.sock")]

@@ -22,3 +22,14 @@ impl Object {
         if self.0.is_empty() { Err(KernelError::NoPrograms) } else { Ok(self.0) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_without_its_programs_is_told_apart_from_one_with() {
+        assert!(matches!(Object(&[]).bytes(), Err(KernelError::NoPrograms)));
+        assert!(Object(b"\x7fELF").bytes().is_ok());
+    }
+}
