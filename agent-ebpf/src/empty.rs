@@ -1,6 +1,8 @@
 //! Programs that do nothing, for the benchmarks: what running any program costs is not our cost.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+mod program;
+
 use aya_ebpf::{
     macros::{sk_lookup, sock_ops},
     programs::{SkLookupContext, SockOpsContext},
@@ -21,13 +23,3 @@ fn empty_ops(_ctx: SockOpsContext) -> u32 {
 /// The host's compiler type-checks this file, so that `cargo check` needs no eBPF toolchain.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -8,6 +8,7 @@
 #![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "see counter.rs"))]
 
 mod counter;
+mod program;
 
 use aya_ebpf::{
     EbpfContext as _, Global,
@@ -64,13 +65,3 @@ fn gate(ctx: SkLookupContext) -> u32 {
 /// The host's compiler type-checks this file, so that `cargo check` needs no eBPF toolchain.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -14,19 +14,11 @@ mod adopt;
 mod counter;
 mod flows;
 mod netns;
+#[path = "../program.rs"]
+mod program;
 mod repair;
 mod sock_ops;
 
 /// The host's compiler type-checks these files, so that `cargo check` needs no eBPF toolchain.
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
