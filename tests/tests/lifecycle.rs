@@ -173,6 +173,7 @@ fn stopping_the_agent_opens_the_gate_and_says_so() -> Result<()> {
     let log = fixture.agent.log();
     let told = log.lines().any(|line| line.contains("ends its drains") && line.contains(&service));
     ensure!(told, "the log does not tell: {log}");
+    ensure!(!log.contains('\x1b'), "colours in a file: {log}");
     // Who waits hears of it at once: the drain has ended before the port was drained.
     drain.wait()?.expect(9)?.says("the agent is stopping")?;
     drop(pair);
@@ -190,7 +191,7 @@ fn a_killed_agent_is_waited_for_until_the_deadline() -> Result<()> {
     fixture.agent.crash()?;
     // Until pinning comes, nothing holds the gate when its owner is gone.
     fixture.await_connected()?;
-    drain.wait()?.expect(7)?;
+    drain.wait()?.expect(7)?.says("the connection broke")?;
     drop(pair);
     Ok(())
 }

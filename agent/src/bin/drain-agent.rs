@@ -2,7 +2,12 @@
 //!
 //! Exit codes: 0 after SIGTERM or SIGINT, 1 if it could not start, 2 for wrong flags.
 
-use std::{io, num::NonZeroU32, path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, IsTerminal},
+    num::NonZeroU32,
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
@@ -77,7 +82,11 @@ fn run(flags: Flags) -> anyhow::Result<()> {
 
 fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).context("cannot read the log filter")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        // A file or a journal is for grep, not for colours.
+        .with_ansi(io::stderr().is_terminal());
     let started = match format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().try_init(),

@@ -246,7 +246,8 @@ impl Events {
             }
             match self.body.frame().await {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(self.client.unreachable(error)),
+                // hyper's own words name its layers, not what happened.
+                Some(Err(_)) => return Err(self.client.unreachable("the connection broke")),
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {
                         self.buffer.extend_from_slice(data);
