@@ -19,6 +19,18 @@ fn ensure_not_zero(outcome: &Outcome) -> Result<()> {
     Ok(())
 }
 
+/// Counted, and told in the log: never mended in silence.
+fn ensure_told(fixture: &Fixture) -> Result<()> {
+    let metrics = String::from_utf8(fixture.agent.http("GET", "/metrics", "")?.body)?;
+    for name in ["drainctl_disagreements_total ", "drainctl_repairs_total "] {
+        let counted = metrics.lines().find_map(|line| line.strip_prefix(name));
+        ensure!(counted.is_some_and(|count| count != "0"), "{name}: {counted:?}");
+    }
+    let log = fixture.agent.log();
+    ensure!(log.contains("disagreed with an independent look"), "{log}");
+    Ok(())
+}
+
 #[test]
 fn a_counter_set_to_zero_does_not_drain() -> Result<()> {
     let fixture = Fixture::new()?;
@@ -33,6 +45,7 @@ fn a_counter_set_to_zero_does_not_drain() -> Result<()> {
     ensure!(fixture.service()?.rejected > 0);
     // Repaired: the count is right again, and its end is noticed.
     ensure!(fixture.await_agreement()?.flows() == 1);
+    ensure_told(&fixture)?;
     drop(pair);
     let wait = ["wait", "--port", "80", "--for", "drained", "--timeout", "20s"];
     fixture.ctl().expect(0, &wait)?;
@@ -73,6 +86,7 @@ fn a_counter_too_high_is_repaired() -> Result<()> {
     ensure!(fixture.counts()?.is_some_and(|counts| counts.flows == 5));
     fixture.ctl().expect(0, DRAIN)?;
     ensure!(fixture.await_agreement()?.flows() == 0);
+    ensure_told(&fixture)?;
     fixture.await_refused()?;
     ensure!(fixture.service()?.rejected > 0);
     Ok(())
