@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use tracing::warn;
+use tracing::{field::display, warn};
 
 use super::{
     explain,
@@ -122,12 +122,15 @@ impl Job {
                 *counts.entry(socket.peer.ip()).or_default() += 1;
             }
         }
-        let newest = self.kernel.tracked(self.service)?.last_peer;
+        // Most have ended already where connections are short: the newest one is always known.
+        let newest = self.kernel.tracked(self.service)?.last_peer.map(display);
         let mut sources: Vec<_> = counts.into_iter().collect();
         sources.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         sources.truncate(SOURCES);
+        let sources: Vec<_> =
+            sources.into_iter().map(|(ip, count)| format!("{ip} ({count})")).collect();
         warn!(
-            service = %self.service, ?newest, ?sources,
+            service = %self.service, newest, still_connected = sources.join(", "),
             "connections still arrived when max-settle was reached: a load balancer may not have noticed",
         );
         Ok(())
