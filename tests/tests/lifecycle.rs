@@ -41,6 +41,8 @@ fn a_second_drain_joins_and_another_one_conflicts() -> Result<()> {
     let mut second = ctl.start(DRAIN)?;
     throughout(Duration::from_millis(500), "joined, and waits", || second.is_running())?;
     ctl.expect(8, &["drain", "--port", "80", "--quiet", "0s", "--keep-closed"])?;
+    // A preStop hook joins what an operator has begun with other times.
+    ctl.expect(0, &["drain", "--port", "80", "--timeout", "40s", "--no-wait"])?;
     let body = format!(
         "{{\"ports\":[80],\"netns\":{},\"quiet_ms\":0,\"keep_closed\":true}}",
         fixture.pod().netns.inode()

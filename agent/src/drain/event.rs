@@ -1,6 +1,6 @@
 //! What goes into a [`Machine`](super::Machine) and what comes out of it: plain data.
 
-use super::{Boot, verdict::Judgement};
+use super::{Boot, Spec, verdict::Judgement};
 use crate::kernel::Watch;
 
 /// Something that happened to a service.
@@ -8,8 +8,8 @@ use crate::kernel::Watch;
 pub enum Event {
     /// The drain begins.
     Start,
-    /// A second drain with the same options: deadline and lease begin anew.
-    Join,
+    /// A second drain that does not contradict the first: deadline and lease begin anew.
+    Join(Box<Spec>),
     /// The lease begins anew.
     Renew,
     /// Somebody ends the drain; with the reason, in words.
@@ -54,7 +54,7 @@ impl Event {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Start => "start",
-            Self::Join => "join",
+            Self::Join(_) => "join",
             Self::Renew => "renew",
             Self::Undrain(_) => "undrain",
             Self::Timer => "timer",

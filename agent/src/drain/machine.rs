@@ -97,9 +97,9 @@ impl Machine {
         match (self.phase, event) {
             (P::Serving, E::Start) => self.start(now, &mut out),
 
-            (P::Settling | P::Closing, E::Join) => self.renew_all(now, &mut out),
-            (P::Rejecting | P::Drained | P::Expired, E::Join) => {
-                self.renew_all(now, &mut out);
+            (P::Settling | P::Closing, E::Join(other)) => self.joined(&other, now, &mut out),
+            (P::Rejecting | P::Drained | P::Expired, E::Join(other)) => {
+                self.joined(&other, now, &mut out);
                 if self.phase == P::Expired {
                     self.go(P::Rejecting, "joined by another drain, with a new deadline", &mut out);
                 }
@@ -219,7 +219,8 @@ impl Machine {
         }
     }
 
-    fn renew_all(&mut self, now: Boot, out: &mut Vec<Action>) {
+    fn joined(&mut self, other: &Spec, now: Boot, out: &mut Vec<Action>) {
+        self.spec = self.spec.joined_by(other);
         self.deadline = now + self.spec.timeout();
         if matches!(self.phase, Phase::Settling | Phase::Closing) {
             self.lease_until = now + self.spec.lease();

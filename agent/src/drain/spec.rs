@@ -206,18 +206,17 @@ impl Spec {
         self.new
     }
 
-    /// In which options a second request (`other`) differs from this drain, in words; `None` if it may join.
-    pub fn difference(&self, other: &Self) -> Option<String> {
-        let times = [
+    /// In which options a second request (`other`) contradicts this drain, in words; `None` if it may join.
+    /// How long to settle no longer matters once the gate is `closed`; how long to wait is nothing to
+    /// contradict, see [`Spec::joined_by`].
+    pub fn contradiction(&self, other: &Self, closed: bool) -> Option<String> {
+        let settling = [
             ("--quiet", self.quiet, other.quiet),
             ("--min-settle", self.min_settle, other.min_settle),
-            ("--max-settle", self.max_settle, other.max_settle),
-            ("--timeout", self.timeout, other.timeout),
-            ("--lease", self.lease, other.lease),
         ];
-        let mut differences: Vec<String> = times
+        let mut differences: Vec<String> = settling
             .into_iter()
-            .filter(|(_, ours, theirs)| ours != theirs)
+            .filter(|(_, ours, theirs)| !closed && ours != theirs)
             .map(|(option, ours, theirs)| {
                 format!("{option} is {}, not {}", format_duration(ours), format_duration(theirs))
             })
@@ -231,6 +230,18 @@ impl Spec {
                 .push(format!("--new is {:?}, not {:?}", self.new, other.new).to_lowercase());
         }
         (!differences.is_empty()).then(|| differences.join(", "))
+    }
+
+    /// The drain that two who ask for the same share: it waits and lives as long as the longer of both, and
+    /// settles no longer than the shorter.
+    #[must_use]
+    pub fn joined_by(self, other: &Self) -> Self {
+        Self {
+            max_settle: self.max_settle.min(other.max_settle).max(self.min_settle),
+            timeout: self.timeout.max(other.timeout),
+            lease: self.lease.max(other.lease),
+            ..self
+        }
     }
 }
 
@@ -310,16 +321,34 @@ mod tests {
     }
 
     #[test]
-    fn difference_names_the_options() {
+    fn a_contradiction_names_the_options() {
         let spec = |request| Spec::try_from(request).expect("valid");
         let ours = spec(none());
-        assert_eq!(ours.difference(&ours), None);
+        assert_eq!(ours.contradiction(&ours, false), None);
         let other = spec(SpecRequest { quiet: s(2), keep_closed: true, ..none() });
         assert_eq!(
-            ours.difference(&other).as_deref(),
+            ours.contradiction(&other, false).as_deref(),
             Some("--quiet is 1s, not 2s, --keep-closed is not set")
         );
+        assert_eq!(
+            ours.contradiction(&other, true).as_deref(),
+            Some("--keep-closed is not set"),
+            "settling is over"
+        );
         let defaults_said = spec(SpecRequest { min_settle: s(3), timeout: s(25), ..none() });
-        assert_eq!(ours.difference(&defaults_said), None, "a default is the same as its value");
+        assert_eq!(ours.contradiction(&defaults_said, false), None, "a default is its value");
+    }
+
+    #[test]
+    fn who_joins_with_other_times_shares_the_longer_wait_and_the_shorter_settling() {
+        let spec = |request| Spec::try_from(request).expect("valid");
+        let (short, long) = (spec(none()), spec(SpecRequest { timeout: s(900), ..none() }));
+        assert_eq!(short.contradiction(&long, false), None);
+        for joined in [short.joined_by(&long), long.joined_by(&short)] {
+            assert_eq!(joined.timeout(), long.timeout());
+            assert_eq!(joined.lease(), long.lease());
+            assert_eq!(joined.max_settle(), short.max_settle());
+            assert_eq!(joined.min_settle(), short.min_settle());
+        }
     }
 }

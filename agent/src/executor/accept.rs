@@ -153,7 +153,8 @@ impl Task {
         }
         request.services.iter().find_map(|service| {
             let entry = self.entries.get(service).filter(|entry| entry.is_draining())?;
-            let difference = entry.machine.spec().difference(&request.spec)?;
+            let closed = entry.machine.settled_by().is_some();
+            let difference = entry.machine.spec().contradiction(&request.spec, closed)?;
             Some(DrainError::Conflict { service: *service, difference })
         })
     }
@@ -165,7 +166,7 @@ impl Task {
         for check in checks {
             let service = check.service;
             if self.is_draining(service) {
-                self.step(service, Event::Join);
+                self.step(service, Event::Join(Box::new(spec)));
             } else {
                 self.start(check, spec, owner);
                 started.push(service);

@@ -102,9 +102,17 @@ async fn a_second_drain_joins_and_a_different_one_conflicts() {
     assert!(executor.drain(vec![WEB], at_once(), OWNER).await.expect("joined"));
     let second = deadline(&executor.status(vec![WEB]).await.expect("running"));
     assert_eq!(second.since(first).as_secs(), 10, "a join renews the deadline");
-    let error = executor.drain(vec![WEB], spec(|_| ()), OWNER).await.expect_err("conflict");
+    let longer = spec(|r| r.timeout = Some(Duration::from_secs(60)));
+    assert!(executor.drain(vec![WEB], longer, OWNER).await.expect("settling is over"));
+    let third = deadline(&executor.status(vec![WEB]).await.expect("running"));
+    assert_eq!(third.since(second).as_secs(), 35, "who joins may wait longer");
+    assert!(executor.drain(vec![WEB], at_once(), OWNER).await.expect("joined"));
+    let fourth = deadline(&executor.status(vec![WEB]).await.expect("running"));
+    assert_eq!(fourth, third, "and who waits less takes nothing from the others");
+    let other = spec(|r| r.keep_closed = true);
+    let error = executor.drain(vec![WEB], other, OWNER).await.expect_err("conflict");
     assert!(matches!(&error, DrainError::Conflict { service: WEB, .. }), "{error}");
-    assert!(error.to_string().contains("--quiet is 0s, not 1s"), "{error}");
+    assert!(error.to_string().contains("--keep-closed is not set"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -185,7 +185,7 @@ struct Table;
 #[rustfmt::skip]
 impl Table {
     fn start(&self) -> Event { Event::Start }
-    fn join(&self) -> Event { Event::Join }
+    fn join(&self) -> Event { Event::Join(Box::new(super::spec(|_| ()))) }
     fn renew(&self) -> Event { Event::Renew }
     fn undrain(&self) -> Event { Event::Undrain("undrained".into()) }
     fn timer(&self) -> Event { Event::Timer }
