@@ -6,6 +6,7 @@
 
 pub mod gate;
 pub mod http1;
+pub mod http2;
 pub mod track;
 
 /// Version of everything in this crate that crosses between kernel and user space. It changes
