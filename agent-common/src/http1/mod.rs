@@ -5,8 +5,11 @@
 //! and the price of giving up is a connection that stays a little longer.
 //!
 //! It is meant to run inside the kernel too. It has no loop, no slice and no panic; a byte costs two table
-//! loads and a few branches. Keep it in a map value there: what the verifier reads from a map is any
-//! number to it, so that it proves one step once instead of following every head that there could be.
+//! loads and a few branches. The verifier has to prove one step once (some 800 instructions), and must
+//! not follow every head that there could be. So keep the scanner in a map value, which may hold anything
+//! as far as the verifier knows, and push each byte in a callback of `bpf_loop` (Linux 5.17). In a plain
+//! loop, load and store it volatile, or the compiler moves it into registers, which the verifier does
+//! follow; even so each round is proven anew, and some 500 bytes are the most that fit.
 
 mod edit;
 mod words;

@@ -41,13 +41,7 @@ pub(crate) fn check_bytes(bytes: &[u8]) {
 /// Whether the end of the last message is proven, computed from all the bytes.
 fn reference(from_start: bool, messages: &[&[u8]]) -> bool {
     let stream = messages.concat();
-    let ends: Vec<usize> = messages
-        .iter()
-        .scan(0, |end, message| {
-            *end += message.len();
-            Some(*end)
-        })
-        .collect();
+    let ends = ends(messages);
     let mut settled = from_start;
     let mut run = Vec::new();
     let mut open: Option<Vec<u8>> = None;
@@ -56,11 +50,7 @@ fn reference(from_start: bool, messages: &[&[u8]]) -> bool {
     while next < stream.len() {
         let message = ends.iter().position(|&end| end > next).expect("inside a message");
         let header = stream[..ends[message]].get(next..next + 9);
-        let frame = header.filter(|header| {
-            is_legal(header)
-                && open.as_deref().is_none_or(|stream| header[3] == 9 && header[5..] == *stream)
-        });
-        let frame = frame.filter(|header| open.is_some() || header[3] != 9);
+        let frame = header.filter(|header| is_legal(header) && may_follow(header, open.as_deref()));
         if first && !frame.is_some_and(|header| header[3] == 4 && header[4] == 0) {
             return false;
         }
@@ -84,6 +74,21 @@ fn reference(from_start: bool, messages: &[&[u8]]) -> bool {
     let chained = run.iter().filter(|(_, chained)| *chained).count();
     let enough = chained >= 2 && run.iter().any(|(kind, _)| *kind != 0);
     next == stream.len() && open.is_none() && !first && (settled || enough)
+}
+
+/// Where each message ends in the stream.
+fn ends(messages: &[&[u8]]) -> Vec<usize> {
+    let sum = |end: &mut usize, message: &&[u8]| {
+        *end += message.len();
+        Some(*end)
+    };
+    messages.iter().scan(0, sum).collect()
+}
+
+/// In an open header block CONTINUATION of the same stream, elsewhere anything else.
+fn may_follow(header: &[u8], open: Option<&[u8]>) -> bool {
+    let continues = header[3] == 9;
+    open.map_or(!continues, |stream| continues && header[5..] == *stream)
 }
 
 fn length(header: &[u8]) -> usize {
