@@ -1,9 +1,12 @@
 //! What the kernel programs and the agent share: the keys and values of the maps and the records
 //! of the event ring. Everything here is `repr(C)` without implicit padding, and its size is
-//! asserted at compile time, because the other side reads it byte by byte.
+//! asserted at compile time, because the other side reads it byte by byte. The parsers of HTTP are
+//! here too, so that the code that the kernel runs is the code that the tests run.
 #![cfg_attr(not(test), no_std)]
 
 pub mod gate;
+pub mod http1;
+pub mod http2;
 pub mod track;
 
 /// Version of everything in this crate that crosses between kernel and user space. It changes
