@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     drain::{Event, Lingerers, Phase, Service, Spec, listeners},
-    kernel::{Kernel, KernelError},
+    kernel::{Kernel, KernelError, TcpState},
 };
 
 /// A request for a drain.
@@ -251,8 +251,9 @@ fn check(kernel: &dyn Kernel, service: Service, at_once: bool) -> Result<Check, 
     }
     let look = kernel.look(service.netns, Some(service.port))?;
     lingerers.observe(&look, kernel.now());
+    // Other sockets of the port may be connections that were made from it, which make no service.
     let exists = !look.listeners.is_empty()
-        || !look.sockets.is_empty()
+        || look.sockets.iter().any(|socket| socket.state == TcpState::SynRecv)
         || kernel.tracked(service)?.flows > 0;
     let listeners = Some(listeners(&look));
     Ok(Check { service, netns_cookie, exists, listeners, lingerers })

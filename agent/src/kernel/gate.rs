@@ -268,7 +268,8 @@ impl Instance {
 
 fn load_instance(bpffs: &OwnedFd, slot: u32) -> Result<Instance, KernelError> {
     let mut loader = EbpfLoader::new();
-    loader.override_global("GATE_SLOT", &slot, true);
+    // The gate needs no type information, and reading that of the whole kernel takes time and memory.
+    loader.btf(None).override_global("GATE_SLOT", &slot, true);
     for name in SHARED {
         loader.map_pin_path(name, path(bpffs, name));
     }

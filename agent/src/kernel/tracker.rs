@@ -250,6 +250,7 @@ fn load(sizes: Sizes) -> Result<Ebpf, KernelError> {
     let bytes = TRACK.bytes()?;
     let offsets = Offsets::read()?;
     EbpfLoader::new()
+        .btf(None) // The offsets below are all it needs.
         .override_global("OFF_SKC_NET", &offsets.skc_net, true)
         .override_global("OFF_NET_INUM", &offsets.net_inum, true)
         .override_global("OFF_SKC_STATE", &offsets.skc_state, true)
