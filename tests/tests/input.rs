@@ -1,7 +1,7 @@
 //! Bad input: a clear message, the documented exit code, and nothing changed.
 
 use anyhow::{Result, ensure};
-use drainctl_tests::{fixture::Fixture, netns::Netns};
+use drainctl_tests::{cluster::PORT, fixture::Fixture, net, netns::Netns};
 
 /// The permitted form first: the same fixture, and the gate really closes and opens.
 fn fixture() -> Result<Fixture> {
@@ -27,6 +27,11 @@ fn ports_that_make_no_sense() -> Result<()> {
         ensure!(!outcome.stderr.is_empty(), "no message: {outcome}");
     }
     ctl.expect(2, &["drain"])?;
+    // A connection made from a port is no service on it.
+    let outgoing = net::connect(&fixture.pod().netns, ([127, 0, 0, 1], PORT).into())?;
+    let port = outgoing.local_addr()?.port().to_string();
+    ctl.expect(6, &["drain", "--port", &port, "--quiet", "0s"])?.says(&port)?;
+    drop((outgoing, fixture.server.accept()?));
     fixture.ensure_untouched()
 }
 
