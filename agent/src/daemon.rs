@@ -1,11 +1,6 @@
 //! The daemon's life: from its options to a socket that answers, and from a signal to a clean end.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -80,7 +75,7 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     let socket = Socket::bind(&options.socket)?;
     let (kernel, events) = open_kernel(options)?;
     let executor = Executor::spawn(Arc::clone(&kernel), events);
-    report_ready(&options.socket, &kernel);
+    tracing::info!(socket = %options.socket.display(), "listening");
     let app = Arc::new(App::new(executor.clone(), kernel));
     let connections = socket.serve(router(app), signals.asked_to_stop()).await;
     tracing::info!("stopping: every drain ends and its gate opens");
@@ -101,32 +96,6 @@ fn open_kernel(
     };
     let (linux, events) = kernel::open(&config)?;
     Ok((linux, events))
-}
-
-fn report_ready(socket: &Path, kernel: &Arc<dyn Kernel>) {
-    match count_services(kernel.as_ref()) {
-        Ok(services) => tracing::info!(socket = %socket.display(), services, "listening"),
-        Err(error) => {
-            tracing::warn!(error = %error, "cannot count the services of this node");
-            tracing::info!(socket = %socket.display(), "listening");
-        }
-    }
-}
-
-/// How many ports are listened on, in all namespaces.
-fn count_services(kernel: &dyn Kernel) -> Result<usize, KernelError> {
-    let mut services = 0;
-    for netns in kernel.namespaces()? {
-        let mut ports = match kernel.look(netns, None) {
-            Ok(look) => look.listeners.iter().map(|each| each.local.port()).collect::<Vec<_>>(),
-            Err(KernelError::NoNetns(_)) => continue,
-            Err(error) => return Err(error),
-        };
-        ports.sort_unstable();
-        ports.dedup();
-        services += ports.len();
-    }
-    Ok(services)
 }
 
 /// The signals that ask the daemon to stop.

@@ -32,8 +32,7 @@ use super::{
     drains::Drains,
     error::ApiError,
     extract::{Calling, FromSegment, Params},
-    protocol::{ServiceStatus, StateName, StreamEvent},
-    routes::MAX_PORTS,
+    protocol::{MAX_PORTS, ServiceStatus, StateName, StreamEvent},
 };
 use crate::{drain::Service, executor::Update};
 

@@ -26,11 +26,14 @@ use serde::{Deserialize, Serialize};
 pub use crate::drain::{NewConnections, SettledBy, StateName};
 use crate::drain::{Service, Spec, SpecError, SpecRequest};
 
+/// Most ports of one drain, and most services of one event stream.
+pub const MAX_PORTS: usize = 64;
+
 /// Asks for a drain. Durations are milliseconds; those left out take the documented defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DrainRequest {
-    /// Ports to drain together, 1 to 65535, at least one, at most 64.
+    /// Ports to drain together, 1 to 65535, at least one, at most [`MAX_PORTS`].
     pub ports: Vec<u16>,
     /// Network namespace; left out: the caller's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]

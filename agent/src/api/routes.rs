@@ -14,14 +14,15 @@ use serde::Deserialize;
 
 use super::{
     app::App,
+    auth::Caller,
     drains::Drains,
     error::ApiError,
     events::events,
     extract::{Body, Calling, NetnsQuery, Params, Port, Segment},
     metrics,
     protocol::{
-        DrainAccepted, DrainRequest, FlowList, NetnsRef, ServiceList, ServiceStatus, StateName,
-        Undrained,
+        DrainAccepted, DrainRequest, FlowList, MAX_PORTS, NetnsRef, ServiceList, ServiceStatus,
+        StateName, Undrained,
     },
     status::{exists, flow_list},
 };
@@ -31,8 +32,6 @@ use crate::{
     kernel::KernelError,
 };
 
-/// Most ports of one drain, and most services of one event stream.
-pub(super) const MAX_PORTS: usize = 64;
 /// How long the head of an answer may take, the request's body included.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
@@ -262,8 +261,7 @@ async fn drained<D: Drains>(
     Params(query): Params<NetnsOnly>,
     Calling(caller): Calling,
 ) -> Result<(StatusCode, Json<ServiceStatus>), ApiError> {
-    let service = Service { netns: app.netns(query.one()?, &caller), port };
-    app.authorize_read(&caller, service.netns)?;
+    let service = readable(&app, &query, &caller, port)?;
     let status = app.drains.prove(service).await?;
     let proven = status.state == StateName::Drained && status.unknown.is_none();
     yes_or_no(&app, &status, proven)
@@ -275,10 +273,21 @@ async fn serving<D: Drains>(
     Params(query): Params<NetnsOnly>,
     Calling(caller): Calling,
 ) -> Result<(StatusCode, Json<ServiceStatus>), ApiError> {
-    let service = Service { netns: app.netns(query.one()?, &caller), port };
-    app.authorize_read(&caller, service.netns)?;
+    let service = readable(&app, &query, &caller, port)?;
     let status = app.existing(service).await?;
     yes_or_no(&app, &status, status.state == StateName::Serving)
+}
+
+/// The service that is asked about, if the caller may know.
+fn readable<D: Drains>(
+    app: &App<D>,
+    query: &NetnsOnly,
+    caller: &Caller,
+    port: u16,
+) -> Result<Service, ApiError> {
+    let netns = app.netns(query.one()?, caller);
+    app.authorize_read(caller, netns)?;
+    Ok(Service { netns, port })
 }
 
 /// 200 or 503, both with the status; 404 where there is nothing.

@@ -19,12 +19,11 @@ use super::{
     watched::{Goal, Verdict, Watched},
 };
 use crate::{
-    api::protocol::{DrainAccepted, DrainRequest, NewConnections, ServiceStatus, StateName},
+    api::protocol::{
+        DrainAccepted, DrainRequest, MAX_PORTS, NewConnections, ServiceStatus, StateName,
+    },
     drain::Spec,
 };
-
-/// Most ports of one drain.
-const MAX_PORTS: usize = 64;
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]

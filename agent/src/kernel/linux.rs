@@ -125,7 +125,7 @@ impl Linux {
     fn take_in(&self, service: Service, look: &Look) -> Result<u64, KernelError> {
         let misses = {
             let tracker = self.tracker();
-            tracker.counts(service)?.lost > 0 || !self.unknown_to(&tracker, look)?.is_empty()
+            tracker.counts(service)?.lost > 0 || !holds_all(&tracker, look)?
         };
         if !misses {
             return Ok(0);
@@ -135,17 +135,6 @@ impl Linux {
             tracker.know(service)?;
             tracker.adopt()
         })
-    }
-
-    /// Cookies of a look that the tracker does not hold.
-    fn unknown_to(&self, tracker: &Tracker, look: &Look) -> Result<Vec<u64>, KernelError> {
-        let mut unknown = Vec::new();
-        for socket in flows(look) {
-            if tracker.flow(socket)?.is_none() {
-                unknown.push(socket);
-            }
-        }
-        Ok(unknown)
     }
 
     /// Drops the flows that a look taken after this snapshot of the tracker does not show.
@@ -188,7 +177,7 @@ impl Linux {
         }
         let look = self.look(service.netns, Some(service.port))?;
         let tracker = self.tracker();
-        if self.unknown_to(&tracker, &look)?.is_empty() && tracker.counts(service)?.lost == lost {
+        if holds_all(&tracker, &look)? && tracker.counts(service)?.lost == lost {
             lock(&self.forgiven).insert(service, lost);
         }
         Ok(())
@@ -305,6 +294,16 @@ impl Kernel for Linux {
     fn faults(&self) -> Result<Faults, KernelError> {
         self.tracker().faults()
     }
+}
+
+/// Whether the tracker holds every flow of a look.
+fn holds_all(tracker: &Tracker, look: &Look) -> Result<bool, KernelError> {
+    for cookie in flows(look) {
+        if tracker.flow(cookie)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Cookies of all flows of a look.
