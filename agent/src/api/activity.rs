@@ -13,8 +13,8 @@ const RECENT: Duration = Duration::from_secs(1);
 pub(super) fn activity(socket: &Socket) -> (Activity, String) {
     match socket.state {
         TcpState::SynRecv => (Activity::Handshake, "the handshake is not finished".into()),
-        TcpState::FinWait2 => (Activity::Lingering, lingering(socket.held).into()),
-        TcpState::Established | TcpState::CloseWait if !socket.held => {
+        TcpState::FinWait2 => (Activity::Lingering, lingering(socket.is_held()).into()),
+        TcpState::Established | TcpState::CloseWait if !socket.is_held() => {
             busy("waiting to be accepted by the server")
         }
         _ => in_service(socket),
@@ -101,7 +101,7 @@ mod tests {
             state: TcpState::Established,
             local: ([10, 0, 0, 1], 8080).into(),
             peer: ([10, 0, 0, 2], 40000).into(),
-            held: true,
+            inode: 7,
             unread: 0,
             unacked: 0,
             info: info(12_000, 12_400),
@@ -113,7 +113,7 @@ mod tests {
         use Activity::{Busy, Handshake, Lingering, Quiet};
         use TcpState::{CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, SynRecv};
         let at = |state| Socket { state, ..settled() };
-        let unheld = |state| Socket { held: false, ..at(state) };
+        let unheld = |state| Socket { inode: 0, ..at(state) };
         let unsent = SocketInfo { not_sent: 7, ..settled().info.unwrap() };
         let silent = SocketInfo { bytes_received: 0, bytes_acked: 0, ..info(3, 3).unwrap() };
         let cases = [

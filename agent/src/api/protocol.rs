@@ -24,7 +24,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use crate::drain::{NewConnections, SettledBy, StateName};
-use crate::drain::{Service, Spec, SpecError, SpecRequest};
+use crate::drain::{RetireRequest, Service, Spec, SpecError, SpecRequest};
 
 /// Most ports of one drain, and most services of one event stream.
 pub const MAX_PORTS: usize = 64;
@@ -266,6 +266,7 @@ impl From<&DrainRequest> for SpecRequest {
             lease: request.lease_ms.map(Duration::from_millis),
             keep_closed: request.keep_closed,
             new: request.new,
+            retire: RetireRequest::default(),
         }
     }
 }

@@ -258,7 +258,7 @@ async fn flows_are_told_or_cannot_be_verified() {
         state: TcpState::Established,
         local: ([10, 0, 0, 1], 8080).into(),
         peer: ([10, 0, 0, 2], 40000).into(),
-        held: false,
+        inode: 0,
         unread: 0,
         unacked: 0,
         info: None,

@@ -169,7 +169,7 @@ mod tests {
             state,
             local: "[::ffff:10.0.0.1]:80".parse().unwrap(),
             peer: format!("[::ffff:10.0.0.2]:{peer_port}").parse().unwrap(),
-            held: true,
+            inode: 7,
             unread: 0,
             unacked: 0,
             info: None,

@@ -7,6 +7,7 @@ mod event;
 mod instance;
 mod machine;
 mod names;
+mod retire;
 mod spec;
 mod time;
 mod verdict;
@@ -20,7 +21,11 @@ pub use event::{Action, Arrivals, Event, Phase};
 pub use instance::{is_new_instance, listeners};
 pub use machine::{BACKUP, IllegalEvent, Machine, SOON};
 pub use names::{NewConnections, SettledBy, StateName};
-pub use spec::{LEASE_MARGIN, LINGER, LONGEST, LONGEST_LEASE, Spec, SpecError, SpecRequest};
+pub use retire::{
+    AtDeadline, Leaving, Retire, RetireError, RetireKind, RetireReport, RetireRequest, RetireSet,
+    Untellable,
+};
+pub use spec::{LEASE_MARGIN, LONGEST, LONGEST_LEASE, Spec, SpecError, SpecRequest};
 pub use time::Boot;
 pub use verdict::{Counts, Judgement, Lingerers, Opinion, Verdict, compare, full_map, judge};
 

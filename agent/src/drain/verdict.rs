@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, time::Duration};
 
-use super::{Boot, LINGER};
+use super::{Boot, retire::LINGER};
 use crate::kernel::{Look, Socket, TcpState, Tracked};
 
 /// What a service was found to hold.
@@ -85,7 +85,7 @@ impl Lingerers {
 
 /// Only while a process holds it can a request still be executing.
 fn held_in_fin_wait2(look: &Look) -> impl Iterator<Item = &Socket> {
-    look.sockets.iter().filter(|socket| socket.state == TcpState::FinWait2 && socket.held)
+    look.sockets.iter().filter(|socket| socket.state == TcpState::FinWait2 && socket.is_held())
 }
 
 /// At least two round trips after our FIN, so that the peer's answer to it can have come.
@@ -186,7 +186,8 @@ mod tests {
 
     fn socket(cookie: u64, state: TcpState, held: bool) -> Socket {
         let any = ([127, 0, 0, 1], 80).into();
-        Socket { cookie, state, local: any, peer: any, held, unread: 0, unacked: 0, info: None }
+        let inode = u32::from(held);
+        Socket { cookie, state, local: any, peer: any, inode, unread: 0, unacked: 0, info: None }
     }
 
     fn at(ms: u64) -> Boot {

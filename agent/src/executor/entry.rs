@@ -14,7 +14,7 @@ use super::{
     task::Internal,
 };
 use crate::{
-    drain::{Boot, Lingerers, Machine, Phase, Service, Spec, Verdict},
+    drain::{Boot, Lingerers, Machine, Phase, RetireReport, Service, Spec, Verdict},
     kernel::{Kernel, Watch},
 };
 
@@ -136,6 +136,8 @@ impl Entry {
             lease_until: self.machine.lease_until(),
             keep_closed: self.machine.spec().keep_closed(),
             settled_by: self.machine.settled_by(),
+            retire: *self.machine.spec().retire(),
+            report: RetireReport::default(),
             owner: self.owner,
         }
     }

@@ -198,7 +198,7 @@ impl FakeKernel {
     pub(crate) fn set_state(&self, cookie: u64, state: TcpState, held: bool) {
         let mut model = self.model();
         let Some((service, socket)) = model.sockets.get_mut(&cookie) else { return };
-        (socket.state, socket.held) = (state, held);
+        (socket.state, socket.inode) = (state, if held { cookie as u32 } else { 0 });
         let service = *service;
         if !state.is_flow() {
             self.uncount(&mut model, service, cookie);

@@ -291,6 +291,34 @@ impl Kernel for Linux {
         lock(&self.gates).rejected(service)
     }
 
+    fn retire(&self, _: Service, _: &super::RetireOrder) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn followed(&self, _: Service) -> Result<Vec<super::Followed>, KernelError> {
+        Ok(Vec::new())
+    }
+
+    fn unfollow(&self, _: &[u64]) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn restore(&self, _: Service) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn finish(&self, _: u32, _: &[super::Finish]) -> Result<Vec<u64>, KernelError> {
+        Ok(Vec::new())
+    }
+
+    fn abort(&self, _: u32, _: &[super::Abort]) -> Result<Vec<u64>, KernelError> {
+        Ok(Vec::new())
+    }
+
+    fn retire_lacks(&self) -> super::RetireLacks {
+        super::RetireLacks::default()
+    }
+
     fn faults(&self) -> Result<Faults, KernelError> {
         self.tracker().faults()
     }

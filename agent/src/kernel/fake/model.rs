@@ -81,7 +81,7 @@ impl Model {
             state,
             local: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), service.port),
             peer: SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).into(), 40000),
-            held: state != TcpState::SynRecv,
+            inode: if state == TcpState::SynRecv { 0 } else { cookie as u32 },
             unread: 0,
             unacked: 0,
             info: None,
