@@ -3,7 +3,7 @@
 use crate::{
     ServiceKey,
     http1::Responses,
-    http2::{Answering, Boundary},
+    http2::Boundary,
 };
 
 /// Value of the `RETIRING` map, keyed by [`ServiceKey`]; its presence makes the flows of the service told.
@@ -60,8 +60,6 @@ pub struct Followed {
     pub responses: Responses,
     /// What the server sends as HTTP/2.
     pub boundary: Boundary,
-    /// Streams that the server is answering.
-    pub answering: Answering,
 }
 
 impl Followed {

@@ -3,10 +3,12 @@
 //!
 //! All calls block for microseconds to a few milliseconds; async code calls them on a blocking thread.
 
+mod destroy;
 mod diag;
 mod events;
 #[cfg(test)]
 pub(crate) mod fake;
+mod finish;
 mod gate;
 mod linux;
 mod netns;
@@ -14,6 +16,7 @@ mod objects;
 mod offsets;
 pub mod peer;
 pub mod probe;
+mod retire;
 mod retiring;
 mod settle;
 mod sys;

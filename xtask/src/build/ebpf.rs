@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The binaries of agent-ebpf: what agent/build.rs takes in, and what the benchmarks compare it with.
-const PROGRAMS: [&str; 3] = ["track", "gate", "empty"];
+const PROGRAMS: [&str; 4] = ["track", "gate", "retire", "empty"];
 
 /// The profile in the workspace's Cargo.toml.
 const PROFILE: &str = "ebpf";
@@ -66,6 +66,8 @@ fn cargo(workspace: &Workspace, toolchain: &Toolchain, target: &Path) -> Result<
         .arg(target)
         .env("RUSTC", &toolchain.rustc)
         .env("RUSTC_BOOTSTRAP", "1")
+        // Callbacks (`bpf_loop`) need the types of functions.
+        .env("RUSTFLAGS", "-C link-arg=--btf")
         .env("PATH", path_with(linkers)?);
     Ok(command)
 }

@@ -1,0 +1,131 @@
+//! Following what a server sends, and telling its clients.
+
+use aya_ebpf::{
+    helpers::generated::bpf_skc_to_tcp_sock, macros::sk_msg, programs::SkMsgContext,
+};
+use drainctl_common::retire::{Followed, Rule, protocol};
+
+use crate::{
+    http1, http2,
+    join::now,
+    maps::{FOLLOWED, RETIRING},
+    message::Message,
+    sock::TcpSock,
+};
+
+/// Verdict of `sk_msg` (`enum sk_action`).
+const SK_PASS: u32 = 1;
+
+/// TLS records: ChangeCipherSpec to application data (RFC 8446 §5.1), of any version.
+const TLS_TYPES: core::ops::RangeInclusive<u8> = 0x14..=0x17;
+const TLS_MAJOR: u8 = 3;
+
+/// Runs for everything that a followed server writes, before it is sent, under the socket's lock.
+#[sk_msg]
+fn tell(ctx: SkMsgContext) -> u32 {
+    follow(Message(ctx.msg));
+    SK_PASS
+}
+
+/// What there is to know about a message.
+pub(crate) struct Sending {
+    pub(crate) message: Message,
+    pub(crate) flow: *mut Followed,
+    pub(crate) size: u32,
+    /// The server has read new bytes since its last message, and all of that is acknowledged.
+    pub(crate) fresh: bool,
+    /// It is the flow's turn.
+    pub(crate) due: bool,
+    pub(crate) what: u32,
+    /// A GOAWAY need not wait for a moment without open streams any more.
+    pub(crate) hurry: bool,
+    pub(crate) now: u64,
+}
+
+#[inline(always)]
+fn follow(message: Message) {
+    // SAFETY: the helper returns null for a socket that is not TCP.
+    let sock = unsafe { TcpSock::new(bpf_skc_to_tcp_sock(message.sk()).cast()) };
+    let Some(sock) = sock else { return };
+    let Some(flow) = FOLLOWED.get_ptr_mut(sock.cookie()) else { return };
+    // SAFETY: `flow` points to a live map value, and we are the only writer; rules are replaced as a whole.
+    let Some(rule) = (unsafe { RETIRING.get((*flow).service) }) else { return };
+    let now = now();
+    let size = message.size();
+    if now >= rule.until_ns || size == 0 {
+        return;
+    }
+    // SAFETY: as above.
+    let sending = unsafe {
+        let read_seq = sock.copied_seq();
+        let fresh = read_seq != (*flow).read_seq && sock.is_acknowledged();
+        (*flow).read_seq = read_seq;
+        (*flow).sent_ns = now;
+        (*flow).received = sock.bytes_received();
+        Sending {
+            message,
+            flow,
+            size,
+            fresh,
+            due: now >= (*flow).turn_ns,
+            what: rule.what,
+            hurry: now >= rule.patient_until_ns,
+            now,
+        }
+    };
+    // SAFETY: as above.
+    match unsafe { (*flow).protocol } {
+        protocol::HTTP1 => http1::follow(&sending),
+        protocol::HTTP2 | protocol::UPGRADED => http2::follow(&sending, 0),
+        protocol::TLS => {}
+        _ => recognise(&sending),
+    }
+}
+
+/// The first messages: what does the server speak?
+#[inline(always)]
+fn recognise(sending: &Sending) {
+    let flow = sending.flow;
+    let start = if sending.size < 8 { sending.size } else { 8 };
+    if sending.message.pull(0, start).is_err() {
+        return;
+    }
+    let first = sending.message.bytes::<3>(0);
+    // SAFETY: `flow` points to a live map value, and we are the only writer.
+    unsafe {
+        match first {
+            Some([kind, TLS_MAJOR, 0..=4]) if TLS_TYPES.contains(&kind) => {
+                (*flow).protocol = protocol::TLS;
+            }
+            Some([b'H', b'T', b'T']) => http1::follow(sending),
+            // A head that begins in a shorter piece is one only if nothing came before.
+            None if (*flow).flags & Followed::FROM_START != 0 => http1::follow(sending),
+            _ => http2::follow(sending, 0),
+        }
+    }
+}
+
+impl Sending {
+    /// Whether flows are told this way.
+    #[inline(always)]
+    pub(crate) fn tells(&self, what: u32) -> bool {
+        self.due && self.what & what != 0
+    }
+
+    /// The flow has been told.
+    #[inline(always)]
+    pub(crate) fn told(&self, how: u8) {
+        // SAFETY: `flow` points to a live map value, and we are the only writer.
+        unsafe {
+            if (*self.flow).told == 0 {
+                (*self.flow).told_ns = self.now;
+            }
+            (*self.flow).told |= how;
+        }
+    }
+}
+
+/// Of [`Rule::what`].
+pub(crate) const HTTP1: u32 = Rule::HTTP1;
+/// Of [`Rule::what`].
+pub(crate) const HTTP2: u32 = Rule::HTTP2;

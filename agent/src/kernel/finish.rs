@@ -1,0 +1,110 @@
+//! Sends a FIN on somebody else's connection, as their server would at a keep-alive timeout: a descriptor of
+//! the socket is borrowed from a process that holds it, and closed again at once, since a copy that is kept
+//! would hold the connection open after the server has closed it.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use rustix::{
+    net::{Shutdown, shutdown},
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
+};
+
+use super::{
+    Finish, KernelError,
+    netns::{self, Namespaces},
+    sys,
+};
+
+/// A descriptor of a process.
+type Place = (i32, i32);
+
+/// See [`Kernel::finish`](super::Kernel::finish).
+pub(super) fn finish(
+    namespaces: &Namespaces,
+    netns: u32,
+    flows: &[Finish],
+) -> Result<Vec<u64>, KernelError> {
+    if flows.is_empty() {
+        return Ok(Vec::new());
+    }
+    namespaces.open(netns)?; // Or it is gone.
+    let wanted: HashMap<u32, &Finish> = flows.iter().map(|flow| (flow.inode, flow)).collect();
+    let mut done = Vec::new();
+    let mut refused = None;
+    for (inode, place) in holders(netns, &wanted)? {
+        let Some(flow) = wanted.get(&inode) else { continue };
+        match borrow(place) {
+            Ok(socket) => {
+                if finish_one(flow, &socket) {
+                    done.push(flow.cookie);
+                }
+            }
+            // The process has ended, or closed or replaced the descriptor since: no error.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::BADF) => {}
+            Err(e) => refused = Some(e),
+        }
+    }
+    match refused {
+        Some(e) if done.is_empty() => {
+            Err(KernelError::op("borrow sockets from processes in network namespace", netns, e))
+        }
+        _ => Ok(done),
+    }
+}
+
+/// A process and descriptor for each of these sockets that any process of the namespace holds. Reads /proc:
+/// some milliseconds for thousands of descriptors. Processes that end meanwhile are passed over.
+fn holders(
+    netns: u32,
+    wanted: &HashMap<u32, &Finish>,
+) -> Result<HashMap<u32, Place>, KernelError> {
+    let fail = |e: procfs::ProcError| KernelError::op("read", "/proc", e);
+    let mut places = HashMap::new();
+    for process in procfs::process::all_processes().map_err(fail)?.flatten() {
+        let lives_there = || {
+            let path = format!("/proc/{}/ns/net", process.pid);
+            netns::inode(path.as_ref()).is_ok_and(|inode| inode == netns)
+        };
+        // Another process of the node may hold a socket of this namespace, but its server does as well.
+        if !lives_there() {
+            continue;
+        }
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{}/fd", process.pid)) else { continue };
+        for descriptor in descriptors.flatten() {
+            let number = descriptor.file_name().to_str().and_then(|name| name.parse().ok());
+            let inode = fs::read_link(descriptor.path()).ok().and_then(|link| {
+                let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+                inode.parse::<u32>().ok()
+            });
+            if let (Some(number), Some(inode)) = (number, inode)
+                && wanted.contains_key(&inode)
+            {
+                places.insert(inode, (process.pid, number));
+            }
+        }
+    }
+    Ok(places)
+}
+
+fn borrow((pid, descriptor): Place) -> rustix::io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH)?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    pidfd_getfd(process, descriptor, PidfdGetfdFlags::empty())
+}
+
+/// Whether it got a FIN. The number of a descriptor may belong to another socket by now, and bytes may have
+/// come since it was judged: then it is left alone.
+fn finish_one(flow: &Finish, socket: &OwnedFd) -> bool {
+    let is_it = sys::socket_cookie(socket.as_fd()).is_ok_and(|cookie| cookie == flow.cookie);
+    let unchanged = || -> io::Result<bool> {
+        Ok(sys::bytes_received(socket.as_fd())? == flow.received
+            && rustix::io::ioctl_fionread(socket)? == 0)
+    };
+    is_it
+        && unchanged().unwrap_or(false)
+        && shutdown(socket, Shutdown::Write).is_ok()
+}
