@@ -166,7 +166,7 @@ fn a_length_may_be_as_long_as_the_scanner_follows() {
 #[test]
 fn an_answer_to_head_is_told_by_the_head_that_follows() {
     let some = [EMPTY, b"!"].concat();
-    let cases: [Case<'_, &[Message<'_>]>; 13] = [
+    let cases: [Case<'_, &[Message<'_>]>; 14] = [
         (LENGTH, &[], (Place::Body, false, 1), "alone it is not idle"),
         (LENGTH, &[(true, EMPTY)], (Place::Between, true, 2), "the next answer"),
         (LENGTH, &[(true, INTERIM)], (Place::Between, false, 2), "the next answer"),
@@ -180,6 +180,7 @@ fn an_answer_to_head_is_told_by_the_head_that_follows() {
         (CHUNKED, &[(true, EMPTY)], (Place::Between, true, 2), "the next answer"),
         (CHUNKED, &[(true, &EMPTY[..9])], (Place::Unsure, false, 1), "cut: it is no chunk"),
         (CHUNKED, &[(true, b"0\r\n\r\n")], (Place::Between, true, 1), "a chunk"),
+        (CHUNKED, &[(true, b"1\r\nx\r\n"), (true, EMPTY)], (Place::Unsure, false, 1), "too late"),
     ];
     for (head, next, expected, what) in cases {
         assert_eq!(behind(&[&[(true, head)], next].concat()), expected, "{what}");

@@ -241,7 +241,6 @@ impl Responses {
         if !matches!(self.state, UNTIL_CLOSE | NEVER) {
             self.state = UNSURE;
         }
-        self.flags &= !IN_MESSAGE;
     }
 
     /// The next byte begins a head, for certain or supposedly.
