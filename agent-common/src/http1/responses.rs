@@ -44,22 +44,24 @@ mod state {
     pub(super) const SUPPOSED: u8 = 4;
     /// It may be a head; if it is none, it is the beginning of a body whose length is known.
     pub(super) const HEAD_OR_BODY: u8 = 5;
-    pub(super) const NEVER: u8 = 6;
-    pub(super) const UNTIL_CLOSE: u8 = 7;
-    pub(super) const LENGTH: u8 = 8;
+    /// The next byte tells whether this is a head or a chunk.
+    pub(super) const HEAD_OR_CHUNK: u8 = 6;
+    pub(super) const NEVER: u8 = 7;
+    pub(super) const UNTIL_CLOSE: u8 = 8;
+    pub(super) const LENGTH: u8 = 9;
     /// The first digit of a chunk-size (RFC 9112 §7.1), then the others.
-    pub(super) const SIZE: u8 = 9;
-    pub(super) const DIGITS: u8 = 10;
-    pub(super) const EXTENSION: u8 = 11;
-    pub(super) const SIZE_LF: u8 = 12;
-    pub(super) const DATA: u8 = 13;
-    pub(super) const DATA_CR: u8 = 14;
-    pub(super) const DATA_LF: u8 = 15;
+    pub(super) const SIZE: u8 = 10;
+    pub(super) const DIGITS: u8 = 11;
+    pub(super) const EXTENSION: u8 = 12;
+    pub(super) const SIZE_LF: u8 = 13;
+    pub(super) const DATA: u8 = 14;
+    pub(super) const DATA_CR: u8 = 15;
+    pub(super) const DATA_LF: u8 = 16;
     /// The first byte of a line behind the last chunk, then the others.
-    pub(super) const TRAILERS: u8 = 16;
-    pub(super) const TRAILER: u8 = 17;
-    pub(super) const TRAILER_LF: u8 = 18;
-    pub(super) const LAST_LF: u8 = 19;
+    pub(super) const TRAILERS: u8 = 17;
+    pub(super) const TRAILER: u8 = 18;
+    pub(super) const TRAILER_LF: u8 = 19;
+    pub(super) const LAST_LF: u8 = 20;
 }
 use state::*;
 
@@ -86,12 +88,13 @@ const LONGEST_CHUNK: u64 = 1 << 48;
 /// - A head that promised a body, of which nothing was sent: it answered HEAD (RFC 9112 §6.3), and such a
 ///   message begins with the next head.
 ///
-/// It counts only if that head is complete within the message. If it is none, it was a body, which needs
-/// no second look since only its length matters. If that stays open (the message ends too early, or
-/// [`Progress::GiveUp`]), its bytes are counted as a body, and whatever comes behind it is unsure.
+/// It counts only if that head is complete within the message. Where chunks were promised, the first byte
+/// tells them from a head. Where a length was, what is no head was a body, and needs no second look since
+/// only its length matters. If that stays open (the message ends too early, or [`Progress::GiveUp`]), its
+/// bytes are counted as a body too, but what comes behind that is unsure.
 ///
-/// What this cannot exclude: the body of a response that does not answer HEAD, sent in a fresh message of its
-/// own because the client went on sending meanwhile, and beginning with a complete head.
+/// What this cannot exclude: a body of known length that does not answer HEAD, but begins with a complete
+/// head, and a fresh message, because the client went on sending between head and body.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Responses {
@@ -124,7 +127,7 @@ impl Responses {
     pub const fn place(&self) -> Place {
         match self.state {
             BETWEEN | IDLE => Place::Between,
-            HEAD..=HEAD_OR_BODY => Place::Head,
+            HEAD..=HEAD_OR_CHUNK => Place::Head,
             NEVER => Place::Never,
             UNTIL_CLOSE => Place::UntilClose,
             LENGTH..=LAST_LF => Place::Body,
@@ -172,8 +175,9 @@ impl Responses {
         if fresh {
             self.flags &= !ANSWERED;
             match (self.state, self.flags & BARE) {
-                (UNSURE, _) | (SIZE, BARE) => self.open(SUPPOSED),
+                (UNSURE, _) => self.open(SUPPOSED),
                 (LENGTH, BARE) => self.open(HEAD_OR_BODY),
+                (SIZE, BARE) => self.state = HEAD_OR_CHUNK,
                 _ => {}
             }
         }
@@ -192,8 +196,12 @@ impl Responses {
     /// Takes the next byte.
     #[inline(always)]
     pub fn push(&mut self, byte: u8) -> Followed {
-        if matches!(self.state, BETWEEN | IDLE) {
-            self.open(HEAD);
+        match (self.state, byte) {
+            (BETWEEN | IDLE, _) => self.open(HEAD),
+            // No chunk begins so (RFC 9112 §7.1), and every head does.
+            (HEAD_OR_CHUNK, b'H') => self.open(SUPPOSED),
+            (HEAD_OR_CHUNK, _) => self.state = SIZE,
+            _ => {}
         }
         match self.state {
             HEAD..=HEAD_OR_BODY => match self.head.push(byte) {
@@ -219,8 +227,10 @@ impl Responses {
     /// The message has ended.
     #[inline(always)]
     pub fn end(&mut self) {
-        if matches!(self.state, SUPPOSED | HEAD_OR_BODY) {
-            self.take_back();
+        match self.state {
+            SUPPOSED | HEAD_OR_BODY => self.take_back(),
+            HEAD_OR_CHUNK => self.state = SIZE,
+            _ => {}
         }
         self.flags &= !IN_MESSAGE;
     }
@@ -231,7 +241,6 @@ impl Responses {
         if !matches!(self.state, UNTIL_CLOSE | NEVER) {
             self.state = UNSURE;
         }
-        self.flags &= !IN_MESSAGE;
     }
 
     /// The next byte begins a head, for certain or supposedly.
