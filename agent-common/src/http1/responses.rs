@@ -67,7 +67,7 @@ use state::*;
 
 /// A message is being followed.
 const IN_MESSAGE: u8 = 1;
-/// A head has promised a body, of which nothing was sent yet: perhaps it answered HEAD.
+/// A head has promised a body, of which no data was sent yet: perhaps it answered HEAD.
 const BARE: u8 = 1 << 1;
 /// A body was supposed to be a head, and whether it was one stayed open.
 const DOUBT: u8 = 1 << 2;
@@ -316,7 +316,6 @@ impl Responses {
     /// What is around the data of chunks (RFC 9112 §7.1), with CRLF for every end of a line.
     #[inline(always)]
     fn framing(&mut self, byte: u8) -> u8 {
-        self.flags &= !BARE;
         match (self.state, byte) {
             (SIZE | DIGITS, b'0'..=b'9') => self.digit(byte - b'0'),
             (SIZE | DIGITS, b'a'..=b'f') => self.digit(byte - b'a' + 10),
