@@ -3,7 +3,7 @@
 use crate::{
     ServiceKey,
     http1::Responses,
-    http2::Boundary,
+    http2::{Answering, Boundary},
 };
 
 /// Value of the `RETIRING` map, keyed by [`ServiceKey`]; its presence makes the flows of the service told.
@@ -60,6 +60,10 @@ pub struct Followed {
     pub responses: Responses,
     /// What the server sends as HTTP/2.
     pub boundary: Boundary,
+    /// Streams that the server is answering.
+    pub answering: Answering,
+    /// Always zero.
+    pub zero: u32,
 }
 
 impl Followed {
@@ -67,6 +71,8 @@ impl Followed {
     pub const FROM_START: u8 = 1;
     /// The server has said itself that it closes.
     pub const CLOSES: u8 = 1 << 1;
+    /// This kernel does not let us write at the end of a message (before 6.13): a GOAWAY goes before the next.
+    pub const NO_APPEND: u8 = 1 << 2;
 }
 
 /// What a flow speaks, as far as the server's bytes tell.
@@ -109,4 +115,4 @@ pub mod told {
     pub const GOAWAY: u8 = 2;
 }
 
-const _: () = assert!(size_of::<Rule>() == 40);
+const _: () = assert!(size_of::<Rule>() == 40 && size_of::<Followed>() == 160);

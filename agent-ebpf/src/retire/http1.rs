@@ -5,17 +5,14 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use drainctl_common::{
     http1::{Edit, Followed as Byte, Place, Responses},
-    http2::{Boundary, FRAME_LIMIT},
     retire::{Followed, protocol, told},
 };
 
 use crate::{
-    message::Message,
+    message::{Message, WINDOW},
     tell::{HTTP1, Sending},
 };
 
-/// How much of a message is made readable at once.
-const WINDOW: u32 = 4096;
 /// Most windows of a message, and as many gaps between them; what is left then is not followed.
 const WINDOWS: u32 = 4096;
 
@@ -36,6 +33,9 @@ struct Walk {
     /// One has.
     has_told: bool,
     closes: bool,
+    /// A head said 101, and the next byte is of another protocol.
+    upgraded: bool,
+    upgraded_at: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,9 +45,9 @@ enum Seen {
     Lost,
 }
 
-/// Follows one message.
+/// Follows one message. Returns where another protocol begins in it, if it does (101).
 #[inline(always)]
-pub(crate) fn follow(sending: &Sending) {
+pub(crate) fn follow(sending: &Sending) -> Option<u32> {
     let flow = sending.flow;
     let mut walk = Walk {
         message: sending.message,
@@ -60,6 +60,8 @@ pub(crate) fn follow(sending: &Sending) {
         tell: sending.tells(HTTP1),
         has_told: false,
         closes: false,
+        upgraded: false,
+        upgraded_at: 0,
     };
     // SAFETY: `flow` points to a live map value, and we are its only writer; the walk outlives the loop.
     unsafe {
@@ -76,19 +78,7 @@ pub(crate) fn follow(sending: &Sending) {
         if walk.closes {
             (*flow).flags |= Followed::CLOSES;
         }
-        if (*flow).responses.place() == Place::Never {
-            upgraded(flow);
-        }
-    }
-}
-
-/// Behind a 101 there may be HTTP/2 (h2c), which has to begin with SETTINGS.
-#[inline(always)]
-unsafe fn upgraded(flow: *mut Followed) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        (*flow).protocol = protocol::UPGRADED;
-        (*flow).boundary = Boundary::from_start(FRAME_LIMIT);
+        walk.upgraded.then_some(walk.upgraded_at)
     }
 }
 
@@ -127,10 +117,11 @@ unsafe extern "C" fn window(_index: u64, walk: *mut Walk) -> i64 {
 }
 
 /// One byte. Returns 1 where the window ends, or the next bytes need no look.
-unsafe extern "C" fn step(_index: u64, walk: *mut Walk) -> i64 {
+unsafe extern "C" fn step(index: u64, walk: *mut Walk) -> i64 {
+    // The loop's own count, since the verifier follows no number through memory that it can lose here.
+    let index = index as u32;
     // SAFETY: as above.
     unsafe {
-        let index = (*walk).index;
         if index >= (*walk).end {
             return 1;
         }
@@ -158,6 +149,11 @@ unsafe fn head_end(walk: *mut Walk) {
     unsafe {
         let flow = (*walk).flow;
         (*flow).protocol = protocol::HTTP1;
+        if (*flow).responses.place() == Place::Never {
+            (*walk).upgraded = true;
+            (*walk).upgraded_at = (*walk).at;
+            return;
+        }
         let head = (*flow).responses.head();
         let edit = head.edit();
         if edit == Edit::Already {

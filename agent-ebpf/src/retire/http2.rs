@@ -36,11 +36,23 @@ pub(crate) fn follow(sending: &Sending, base: u32) {
         if (*flow).told & told::GOAWAY != 0 {
             return;
         }
+        let tells = sending.tells(HTTP2);
+        // A moment without open streams is at the end of a message, not before the next one.
+        let before = sending.hurry || (*flow).flags & Followed::NO_APPEND != 0;
+        if tells && base == 0 && before && (*flow).boundary.is_proven() {
+            if sending.message.insert(0, &GOAWAY).is_ok() {
+                sending.told(told::GOAWAY);
+            }
+            return; // If it could not be written, the chain is lost, and found again.
+        }
         let mut walk =
             Walk { message: sending.message, flow, base, header: 0, done: false };
         match (*flow).boundary.begin(sending.size - base) {
             Next::Header(at) => walk.header = at,
             Next::Done => walk.done = true,
+        }
+        if (*flow).boundary.take_lost() {
+            (*flow).answering.lose();
         }
         if !walk.done {
             bpf_loop(FRAMES, frame as *mut c_void, (&raw mut walk).cast(), 0);
@@ -49,8 +61,13 @@ pub(crate) fn follow(sending: &Sending, base: u32) {
             return;
         }
         (*flow).protocol = protocol::HTTP2;
-        if sending.tells(HTTP2) && sending.message.insert(sending.size, &GOAWAY).is_ok() {
+        if !tells || !(sending.hurry || (*flow).answering.is_none()) {
+            return;
+        }
+        if sending.message.insert(sending.size, &GOAWAY).is_ok() {
             sending.told(told::GOAWAY);
+        } else {
+            (*flow).flags |= Followed::NO_APPEND;
         }
     }
 }
@@ -65,7 +82,13 @@ unsafe extern "C" fn frame(_index: u64, walk: *mut Walk) -> i64 {
         }
         let Some(bytes) = (*walk).message.bytes(0) else { return 1 };
         let header = FrameHeader::parse(bytes);
-        match (*(*walk).flow).boundary.frame(header) {
+        let flow = (*walk).flow;
+        let next = (*flow).boundary.frame(header);
+        (*flow).answering.frame(header);
+        if (*flow).boundary.take_lost() {
+            (*flow).answering.lose();
+        }
+        match next {
             Next::Header(at) => {
                 (*walk).header = at;
                 0

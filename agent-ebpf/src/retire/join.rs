@@ -18,7 +18,7 @@ use aya_ebpf::{
 use drainctl_common::{
     ServiceKey,
     http1::Responses,
-    http2::{Boundary, FRAME_LIMIT},
+    http2::{Answering, Boundary, FRAME_LIMIT},
     retire::{Followed, Rule, barrier, protocol},
 };
 
@@ -51,11 +51,14 @@ static JOINED: Followed = Followed {
     flags: 0,
     responses: Responses::joined(),
     boundary: Boundary::joined(FRAME_LIMIT),
+    answering: Answering::joined(),
+    zero: 0,
 };
 static NEW: Followed = Followed {
     flags: Followed::FROM_START,
     responses: Responses::from_start(),
     boundary: Boundary::from_start(FRAME_LIMIT),
+    answering: Answering::from_start(),
     ..JOINED
 };
 

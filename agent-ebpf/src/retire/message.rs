@@ -7,6 +7,9 @@ use aya_ebpf::{
     helpers::generated::{bpf_msg_pop_data, bpf_msg_pull_data, bpf_msg_push_data},
 };
 
+/// How much of a message is read at once, a power of two.
+pub(crate) const WINDOW: u32 = 4096;
+
 /// A part of a message that could not be read or written.
 pub(crate) struct Unreadable;
 
@@ -59,7 +62,8 @@ impl Message {
         unsafe {
             let data: *mut u8 = (*self.0).__bindgen_anon_1.data.cast();
             let end: *mut u8 = (*self.0).__bindgen_anon_2.data_end.cast();
-            let start = data.wrapping_add((index & 0xffff) as usize);
+            // The verifier proves nothing of offsets near 65,535.
+            let start = data.wrapping_add((index & (WINDOW - 1)) as usize);
             if start.wrapping_add(N) > end { None } else { Some(start) }
         }
     }

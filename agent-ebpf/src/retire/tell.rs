@@ -3,7 +3,10 @@
 use aya_ebpf::{
     helpers::generated::bpf_skc_to_tcp_sock, macros::sk_msg, programs::SkMsgContext,
 };
-use drainctl_common::retire::{Followed, Rule, protocol};
+use drainctl_common::{
+    http2::{Answering, Boundary, FRAME_LIMIT},
+    retire::{Followed, Rule, protocol},
+};
 
 use crate::{
     http1, http2,
@@ -75,7 +78,7 @@ fn follow(message: Message) {
     };
     // SAFETY: as above.
     match unsafe { (*flow).protocol } {
-        protocol::HTTP1 => http1::follow(&sending),
+        protocol::HTTP1 => follow_http1(&sending),
         protocol::HTTP2 | protocol::UPGRADED => http2::follow(&sending, 0),
         protocol::TLS => {}
         _ => recognise(&sending),
@@ -97,11 +100,30 @@ fn recognise(sending: &Sending) {
             Some([kind, TLS_MAJOR, 0..=4]) if TLS_TYPES.contains(&kind) => {
                 (*flow).protocol = protocol::TLS;
             }
-            Some([b'H', b'T', b'T']) => http1::follow(sending),
+            Some([b'H', b'T', b'T']) => {
+                // No frame begins so: whatever was supposed of them is wrong.
+                (*flow).boundary = Boundary::joined(FRAME_LIMIT);
+                follow_http1(sending);
+            }
             // A head that begins in a shorter piece is one only if nothing came before.
-            None if (*flow).flags & Followed::FROM_START != 0 => http1::follow(sending),
+            None if (*flow).flags & Followed::FROM_START != 0 => follow_http1(sending),
             _ => http2::follow(sending, 0),
         }
+    }
+}
+
+#[inline(always)]
+fn follow_http1(sending: &Sending) {
+    let Some(at) = http1::follow(sending) else { return };
+    // Behind a 101 there may be HTTP/2 (h2c), which has to begin with SETTINGS.
+    // SAFETY: `flow` points to a live map value, and we are the only writer.
+    unsafe {
+        (*sending.flow).protocol = protocol::UPGRADED;
+        (*sending.flow).boundary = Boundary::from_start(FRAME_LIMIT);
+        (*sending.flow).answering = Answering::from_start();
+    }
+    if at < sending.size {
+        http2::follow(sending, at);
     }
 }
 

@@ -257,7 +257,6 @@ impl Programs {
 fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
     EbpfLoader::new()
         .btf(None) // The offsets below are all it needs.
-        .verifier_log_level(aya::VerifierLogLevel::STATS)
         .override_global("OFF_SKC_NET", &offsets.skc_net, true)
         .override_global("OFF_NET_INUM", &offsets.net_inum, true)
         .override_global("OFF_SKC_STATE", &offsets.skc_state, true)
