@@ -186,9 +186,9 @@ unsafe fn head_end(walk: *mut Walk) {
             Edit::InsertOnlyOption(offset) => {
                 place(offset).and_then(|at| insert(message, at, &Edit::ONLY_OPTION))
             }
-            Edit::Overwrite(offset) => place(offset).and_then(|at| {
-                message.overwrite(at, &Edit::IN_PLACE).ok().map(|()| 0)
-            }),
+            Edit::Overwrite(offset) => {
+                place(offset).and_then(|at| message.overwrite(at, &Edit::IN_PLACE).ok().map(|()| 0))
+            }
             Edit::Never | Edit::Already => None,
         };
         if let Some(added) = added {

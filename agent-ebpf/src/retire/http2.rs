@@ -45,8 +45,7 @@ pub(crate) fn follow(sending: &Sending, base: u32) {
             }
             return; // If it could not be written, the chain is lost, and found again.
         }
-        let mut walk =
-            Walk { message: sending.message, flow, base, header: 0, done: false };
+        let mut walk = Walk { message: sending.message, flow, base, header: 0, done: false };
         match (*flow).boundary.begin(sending.size - base) {
             Next::Header(at) => walk.header = at,
             Next::Done => walk.done = true,

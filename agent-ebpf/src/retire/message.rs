@@ -70,11 +70,7 @@ impl Message {
 
     /// Makes the `bytes` part of the message at `at`; what was pulled has to be pulled anew.
     #[inline(always)]
-    pub(crate) fn insert<const N: usize>(
-        self,
-        at: u32,
-        bytes: &[u8; N],
-    ) -> Result<(), Unreadable> {
+    pub(crate) fn insert<const N: usize>(self, at: u32, bytes: &[u8; N]) -> Result<(), Unreadable> {
         // SAFETY: the helper checks the place.
         if unsafe { bpf_msg_push_data(self.0, at, N as u32, 0) } != 0 {
             return Err(Unreadable);

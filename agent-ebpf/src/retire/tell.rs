@@ -1,8 +1,6 @@
 //! Following what a server sends, and telling its clients.
 
-use aya_ebpf::{
-    helpers::generated::bpf_skc_to_tcp_sock, macros::sk_msg, programs::SkMsgContext,
-};
+use aya_ebpf::{helpers::generated::bpf_skc_to_tcp_sock, macros::sk_msg, programs::SkMsgContext};
 use drainctl_common::{
     http2::{Answering, Boundary, FRAME_LIMIT},
     retire::{Followed, Rule, protocol},

@@ -53,8 +53,11 @@ fn request(flow: &Abort) -> Vec<u8> {
     header.flags = NLM_F_REQUEST | NLM_F_ACK;
     // A socket bound to `::` is found by the IPv4 addresses of a peer that came by IPv4.
     let local = flow.local.ip().to_canonical();
-    let (family, any) =
-        if local.is_ipv4() { (AF_INET, SocketId::new_v4()) } else { (AF_INET6, SocketId::new_v6()) };
+    let (family, any) = if local.is_ipv4() {
+        (AF_INET, SocketId::new_v4())
+    } else {
+        (AF_INET6, SocketId::new_v6())
+    };
     let socket_id = SocketId {
         source_port: flow.local.port(),
         destination_port: flow.peer.port(),

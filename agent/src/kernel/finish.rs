@@ -58,10 +58,7 @@ pub(super) fn finish(
 
 /// A process and descriptor for each of these sockets that any process of the namespace holds. Reads /proc:
 /// some milliseconds for thousands of descriptors. Processes that end meanwhile are passed over.
-fn holders(
-    netns: u32,
-    wanted: &HashMap<u32, &Finish>,
-) -> Result<HashMap<u32, Place>, KernelError> {
+fn holders(netns: u32, wanted: &HashMap<u32, &Finish>) -> Result<HashMap<u32, Place>, KernelError> {
     let fail = |e: procfs::ProcError| KernelError::op("read", "/proc", e);
     let mut places = HashMap::new();
     for process in procfs::process::all_processes().map_err(fail)?.flatten() {
@@ -104,7 +101,5 @@ fn finish_one(flow: &Finish, socket: &OwnedFd) -> bool {
         Ok(sys::bytes_received(socket.as_fd())? == flow.received
             && rustix::io::ioctl_fionread(socket)? == 0)
     };
-    is_it
-        && unchanged().unwrap_or(false)
-        && shutdown(socket, Shutdown::Write).is_ok()
+    is_it && unchanged().unwrap_or(false) && shutdown(socket, Shutdown::Write).is_ok()
 }

@@ -170,11 +170,7 @@ impl Programs {
     }
 
     /// Sets what flows of the service are told, from their turn on.
-    fn order(
-        &mut self,
-        service: Service,
-        order: &RetireOrder,
-    ) -> Result<(), KernelError> {
+    fn order(&mut self, service: Service, order: &RetireOrder) -> Result<(), KernelError> {
         let bit = |wanted, bit| if wanted { bit } else { 0 };
         let rule = Rule {
             until_ns: order.until.as_nanos(),

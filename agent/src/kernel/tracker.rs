@@ -46,7 +46,11 @@ pub(super) struct Sizes {
 
 impl Tracker {
     /// Loads the programs and attaches the counting one to the root of cgroup v2.
-    pub(super) fn start(cgroup: &Path, sizes: Sizes, offsets: &Offsets) -> Result<Self, KernelError> {
+    pub(super) fn start(
+        cgroup: &Path,
+        sizes: Sizes,
+        offsets: &Offsets,
+    ) -> Result<Self, KernelError> {
         let mut ebpf = load(sizes, offsets)?;
         let adopt = load_programs(&mut ebpf)?;
         let mut tracker = Self {
@@ -303,7 +307,10 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<&'static str, KernelError> {
     Ok("adopt")
 }
 
-pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, KernelError>
+pub(super) fn program<'a, P>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut P, KernelError>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
 {

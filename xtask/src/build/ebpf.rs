@@ -18,6 +18,10 @@ use crate::{
 /// The binaries of agent-ebpf: what agent/build.rs takes in, and what the benchmarks compare it with.
 const PROGRAMS: [&str; 4] = ["track", "gate", "retire", "empty"];
 
+/// Types of functions, which callbacks (`bpf_loop`) need; and memset as plain stores: as a loop, the verifier
+/// would follow each of its rounds.
+const LINKER_FLAGS: &str = "-C link-arg=--btf -C link-arg=--disable-expand-memcpy-in-order";
+
 /// The profile in the workspace's Cargo.toml.
 const PROFILE: &str = "ebpf";
 
@@ -66,8 +70,7 @@ fn cargo(workspace: &Workspace, toolchain: &Toolchain, target: &Path) -> Result<
         .arg(target)
         .env("RUSTC", &toolchain.rustc)
         .env("RUSTC_BOOTSTRAP", "1")
-        // Callbacks (`bpf_loop`) need the types of functions.
-        .env("RUSTFLAGS", "-C link-arg=--btf")
+        .env("RUSTFLAGS", LINKER_FLAGS)
         .env("PATH", path_with(linkers)?);
     Ok(command)
 }
