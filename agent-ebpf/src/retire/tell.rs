@@ -14,18 +14,33 @@ use crate::{
     sock::TcpSock,
 };
 
-/// Verdict of `sk_msg` (`enum sk_action`).
+/// Verdicts of `sk_msg` (`enum sk_action`). What is dropped was not written, for the one who wrote (EACCES).
+const SK_DROP: u32 = 0;
 const SK_PASS: u32 = 1;
 
 /// TLS records: ChangeCipherSpec to application data (RFC 8446 §5.1), of any version.
 const TLS_TYPES: core::ops::RangeInclusive<u8> = 0x14..=0x17;
 const TLS_MAJOR: u8 = 3;
 
-/// Runs for everything that a followed server writes, before it is sent, under the socket's lock.
+/// Runs for everything that is written on a followed socket, before it is sent, under the socket's lock: by the
+/// server, and, where there is nothing of the server's to put a GOAWAY in, by the agent.
 #[sk_msg]
 fn tell(ctx: SkMsgContext) -> u32 {
-    follow(Message(ctx.msg));
-    SK_PASS
+    match prepare(Message(ctx.msg)) {
+        Some((sending, cookie)) if http2::is_offer(&sending, cookie) => {
+            if http2::accept(&sending) {
+                SK_PASS
+            } else {
+                SK_DROP
+            }
+        }
+        Some((sending, _)) => {
+            sending.note();
+            follow(&sending);
+            SK_PASS
+        }
+        None => SK_PASS,
+    }
 }
 
 /// What there is to know about a message.
@@ -33,6 +48,8 @@ pub(crate) struct Sending {
     pub(crate) message: Message,
     pub(crate) flow: *mut Followed,
     pub(crate) size: u32,
+    read_seq: u32,
+    received: u64,
     /// The server has read new bytes since its last message, and all of that is acknowledged.
     pub(crate) fresh: bool,
     /// It is the flow's turn.
@@ -43,43 +60,46 @@ pub(crate) struct Sending {
     pub(crate) now: u64,
 }
 
+/// What there is to know of a message, if its flow is followed and may be told.
 #[inline(always)]
-fn follow(message: Message) {
+fn prepare(message: Message) -> Option<(Sending, u64)> {
     // SAFETY: the helper returns null for a socket that is not TCP.
-    let sock = unsafe { TcpSock::new(bpf_skc_to_tcp_sock(message.sk()).cast()) };
-    let Some(sock) = sock else { return };
-    let Some(flow) = FOLLOWED.get_ptr_mut(sock.cookie()) else { return };
+    let sock = unsafe { TcpSock::new(bpf_skc_to_tcp_sock(message.sk()).cast()) }?;
+    let cookie = sock.cookie();
+    let flow = FOLLOWED.get_ptr_mut(cookie)?;
     // SAFETY: `flow` points to a live map value, and we are the only writer; rules are replaced as a whole.
-    let Some(rule) = (unsafe { RETIRING.get((*flow).service) }) else { return };
+    let rule = unsafe { RETIRING.get((*flow).service) }?;
     let now = now();
     let size = message.size();
     if now >= rule.until_ns || size == 0 {
-        return;
+        return None;
     }
+    let read_seq = sock.copied_seq();
     // SAFETY: as above.
-    let sending = unsafe {
-        let read_seq = sock.copied_seq();
-        let fresh = read_seq != (*flow).read_seq && sock.is_acknowledged();
-        (*flow).read_seq = read_seq;
-        (*flow).sent_ns = now;
-        (*flow).received = sock.bytes_received();
-        Sending {
-            message,
-            flow,
-            size,
-            fresh,
-            due: now >= (*flow).turn_ns,
-            what: rule.what,
-            hurry: now >= rule.patient_until_ns,
-            now,
-        }
+    let (read_before, turn) = unsafe { ((*flow).read_seq, (*flow).turn_ns) };
+    let sending = Sending {
+        message,
+        flow,
+        size,
+        read_seq,
+        received: sock.bytes_received(),
+        fresh: read_seq != read_before && sock.is_acknowledged(),
+        due: now >= turn,
+        what: rule.what,
+        hurry: now >= rule.patient_until_ns,
+        now,
     };
-    // SAFETY: as above.
-    match unsafe { (*flow).protocol } {
-        protocol::HTTP1 => follow_http1(&sending),
-        protocol::HTTP2 | protocol::UPGRADED => http2::follow(&sending, 0),
+    Some((sending, cookie))
+}
+
+#[inline(always)]
+fn follow(sending: &Sending) {
+    // SAFETY: `flow` points to a live map value.
+    match unsafe { (*sending.flow).protocol } {
+        protocol::HTTP1 => follow_http1(sending),
+        protocol::HTTP2 | protocol::UPGRADED => http2::follow(sending, 0),
         protocol::TLS => {}
-        _ => recognise(&sending),
+        _ => recognise(sending),
     }
 }
 
@@ -126,6 +146,17 @@ fn follow_http1(sending: &Sending) {
 }
 
 impl Sending {
+    /// The server has sent something.
+    #[inline(always)]
+    fn note(&self) {
+        // SAFETY: `flow` points to a live map value, and we are the only writer.
+        unsafe {
+            (*self.flow).read_seq = self.read_seq;
+            (*self.flow).received = self.received;
+            (*self.flow).sent_ns = self.now;
+        }
+    }
+
     /// Whether flows are told this way.
     #[inline(always)]
     pub(crate) fn tells(&self, what: u32) -> bool {

@@ -1,15 +1,17 @@
-//! Sends a FIN on somebody else's connection, as their server would at a keep-alive timeout: a descriptor of
-//! the socket is borrowed from a process that holds it, and closed again at once, since a copy that is kept
-//! would hold the connection open after the server has closed it.
+//! Acts on somebody else's connection: a descriptor of the socket is borrowed from a process that holds it, and
+//! closed again at once, since a copy that is kept would hold the connection open after the server has closed
+//! it.
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
     os::fd::{AsFd, OwnedFd},
 };
 
+use drainctl_common::http2::GOAWAY;
 use rustix::{
-    net::{Shutdown, shutdown},
+    io::{Errno, ioctl_fionread},
+    net::{SendFlags, Shutdown, send, shutdown},
     process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
 };
 
@@ -28,6 +30,30 @@ pub(super) fn finish(
     netns: u32,
     flows: &[Finish],
 ) -> Result<Vec<u64>, KernelError> {
+    for_each(namespaces, netns, flows, |socket| shutdown(socket, Shutdown::Write).is_ok())
+}
+
+/// Writes a GOAWAY on each of these flows. The program `tell` lets it pass only where it may be, and marks the
+/// flow as told. Returns the cookies of those that passed.
+pub(super) fn write_goaway(
+    namespaces: &Namespaces,
+    netns: u32,
+    flows: &[Finish],
+) -> Result<Vec<u64>, KernelError> {
+    for_each(namespaces, netns, flows, |socket| {
+        // Never waits: a full buffer is a sign of life.
+        let sent = send(socket, &GOAWAY, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        sent.is_ok_and(|sent| sent == GOAWAY.len())
+    })
+}
+
+/// Does something to each flow on a borrowed descriptor; returns the cookies of those with which that worked.
+fn for_each(
+    namespaces: &Namespaces,
+    netns: u32,
+    flows: &[Finish],
+    act: impl Fn(&OwnedFd) -> bool,
+) -> Result<Vec<u64>, KernelError> {
     if flows.is_empty() {
         return Ok(Vec::new());
     }
@@ -39,12 +65,12 @@ pub(super) fn finish(
         let Some(flow) = wanted.get(&inode) else { continue };
         match borrow(place) {
             Ok(socket) => {
-                if finish_one(flow, &socket) {
+                if is_unchanged(flow, &socket) && act(&socket) {
                     done.push(flow.cookie);
                 }
             }
             // The process has ended, or closed or replaced the descriptor since: no error.
-            Err(rustix::io::Errno::SRCH | rustix::io::Errno::BADF) => {}
+            Err(Errno::SRCH | Errno::BADF) => {}
             Err(e) => refused = Some(e),
         }
     }
@@ -88,18 +114,15 @@ fn holders(netns: u32, wanted: &HashMap<u32, &Finish>) -> Result<HashMap<u32, Pl
 }
 
 fn borrow((pid, descriptor): Place) -> rustix::io::Result<OwnedFd> {
-    let pid = Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH)?;
+    let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
     let process = pidfd_open(pid, PidfdFlags::empty())?;
     pidfd_getfd(process, descriptor, PidfdGetfdFlags::empty())
 }
 
-/// Whether it got a FIN. The number of a descriptor may belong to another socket by now, and bytes may have
-/// come since it was judged: then it is left alone.
-fn finish_one(flow: &Finish, socket: &OwnedFd) -> bool {
-    let is_it = sys::socket_cookie(socket.as_fd()).is_ok_and(|cookie| cookie == flow.cookie);
-    let unchanged = || -> io::Result<bool> {
-        Ok(sys::bytes_received(socket.as_fd())? == flow.received
-            && rustix::io::ioctl_fionread(socket)? == 0)
-    };
-    is_it && unchanged().unwrap_or(false) && shutdown(socket, Shutdown::Write).is_ok()
+/// Whether this is the flow, and as it was judged. The number of a descriptor may belong to another socket by
+/// now, and bytes may have come.
+fn is_unchanged(flow: &Finish, socket: &OwnedFd) -> bool {
+    sys::socket_cookie(socket.as_fd()).is_ok_and(|cookie| cookie == flow.cookie)
+        && sys::bytes_received(socket.as_fd()).is_ok_and(|received| received == flow.received)
+        && ioctl_fionread(socket).is_ok_and(|unread| unread == 0)
 }
