@@ -159,8 +159,6 @@ pub(super) struct DrainArgs {
     /// What happens to new connections after settling
     #[arg(long, value_enum, default_value_t = New::Reject)]
     pub(super) new: New,
-    #[command(flatten)]
-    pub(super) retire: RetireArgs,
     /// Let traffic in again by itself when nobody has renewed the drain for this long (a waiting drainctl
     /// renews it); at least --timeout plus 60s [default: 10m, or --timeout plus 60s if that is longer]
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
@@ -175,6 +173,8 @@ pub(super) struct DrainArgs {
     #[arg(long, value_name = "wait=DURATION|fail", default_value = "wait=5s")]
     pub(super) if_unreachable: IfUnreachable,
     #[command(flatten)]
+    pub(super) retire: RetireArgs,
+    #[command(flatten)]
     pub(super) target: TargetArgs,
 }
 
@@ -187,16 +187,16 @@ pub(super) struct RetireArgs {
     ///   http   HTTP/1 responses say `Connection: close`, HTTP/2 connections get a GOAWAY
     ///   http1  the same, but HTTP/2 is left alone
     ///   idle   connections proven to be idle get a FIN after --idle-after, as at a keep-alive timeout
-    ///   quiet  so do those of which nothing is known (TLS, for example) but that they have been silent for
-    ///          --quiet-flow-after; it may cut a request in flight
+    ///   quiet  so does any other on which nothing has moved for --quiet-flow-after (TLS, HTTP/2, WebSocket,
+    ///          unknown protocols); it may cut a request in flight
     ///   none   connections leave when they want to
     #[arg(long, value_name = "LIST", verbatim_doc_comment)]
     pub(super) retire: Option<RetireSet>,
     /// How long a connection must have been idle before it gets a FIN; with --retire idle [default: 1s]
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub(super) idle_after: Option<Duration>,
-    /// How long a connection of unknown protocol must have been silent before it gets a FIN; needed with
-    /// --retire quiet, and only there. Longer than the longest pause of a request
+    /// How long nothing must have moved on a connection that is not proven to be idle before it gets a FIN;
+    /// needed with --retire quiet, and only there. Choose it longer than the longest pause of any request
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub(super) quiet_flow_after: Option<Duration>,
     /// How long a connection that the server closed on its side, and still holds, counts; a request may still
@@ -208,7 +208,7 @@ pub(super) struct RetireArgs {
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub(super) spread: Option<Duration>,
     /// What happens at --timeout to the connections that remain [default: leave]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "WHAT")]
     pub(super) at_deadline: Option<AtDeadline>,
 }
 
