@@ -44,7 +44,8 @@ pub struct Followed {
     pub told_ns: u64,
     /// Boot time in nanoseconds when the server last sent something; 0 if it has not since we look.
     pub sent_ns: u64,
-    /// Payload bytes that had come from the client then (`tcpi_bytes_received`).
+    /// Payload bytes that had come from the client (`tcpi_bytes_received`) when the newest HTTP/1 response began, or
+    /// when the flow was joined.
     pub received: u64,
     /// Sequence number up to which the server had read then (`copied_seq`).
     pub read_seq: u32,

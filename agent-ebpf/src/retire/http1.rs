@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use drainctl_common::{
-    http1::{Edit, Followed as Byte, Place, Responses},
+    http1::{Edit, Followed as Byte, Place, Responses, StatusKind},
     retire::{Followed, protocol, told},
 };
 
@@ -28,6 +28,7 @@ struct Walk {
     end: u32,
     /// What the last byte was.
     seen: Seen,
+    received: u64,
     /// Heads are to say `close`.
     tell: bool,
     /// One has.
@@ -57,6 +58,7 @@ pub(crate) fn follow(sending: &Sending) -> Option<u32> {
         index: 0,
         end: 0,
         seen: Seen::Nothing,
+        received: sending.received,
         tell: sending.tells(HTTP1),
         has_told: false,
         closes: false,
@@ -155,6 +157,9 @@ unsafe fn head_end(walk: *mut Walk) {
             return;
         }
         let head = (*flow).responses.head();
+        if head.status_kind() == StatusKind::Final {
+            (*flow).received = (*walk).received;
+        }
         let edit = head.edit();
         if edit == Edit::Already {
             (*walk).closes = true;

@@ -49,7 +49,8 @@ pub(crate) struct Sending {
     pub(crate) flow: *mut Followed,
     pub(crate) size: u32,
     read_seq: u32,
-    received: u64,
+    /// Payload bytes that have come from the client.
+    pub(crate) received: u64,
     /// The server has read new bytes since its last message, and all of that is acknowledged.
     pub(crate) fresh: bool,
     /// It is the flow's turn.
@@ -152,7 +153,6 @@ impl Sending {
         // SAFETY: `flow` points to a live map value, and we are the only writer.
         unsafe {
             (*self.flow).read_seq = self.read_seq;
-            (*self.flow).received = self.received;
             (*self.flow).sent_ns = self.now;
         }
     }
