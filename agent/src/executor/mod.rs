@@ -14,6 +14,8 @@ mod verify;
 #[cfg(test)]
 mod failure_tests;
 #[cfg(test)]
+mod retire_tests;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod testing;

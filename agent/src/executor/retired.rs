@@ -15,7 +15,7 @@ use super::{
     rounds::{Cut, Retired},
     task::{Internal, Task},
 };
-use crate::drain::{Event, Leaving, RetireReport, Service};
+use crate::drain::{Event, Leaving, RetireReport, RetireSet, Service};
 
 /// How often to try to restore the flows of a drain that is over.
 const RESTORES: u32 = 5;
@@ -82,12 +82,18 @@ impl Task {
     /// Of a drain that is over, flows must not be told for longer than necessary. If it cannot be helped, the
     /// kernel programs stop at the end of its lease.
     pub(super) fn not_restored(&mut self, service: Service, epoch: u64, attempt: u32) {
-        let entry = self.entries.get_mut(&service).filter(|entry| entry.epoch == epoch);
-        let Some(entry) = entry.filter(|_| attempt < RESTORES) else {
+        let Some(entry) = self.entries.get_mut(&service) else { return };
+        let newer = entry.epoch != epoch && entry.is_draining();
+        if newer && entry.machine.spec().retire().set != RetireSet::NONE {
+            // It restores them at its own end.
+            return;
+        }
+        if attempt >= RESTORES {
             error!(%service, "connections are told to leave until the lease of the drain is over");
             return;
-        };
+        }
         entry.restoring = Some(attempt + 1);
+        let epoch = entry.epoch;
         let done = self.done.clone();
         tokio::spawn(async move {
             tokio::time::sleep(RESTORE_PAUSE).await;
