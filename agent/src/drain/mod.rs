@@ -19,11 +19,11 @@ use std::fmt;
 
 pub use event::{Action, Arrivals, Event, Phase};
 pub use instance::{is_new_instance, listeners};
-pub use machine::{BACKUP, IllegalEvent, Machine, SOON};
+pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON};
 pub use names::{NewConnections, SettledBy, StateName};
 pub use retire::{
-    AtDeadline, Leaving, Retire, RetireError, RetireKind, RetireReport, RetireRequest, RetireSet,
-    Untellable,
+    AtDeadline, IDLE_AFTER, LINGER, Leaving, Retire, RetireError, RetireKind, RetireReport,
+    RetireRequest, RetireSet, Retirement, Round, Untellable, remaining,
 };
 pub use spec::{LEASE_MARGIN, LONGEST, LONGEST_LEASE, Spec, SpecError, SpecRequest};
 pub use time::Boot;

@@ -224,8 +224,9 @@ impl Spec {
     }
 
     /// In which options a second request (`other`) contradicts this drain, in words; `None` if it may join.
-    /// How long to settle no longer matters once the gate is `closed`; how long to wait is nothing to
-    /// contradict, see [`Spec::joined_by`].
+    /// How long to settle no longer matters once the gate is `closed`; how long to wait, and how long a flow
+    /// may idle or linger, is nothing to contradict, see [`Spec::joined_by`]. What is done to the flows that
+    /// are there is.
     pub fn contradiction(&self, other: &Self, closed: bool) -> Option<String> {
         let settling = [
             ("--quiet", self.quiet, other.quiet),
@@ -246,17 +247,20 @@ impl Spec {
             differences
                 .push(format!("--new is {:?}, not {:?}", self.new, other.new).to_lowercase());
         }
+        differences.extend(self.retire.contradictions(&other.retire));
         (!differences.is_empty()).then(|| differences.join(", "))
     }
 
     /// The drain that two who ask for the same share: it waits and lives as long as the longer of both, and
-    /// settles no longer than the shorter.
+    /// settles no longer than the shorter; its flows may idle and linger for the longer of both, and their turns
+    /// stay as they are.
     #[must_use]
     pub fn joined_by(self, other: &Self) -> Self {
         Self {
             max_settle: self.max_settle.min(other.max_settle).max(self.min_settle),
             timeout: self.timeout.max(other.timeout),
             lease: self.lease.max(other.lease),
+            retire: self.retire.joined_by(&other.retire),
             ..self
         }
     }

@@ -6,6 +6,8 @@ mod carry;
 mod entry;
 mod ops;
 mod report;
+mod retired;
+mod rounds;
 mod task;
 mod verify;
 
@@ -219,8 +221,8 @@ impl Executor {
     ///
     /// # Errors
     /// [`DrainError::Stopping`] only.
-    pub async fn leaving(&self, _service: Service) -> Result<HashMap<u64, Leaving>, DrainError> {
-        Ok(HashMap::new())
+    pub async fn leaving(&self, service: Service) -> Result<HashMap<u64, Leaving>, DrainError> {
+        self.ask(|reply| Command::Leaving { service, reply }).await
     }
 
     /// Renews the lease of the service's drain to its full length, if there is a drain.

@@ -1,8 +1,13 @@
 //! How the flows of a draining service are made to leave by themselves: what was asked for, and what
 //! became of each.
 
+mod finish;
+mod ledger;
+#[cfg(test)]
+mod ledger_tests;
 mod options;
 
+pub use ledger::{Retirement, Round, remaining};
 pub use options::{
     AtDeadline, IDLE_AFTER, LINGER, Retire, RetireError, RetireKind, RetireRequest, RetireSet,
 };
@@ -31,7 +36,8 @@ pub struct RetireReport {
     pub cut: Vec<SocketAddr>,
     /// Flows there are now that cannot be told.
     pub untellable: Untellable,
-    /// Why nobody can be told on this machine, in words; `None` if they can, or if it was not asked for.
+    /// Why nobody can be told on this machine, and nobody be proven to be idle, in words; `None` if they can, or
+    /// if neither was asked for.
     pub lacks: Option<String>,
 }
 

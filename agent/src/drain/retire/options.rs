@@ -236,6 +236,44 @@ impl RetireRequest {
     }
 }
 
+impl Retire {
+    /// Whether there is anything to be done about the flows.
+    pub fn is_any(&self) -> bool {
+        self.set != RetireSet::NONE || self.at_deadline == AtDeadline::Abort
+    }
+
+    /// In what a second request (`other`) contradicts these options, in words: in what is done to flows, not
+    /// in how patiently.
+    pub(in crate::drain) fn contradictions(&self, other: &Self) -> Vec<String> {
+        let quiet =
+            |retire: &Self| retire.quiet_flow_after.map(|after| format_duration(after).to_string());
+        let words = |retire: &Self| {
+            [
+                ("--retire", Some(retire.set.to_string())),
+                ("--quiet-flow-after", quiet(retire)),
+                ("--at-deadline", Some(retire.at_deadline.as_str().to_owned())),
+            ]
+        };
+        let pairs = words(self).into_iter().zip(words(other));
+        pairs
+            .filter(|((_, ours), (_, theirs))| ours != theirs)
+            // Where only one has a quiet time, `--retire` differs too, and says it all.
+            .filter_map(|((option, ours), (_, theirs))| Some((option, ours?, theirs?)))
+            .map(|(option, ours, theirs)| format!("{option} is {ours}, not {theirs}"))
+            .collect()
+    }
+
+    /// What two who ask for the same share: the longer of both times that a flow may idle and linger. Turns
+    /// stay as they are, since flows are told by them already.
+    pub(in crate::drain) fn joined_by(self, other: &Self) -> Self {
+        Self {
+            idle_after: self.idle_after.max(other.idle_after),
+            linger: self.linger.max(other.linger),
+            ..self
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,5 +331,39 @@ mod tests {
         }
         let both = RetireRequest { set: of("idle,quiet"), quiet_flow_after: second, ..none };
         assert_eq!(both.validate(SETTLE, TIMEOUT).expect("valid").quiet_flow_after, second);
+    }
+
+    #[test]
+    fn what_is_done_to_flows_contradicts_and_how_patiently_does_not() {
+        let none = RetireRequest::default();
+        let (s1, s9) = (Some(Duration::from_secs(1)), Some(Duration::from_secs(9)));
+        let of_quiet = |after| RetireRequest { set: of("quiet"), quiet_flow_after: after, ..none };
+        let abort = RetireRequest { at_deadline: AtDeadline::Abort, ..none };
+        let patient = RetireRequest { idle_after: s9, linger: s9, spread: s9, ..none };
+        #[rustfmt::skip]
+        let table = [
+            ("the same", none, none, ""),
+            ("defaults said", none, RetireRequest { set: of("http,idle"), ..none }, ""),
+            ("another set", none, RetireRequest { set: of("none"), ..none }, "--retire is http,idle, not none"),
+            ("quiet or not", none, of_quiet(s1), "--retire is http,idle, not quiet"),
+            ("another quiet time", of_quiet(s9), of_quiet(s1), "--quiet-flow-after is 9s, not 1s"),
+            ("the deadline", none, abort, "--at-deadline is leave, not abort"),
+            ("other times", none, patient, ""),
+        ];
+        for (description, ours, theirs, expected) in table {
+            let valid = |request: RetireRequest| request.validate(SETTLE, TIMEOUT).expect("valid");
+            let (ours, theirs) = (valid(ours), valid(theirs));
+            assert_eq!(ours.contradictions(&theirs).join(", "), expected, "{description}");
+        }
+        let ours = none.validate(SETTLE, TIMEOUT).expect("valid");
+        let patient = patient.validate(SETTLE, TIMEOUT).expect("valid");
+        for joined in [ours.joined_by(&patient), patient.joined_by(&ours)] {
+            assert_eq!(
+                (Some(joined.idle_after), Some(joined.linger)),
+                (s9, s9),
+                "the longer of both"
+            );
+        }
+        assert_eq!(ours.joined_by(&patient).spread, ours.spread, "the running one");
     }
 }
