@@ -72,6 +72,11 @@ impl Followed {
     pub const FROM_START: u8 = 1;
     /// The server has said itself that it closes.
     pub const CLOSES: u8 = 1 << 1;
+    /// It was upgraded from HTTP/1, and is followed from the first byte behind that.
+    pub const UPGRADED: u8 = 1 << 4;
+    /// Since the chain of HTTP/2 frames was found, the server has read something and then sent frames. Of a flow that
+    /// was joined in mid-life this is asked for too: else it might be a body that looks like frames.
+    pub const ASKED: u8 = 1 << 3;
     /// This kernel does not let us write at the end of a message (before 6.13): a GOAWAY goes before the next.
     pub const NO_APPEND: u8 = 1 << 2;
 }

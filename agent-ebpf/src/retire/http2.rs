@@ -26,6 +26,8 @@ struct Walk {
     /// Where the next header is.
     header: u32,
     done: bool,
+    /// A header was read, and the chain is as it was.
+    headers: bool,
 }
 
 /// Follows one message, from `base` on.
@@ -40,24 +42,26 @@ pub(crate) fn follow(sending: &Sending, base: u32) {
         let tells = sending.tells(HTTP2);
         // A moment without open streams is at the end of a message, not before the next one.
         let before = sending.hurry || (*flow).flags & Followed::NO_APPEND != 0;
-        if tells && base == 0 && before && (*flow).boundary.is_proven() {
+        if tells && base == 0 && before && is_proven(flow) {
             if sending.message.insert(0, &GOAWAY).is_ok() {
                 sending.told(told::GOAWAY);
             }
             return; // If it could not be written, the chain is lost, and found again.
         }
-        let mut walk = Walk { message: sending.message, flow, base, header: 0, done: false };
+        let mut walk =
+            Walk { message: sending.message, flow, base, header: 0, done: false, headers: false };
         match (*flow).boundary.begin(sending.size - base) {
             Next::Header(at) => walk.header = at,
             Next::Done => walk.done = true,
         }
-        if (*flow).boundary.take_lost() {
-            (*flow).answering.lose();
-        }
+        note_loss(flow);
         if !walk.done {
             bpf_loop(FRAMES, frame as *mut c_void, (&raw mut walk).cast(), 0);
         }
-        if !walk.done || !(*flow).boundary.is_proven() {
+        if sending.asked && walk.headers {
+            (*flow).flags |= Followed::ASKED;
+        }
+        if !walk.done || !is_proven(flow) {
             return;
         }
         (*flow).protocol = protocol::HTTP2;
@@ -69,6 +73,31 @@ pub(crate) fn follow(sending: &Sending, base: u32) {
         } else {
             (*flow).flags |= Followed::NO_APPEND;
         }
+    }
+}
+
+/// Whether the end of the newest message is a place for a GOAWAY.
+#[inline(always)]
+unsafe fn is_proven(flow: *mut Followed) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let from_start =
+            (*flow).flags & Followed::FROM_START != 0 || (*flow).flags & Followed::UPGRADED != 0;
+        (from_start || (*flow).flags & Followed::ASKED != 0) && (*flow).boundary.is_proven()
+    }
+}
+
+/// Forgets what followed from a chain of frames that was lost. Returns whether it was.
+#[inline(always)]
+unsafe fn note_loss(flow: *mut Followed) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let lost = (*flow).boundary.take_lost();
+        if lost {
+            (*flow).answering.lose();
+            (*flow).flags &= !Followed::ASKED;
+        }
+        lost
     }
 }
 
@@ -93,7 +122,7 @@ pub(crate) fn accept(sending: &Sending) -> bool {
         let flow = sending.flow;
         let good = sending.tells(HTTP2)
             && (*flow).told == 0
-            && (*flow).boundary.is_proven()
+            && is_proven(flow)
             && (sending.hurry || (*flow).answering.is_none());
         if good {
             sending.told(told::GOAWAY);
@@ -115,9 +144,7 @@ unsafe extern "C" fn frame(_index: u64, walk: *mut Walk) -> i64 {
         let flow = (*walk).flow;
         let next = (*flow).boundary.frame(header);
         (*flow).answering.frame(header);
-        if (*flow).boundary.take_lost() {
-            (*flow).answering.lose();
-        }
+        (*walk).headers = !note_loss(flow);
         match next {
             Next::Header(at) => {
                 (*walk).header = at;

@@ -2,6 +2,7 @@
 
 use aya_ebpf::{helpers::generated::bpf_skc_to_tcp_sock, macros::sk_msg, programs::SkMsgContext};
 use drainctl_common::{
+    http1::Place,
     http2::{Answering, Boundary, FRAME_LIMIT},
     retire::{Followed, Rule, protocol},
 };
@@ -51,7 +52,9 @@ pub(crate) struct Sending {
     read_seq: u32,
     /// Payload bytes that have come from the client.
     pub(crate) received: u64,
-    /// The server has read new bytes since its last message, and all of that is acknowledged.
+    /// The server has read new bytes since its last message.
+    pub(crate) asked: bool,
+    /// So it has, and all that it sent before is acknowledged.
     pub(crate) fresh: bool,
     /// It is the flow's turn.
     pub(crate) due: bool,
@@ -84,6 +87,7 @@ fn prepare(message: Message) -> Option<(Sending, u64)> {
         size,
         read_seq,
         received: sock.bytes_received(),
+        asked: read_seq != read_before,
         fresh: read_seq != read_before && sock.is_acknowledged(),
         due: now >= turn,
         what: rule.what,
@@ -124,8 +128,9 @@ fn recognise(sending: &Sending) {
                 (*flow).boundary = Boundary::joined(FRAME_LIMIT);
                 follow_http1(sending);
             }
-            // A head that begins in a shorter piece is one only if nothing came before.
+            // A head that begins in a short piece is one only if nothing came before; then it goes on.
             None if (*flow).flags & Followed::FROM_START != 0 => follow_http1(sending),
+            _ if (*flow).responses.place() == Place::Head => follow_http1(sending),
             _ => http2::follow(sending, 0),
         }
     }
@@ -138,6 +143,7 @@ fn follow_http1(sending: &Sending) {
     // SAFETY: `flow` points to a live map value, and we are the only writer.
     unsafe {
         (*sending.flow).protocol = protocol::UPGRADED;
+        (*sending.flow).flags |= Followed::UPGRADED;
         (*sending.flow).boundary = Boundary::from_start(FRAME_LIMIT);
         (*sending.flow).answering = Answering::from_start();
     }
