@@ -93,6 +93,10 @@ impl Simulation {
             let op = if self.rng.random() { Op::Finish } else { Op::Look };
             self.kernel.hook(op, move |kernel| kernel.request(cookie));
         }
+        if self.rng.random_bool(0.2) {
+            let op = if self.rng.random() { Op::Followed } else { Op::Look };
+            self.kernel.hook(op, |kernel| drop(kernel.connect(WEB)));
+        }
         let before = self.kernel.fins().len();
         self.kernel.take_shown();
         let retired = self.flows().round(order).map_err(|e| (Some(Event::Retired), e))?;
