@@ -44,7 +44,8 @@ pub struct Followed {
     pub told_ns: u64,
     /// Boot time in nanoseconds when the server last sent something; 0 if it has not since we look.
     pub sent_ns: u64,
-    /// Payload bytes that had come from the client then (`tcpi_bytes_received`).
+    /// Payload bytes that had come from the client (`tcpi_bytes_received`) when the newest HTTP/1 response began, or
+    /// when the flow was joined.
     pub received: u64,
     /// Sequence number up to which the server had read then (`copied_seq`).
     pub read_seq: u32,
@@ -62,6 +63,8 @@ pub struct Followed {
     pub boundary: Boundary,
     /// Streams that the server is answering.
     pub answering: Answering,
+    /// Always zero.
+    pub zero: u32,
 }
 
 impl Followed {
@@ -69,6 +72,8 @@ impl Followed {
     pub const FROM_START: u8 = 1;
     /// The server has said itself that it closes.
     pub const CLOSES: u8 = 1 << 1;
+    /// This kernel does not let us write at the end of a message (before 6.13): a GOAWAY goes before the next.
+    pub const NO_APPEND: u8 = 1 << 2;
 }
 
 /// What a flow speaks, as far as the server's bytes tell.
@@ -111,4 +116,4 @@ pub mod told {
     pub const GOAWAY: u8 = 2;
 }
 
-const _: () = assert!(size_of::<Rule>() == 40);
+const _: () = assert!(size_of::<Rule>() == 40 && size_of::<Followed>() == 160);

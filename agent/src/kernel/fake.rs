@@ -37,12 +37,13 @@ pub(crate) enum Op {
     Unfollow,
     Restore,
     Finish,
+    OfferGoaway,
     Abort,
 }
 
 impl Op {
     /// All of them.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -60,6 +61,7 @@ impl Op {
         Self::Unfollow,
         Self::Restore,
         Self::Finish,
+        Self::OfferGoaway,
         Self::Abort,
     ];
 }

@@ -3,10 +3,12 @@
 //!
 //! All calls block for microseconds to a few milliseconds; async code calls them on a blocking thread.
 
+mod destroy;
 mod diag;
 mod events;
 #[cfg(test)]
 pub(crate) mod fake;
+mod finish;
 mod gate;
 mod linux;
 mod netns;
@@ -14,6 +16,7 @@ mod objects;
 mod offsets;
 pub mod peer;
 pub mod probe;
+mod retire;
 mod retiring;
 mod settle;
 mod sys;
@@ -147,6 +150,14 @@ pub trait Kernel: Send + Sync + 'static {
     /// The namespace is gone, /proc cannot be read, or the kernel cannot borrow descriptors
     /// (`pidfd_getfd`, Linux 5.6).
     fn finish(&self, netns: u32, flows: &[Finish]) -> Result<Vec<u64>, KernelError>;
+
+    /// Offers a GOAWAY to these flows, whose servers have nothing to say just now. The kernel sends it only at a
+    /// proven place, in the flow's turn and never twice. Returns the cookies of those that were told; one
+    /// that was not may be at another time.
+    ///
+    /// # Errors
+    /// As for [`Kernel::finish`].
+    fn offer_goaway(&self, netns: u32, flows: &[Finish]) -> Result<Vec<u64>, KernelError>;
 
     /// Resets these flows (`SOCK_DESTROY`). Returns the cookies of those that were reset; the others ended by
     /// themselves.

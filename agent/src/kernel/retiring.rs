@@ -35,13 +35,14 @@ pub struct Followed {
     /// Whether the server has said itself that it closes.
     pub closes: bool,
     /// Whether the last HTTP/1 response was seen to its end, nothing of another was sent since, and the
-    /// client does not pipeline. With no byte from the client since, it is idle.
+    /// client does not pipeline. With no byte from the client since that response began, it is idle.
     pub answered: bool,
     /// From when on it may be told, or get a FIN.
     pub turn: Boot,
     /// When the server last sent something; `None` if it has not since the flow is followed.
     pub sent: Option<Boot>,
-    /// Payload bytes that had come from the client then (`tcpi_bytes_received`).
+    /// Payload bytes that had come from the client when the newest HTTP/1 response began, or when the flow was
+    /// joined (`tcpi_bytes_received`).
     pub received: u64,
 }
 

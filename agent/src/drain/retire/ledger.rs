@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     Leaving, Retire, RetireReport, Untellable,
-    finish::{Rules, is_idle},
+    finish::{Rules, Step, is_idle},
 };
 use crate::{
     drain::Boot,
@@ -24,6 +24,9 @@ pub struct Retirement {
 pub struct Round {
     /// Flows that are to get a FIN; those that got one go to [`Retirement::finished`].
     pub finish: Vec<Finish>,
+    /// HTTP/2 flows that are to be told although their servers are silent: they are offered a GOAWAY, and the kernel
+    /// refuses it where it has no place.
+    pub goaway: Vec<Finish>,
     /// Cookies of flows that have ended and need not be followed any more.
     pub gone: Vec<u64>,
 }
@@ -63,12 +66,15 @@ impl Retirement {
             self.note(followed);
         }
         let rules = Rules { retire, started, now };
-        let to_finish = |socket: &Socket| {
-            let followed = followed.get(&socket.cookie).copied();
-            self.see(socket, followed, &rules)
-        };
-        let finish = look.sockets.iter().filter_map(to_finish).collect();
-        Round { finish, gone: self.count_gone(&followed) }
+        let mut round = Round::default();
+        for socket in &look.sockets {
+            match self.see(socket, followed.get(&socket.cookie).copied(), &rules) {
+                Some(Step::Finish(flow)) => round.finish.push(flow),
+                Some(Step::Goaway(flow)) => round.goaway.push(flow),
+                None => {}
+            }
+        }
+        Round { gone: self.count_gone(&followed), ..round }
     }
 
     /// These flows of the newest round's [`Round::finish`] got their FIN.
@@ -116,13 +122,13 @@ impl Retirement {
         }
     }
 
-    /// What the look tells of a socket, and whether it is to get a FIN.
+    /// What the look tells of a socket, and what is to be done with it.
     fn see(
         &mut self,
         socket: &Socket,
         followed: Option<&Followed>,
         rules: &Rules<'_>,
-    ) -> Option<Finish> {
+    ) -> Option<Step> {
         // A FIN_WAIT2 connection of which nothing is known was half-closed before the drain began.
         if socket.state.is_flow() {
             self.flows.entry(socket.cookie).or_insert_with(Flow::new);
@@ -141,8 +147,8 @@ impl Retirement {
             return None;
         }
         flow.received = socket.info.map_or(0, |info| info.bytes_received);
-        let finish = Finish { cookie: socket.cookie, inode: socket.inode, received: flow.received };
-        rules.finishes(socket, followed).then_some(finish)
+        let judged = Finish { cookie: socket.cookie, inode: socket.inode, received: flow.received };
+        rules.step(socket, followed, judged)
     }
 
     /// Counts the flows that the look did not show any more. Each is remembered for a round longer, and until
