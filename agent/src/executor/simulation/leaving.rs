@@ -95,7 +95,10 @@ impl Simulation {
         }
         if self.rng.random_bool(0.2) {
             let op = if self.rng.random() { Op::Followed } else { Op::Look };
-            self.kernel.hook(op, |kernel| drop(kernel.connect(WEB)));
+            self.kernel.hook(op, |kernel| {
+                // The gate may refuse it.
+                let _ = kernel.connect(WEB);
+            });
         }
         let before = self.kernel.fins().len();
         self.kernel.take_shown();
