@@ -145,7 +145,8 @@ impl Entry {
             lingerers: Arc::clone(&self.lingerers),
             retire: *self.machine.spec().retire(),
             ledger: Arc::clone(&self.ledger),
-            books: self.machine.spec().retire().is_any() && self.machine.phase() != Phase::Drained,
+            books: self.machine.spec().retire().is_any()
+                && matches!(self.machine.phase(), Phase::Rejecting | Phase::Expired),
         };
         job.spawn(done.clone());
     }

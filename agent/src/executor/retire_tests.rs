@@ -232,6 +232,7 @@ async fn who_joins_may_let_flows_linger_longer_but_not_change_what_is_done_to_th
     assert!(matches!(&error, DrainError::Conflict { service: WEB, .. }), "{error}");
     assert!(error.to_string().contains("--retire is http,idle, not none"), "{error}");
     executor.drain(vec![WEB], lingering(LINGER * 3), OWNER).await.expect("joined");
+    sleep(10).await;
     kernel.respond(flow, Protocol::Http1);
     let before = kernel.now();
     reach(&executor, WEB, StateName::Drained).await;

@@ -19,6 +19,26 @@ pub(super) struct Fates {
     reset: BTreeSet<u64>,
 }
 
+/// What happened to flows in all runs.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    told: u64,
+    fins: u64,
+    fins_of_quiet: u64,
+    raced: u64,
+    left: u64,
+    resets: u64,
+}
+
+impl Census {
+    /// Whether enough of everything happened in so many runs.
+    pub(super) fn is_telling(&self, runs: u64) -> bool {
+        let Self { told, fins, fins_of_quiet, raced, left, resets } = *self;
+        [told, fins, fins_of_quiet, left, resets].iter().all(|count| *count > runs / 10)
+            && raced > 10
+    }
+}
+
 /// Events of an operation, or that of its failure.
 type Outcome = Result<Vec<Event>, (Option<Event>, KernelError)>;
 
@@ -43,6 +63,18 @@ impl Simulation {
         }
     }
 
+    /// Before it comes to rest: the newest drain's part.
+    pub(super) fn count(&self, census: &mut Census) {
+        let report = self.ledger.lock().expect("no test panics while it holds the ledger").report();
+        let fins = self.kernel.fins();
+        census.told += report.told_by_header + report.told_by_goaway;
+        census.fins += fins.len() as u64;
+        census.fins_of_quiet += fins.iter().filter(|fin| fin.busy).count() as u64;
+        census.raced += report.fin_raced;
+        census.left += report.left;
+        census.resets += self.kernel.resets().len() as u64;
+    }
+
     fn flows(&self) -> Flows<'_> {
         Flows {
             kernel: &*self.kernel,
@@ -60,6 +92,13 @@ impl Simulation {
             let (cookie, _) = sockets[self.rng.random_range(0..sockets.len())];
             let op = if self.rng.random() { Op::Finish } else { Op::Look };
             self.kernel.hook(op, move |kernel| kernel.request(cookie));
+        }
+        if self.rng.random_bool(0.2) {
+            let op = if self.rng.random() { Op::Followed } else { Op::Look };
+            self.kernel.hook(op, |kernel| {
+                // The gate may refuse it.
+                let _ = kernel.connect(WEB);
+            });
         }
         let before = self.kernel.fins().len();
         self.kernel.take_shown();

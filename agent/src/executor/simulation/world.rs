@@ -26,12 +26,12 @@ impl Simulation {
         let sockets = kernel.sockets(WEB);
         let any = (!sockets.is_empty()).then(|| sockets[self.rng.random_range(0..sockets.len())]);
         match (self.rng.random_range(0..100), any) {
-            (0..10, Some((cookie, state))) => self.talk(cookie, state),
-            (10..24, _) => drop(kernel.connect(WEB)),
-            (24..30, _) => drop(kernel.syn(WEB)),
-            (30..60, Some((cookie, TcpState::SynRecv))) => drop(kernel.establish(cookie)),
-            (30..75, Some((cookie, _))) => kernel.close(cookie),
-            (75..85, Some((cookie, state))) if state != TcpState::SynRecv => {
+            (0..35, Some((cookie, state))) => self.talk(cookie, state),
+            (0..35, None) | (35..50, _) => drop(kernel.connect(WEB)),
+            (50..57, _) => drop(kernel.syn(WEB)),
+            (57..75, Some((cookie, TcpState::SynRecv))) => drop(kernel.establish(cookie)),
+            (57..75, Some((cookie, _))) => kernel.close(cookie),
+            (75..82, Some((cookie, state))) if state != TcpState::SynRecv => {
                 // After close(2), no process holds it ever again.
                 let held = state.is_flow() && self.rng.random_bool(0.7);
                 kernel.set_state(cookie, TcpState::FinWait2, held);
@@ -41,7 +41,7 @@ impl Simulation {
                     self.half_closed.remove(&cookie);
                 }
             }
-            (85..90, Some((cookie, state))) if state.is_flow() => {
+            (82..85, Some((cookie, state))) if state.is_flow() => {
                 kernel.set_state(cookie, TcpState::CloseWait, true);
             }
             (90..92, _) => kernel.unlisten(WEB),
