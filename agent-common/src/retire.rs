@@ -47,6 +47,8 @@ pub struct Followed {
     /// Payload bytes that had come from the client (`tcpi_bytes_received`) when the newest HTTP/1 response began, or
     /// when the flow was joined.
     pub received: u64,
+    /// Payload bytes that had come when it ended, and one more if the client closed its side; 0 before.
+    pub received_in_all: u64,
     /// Sequence number up to which the server had read then (`copied_seq`).
     pub read_seq: u32,
     /// One of [`protocol`].
@@ -72,6 +74,8 @@ impl Followed {
     pub const FROM_START: u8 = 1;
     /// The server has said itself that it closes.
     pub const CLOSES: u8 = 1 << 1;
+    /// It did not begin with HTTP/1, and never will be.
+    pub const NO_HTTP1: u8 = 1 << 5;
     /// It was upgraded from HTTP/1, and is followed from the first byte behind that.
     pub const UPGRADED: u8 = 1 << 4;
     /// Since the chain of HTTP/2 frames was found, the server has read something and then sent frames. Of a flow that
@@ -121,4 +125,4 @@ pub mod told {
     pub const GOAWAY: u8 = 2;
 }
 
-const _: () = assert!(size_of::<Rule>() == 40 && size_of::<Followed>() == 160);
+const _: () = assert!(size_of::<Rule>() == 40 && size_of::<Followed>() == 168);

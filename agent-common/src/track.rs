@@ -81,6 +81,16 @@ pub mod watch {
     pub const JOIN: u32 = 4;
 }
 
+/// Programs that the tracker calls when it is done; indices into its `NEXT` array.
+pub mod next {
+    /// A service with [`super::watch::JOIN`] has accepted a connection.
+    pub const ACCEPTED: u32 = 0;
+    /// A connection has ended. Filled only while anything retires.
+    pub const ENDED: u32 = 1;
+    /// How many there are.
+    pub const COUNT: u32 = 2;
+}
+
 /// Counters of things that went wrong for the whole node; indices into the `FAULTS` array.
 pub mod fault {
     /// A connection was accepted while `FLOWS` was full.

@@ -42,14 +42,13 @@ mod state {
     pub(super) const HEAD: u8 = 3;
     /// It may be a head; if it is none, nothing is known.
     pub(super) const SUPPOSED: u8 = 4;
-    /// It may be a head; if it is none, it is the beginning of a body whose length is known.
-    pub(super) const HEAD_OR_BODY: u8 = 5;
     /// The next byte tells whether this is a head or a chunk.
-    pub(super) const HEAD_OR_CHUNK: u8 = 6;
-    pub(super) const NEVER: u8 = 7;
-    pub(super) const UNTIL_CLOSE: u8 = 8;
-    pub(super) const LENGTH: u8 = 9;
-    /// The first digit of a chunk-size (RFC 9112 §7.1), then the others.
+    pub(super) const HEAD_OR_CHUNK: u8 = 5;
+    pub(super) const NEVER: u8 = 6;
+    pub(super) const UNTIL_CLOSE: u8 = 7;
+    pub(super) const LENGTH: u8 = 8;
+    /// The first digit of a chunk-size (RFC 9112 §7.1), of the first chunk or another; then the other digits.
+    pub(super) const FIRST_SIZE: u8 = 9;
     pub(super) const SIZE: u8 = 10;
     pub(super) const DIGITS: u8 = 11;
     pub(super) const EXTENSION: u8 = 12;
@@ -67,14 +66,10 @@ use state::*;
 
 /// A message is being followed.
 const IN_MESSAGE: u8 = 1;
-/// A head has promised a body, of which no data was sent yet: perhaps it answered HEAD.
-const BARE: u8 = 1 << 1;
-/// A body was supposed to be a head, and whether it was one stayed open.
-const DOUBT: u8 = 1 << 2;
 /// A final head has ended, and since then no message began as an answer does.
-const ANSWERED: u8 = 1 << 3;
+const ANSWERED: u8 = 1 << 1;
 /// Something followed a response that no new request can have asked for.
-const PIPELINES: u8 = 1 << 4;
+const PIPELINES: u8 = 1 << 2;
 
 /// A chunk that is not smaller is not followed: no server means it.
 const LONGEST_CHUNK: u64 = 1 << 48;
@@ -85,16 +80,19 @@ const LONGEST_CHUNK: u64 = 1 << 48;
 /// Requests are not seen, so two things can only be supposed, and only at the beginning of a *fresh*
 /// message: one before which the server read new bytes, and the client acknowledged all that was sent.
 /// - A flow that was joined or lost: such a message begins with a head.
-/// - A head that promised a body, of which nothing was sent: it answered HEAD (RFC 9112 §6.3), and such a
-///   message begins with the next head.
+/// - A head that promised chunks, of which nothing was sent, while the message begins as a head does and a
+///   chunk never does: it answered HEAD (RFC 9112 §6.3).
 ///
-/// It counts only if that head is complete within the message. Where chunks were promised, the first byte
-/// tells them from a head. Where a length was, what is no head was a body, and needs no second look since
-/// only its length matters. If that stays open (the message ends too early, or [`Progress::GiveUp`]), its
-/// bytes are counted as a body too, but what comes behind that is unsure.
+/// It counts only if that head is complete within the message; else the place is unsure.
 ///
-/// What this cannot exclude: a body of known length that does not answer HEAD, but begins with a complete
-/// head, and a fresh message, because the client went on sending between head and body.
+/// A promised length is always followed as a body of that length, since what looks like the next head may
+/// well be that body: of an answer to an upload that is still coming in, say. So after an answer to HEAD,
+/// the heads that follow are counted as its body. Where the length is used up there is the midst of another
+/// head, which is noticed, and a later fresh message with a complete head is believed again, as it is where
+/// a flow was lost. A client that sends nothing but HEAD for what is large may never be told.
+///
+/// What this cannot exclude: a flow that was joined or lost inside a body, of which a fresh message begins
+/// with a complete head, because the client went on sending meanwhile.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Responses {
@@ -174,10 +172,9 @@ impl Responses {
         self.before = if self.state == HEAD { self.head.length() } else { 0 };
         if fresh {
             self.flags &= !ANSWERED;
-            match (self.state, self.flags & BARE) {
-                (UNSURE, _) => self.open(SUPPOSED),
-                (LENGTH, BARE) => self.open(HEAD_OR_BODY),
-                (SIZE, BARE) => self.state = HEAD_OR_CHUNK,
+            match self.state {
+                UNSURE => self.open(SUPPOSED),
+                FIRST_SIZE => self.state = HEAD_OR_CHUNK,
                 _ => {}
             }
         }
@@ -204,15 +201,15 @@ impl Responses {
             _ => {}
         }
         match self.state {
-            HEAD..=HEAD_OR_BODY => match self.head.push(byte) {
+            HEAD | SUPPOSED => match self.head.push(byte) {
                 Progress::More => {}
                 Progress::End => {
                     self.state = self.end_head();
                     return Followed::HeadEnd;
                 }
-                Progress::NotAHead | Progress::GiveUp => self.take_back(),
+                Progress::NotAHead | Progress::GiveUp => self.state = UNSURE,
             },
-            SIZE..=SIZE_LF | DATA_CR..=LAST_LF => self.state = self.framing(byte),
+            FIRST_SIZE..=SIZE_LF | DATA_CR..=LAST_LF => self.state = self.framing(byte),
             _ => {
                 self.skip(1);
             }
@@ -228,8 +225,8 @@ impl Responses {
     #[inline(always)]
     pub fn end(&mut self) {
         match self.state {
-            SUPPOSED | HEAD_OR_BODY => self.take_back(),
-            HEAD_OR_CHUNK => self.state = SIZE,
+            SUPPOSED => self.state = UNSURE,
+            HEAD_OR_CHUNK => self.state = FIRST_SIZE,
             _ => {}
         }
         self.flags &= !IN_MESSAGE;
@@ -249,7 +246,6 @@ impl Responses {
         self.head = HeadScanner::new();
         self.before = 0;
         self.state = state;
-        self.flags &= !(BARE | DOUBT);
         if self.flags & ANSWERED != 0 {
             self.flags |= PIPELINES;
         }
@@ -268,58 +264,32 @@ impl Responses {
             Body::UntilClose => UNTIL_CLOSE,
             Body::Length(length) => {
                 self.left = length;
-                self.flags |= BARE;
                 LENGTH
             }
             Body::Chunked => {
                 self.left = 0;
-                self.flags |= BARE;
-                SIZE
+                FIRST_SIZE
             }
         }
-    }
-
-    /// What was read as a head is none, or not one that is followed.
-    #[inline(always)]
-    fn take_back(&mut self) {
-        let scanned = self.head.length() as u64;
-        if self.state != HEAD_OR_BODY || self.left < scanned {
-            self.state = UNSURE;
-            return;
-        }
-        if !matches!(self.head.progress(), Progress::NotAHead) {
-            self.flags |= DOUBT;
-        }
-        self.left -= scanned;
-        self.state = if self.left == 0 { self.end_counted() } else { LENGTH };
     }
 
     #[inline(always)]
     fn skip_counted(&mut self, available: u32) -> u32 {
         let taken = if self.left < available as u64 { self.left as u32 } else { available };
-        if taken != 0 {
-            self.flags &= !BARE;
-        }
         self.left -= taken as u64;
         if self.left == 0 {
-            self.state = if self.state == DATA { DATA_CR } else { self.end_counted() };
+            self.state = if self.state == DATA { DATA_CR } else { IDLE };
         }
         taken
-    }
-
-    /// Behind a body whose length was known.
-    #[inline(always)]
-    const fn end_counted(&self) -> u8 {
-        if self.flags & DOUBT != 0 { UNSURE } else { IDLE }
     }
 
     /// What is around the data of chunks (RFC 9112 §7.1), with CRLF for every end of a line.
     #[inline(always)]
     fn framing(&mut self, byte: u8) -> u8 {
         match (self.state, byte) {
-            (SIZE | DIGITS, b'0'..=b'9') => self.digit(byte - b'0'),
-            (SIZE | DIGITS, b'a'..=b'f') => self.digit(byte - b'a' + 10),
-            (SIZE | DIGITS, b'A'..=b'F') => self.digit(byte - b'A' + 10),
+            (FIRST_SIZE | SIZE | DIGITS, b'0'..=b'9') => self.digit(byte - b'0'),
+            (FIRST_SIZE | SIZE | DIGITS, b'a'..=b'f') => self.digit(byte - b'a' + 10),
+            (FIRST_SIZE | SIZE | DIGITS, b'A'..=b'F') => self.digit(byte - b'A' + 10),
             (DIGITS | EXTENSION, b'\r') => SIZE_LF,
             (DIGITS, b';' | b' ' | b'\t') => EXTENSION,
             (SIZE_LF, b'\n') if self.left == 0 => TRAILERS,

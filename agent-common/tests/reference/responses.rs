@@ -72,11 +72,8 @@ enum State {
     },
     /// What came of a head.
     Head(Vec<u8>),
-    Length {
-        left: u64,
-        bare: bool,
-        doubt: bool,
-    },
+    /// How much of a body is still to come.
+    Length(u64),
     /// All that came behind the head.
     Chunks(Vec<u8>),
     UntilClose,
@@ -95,7 +92,7 @@ impl Reference {
             State::Unsure => Place::Unsure,
             State::Between { .. } => Place::Between,
             State::Head(_) => Place::Head,
-            State::Length { .. } | State::Chunks(_) => Place::Body,
+            State::Length(_) | State::Chunks(_) => Place::Body,
             State::UntilClose => Place::UntilClose,
             State::Never => Place::Never,
         }
@@ -120,12 +117,11 @@ impl Reference {
 
     /// What may be a head at the beginning of a message: returns how much of it is done with.
     fn suppose(&mut self, message: &[u8], ends: &mut Vec<usize>) -> usize {
-        let left = match &self.state {
-            State::Unsure => None,
-            State::Length { left, bare: true, .. } => Some(*left),
-            State::Chunks(came) if came.is_empty() && message.starts_with(b"H") => None,
+        match &self.state {
+            State::Unsure => {}
+            State::Chunks(came) if came.is_empty() && message.starts_with(b"H") => {}
             _ => return 0,
-        };
+        }
         let head = scan(message);
         let scanned = usize::from(head.length());
         if head.progress() == Progress::End {
@@ -133,10 +129,7 @@ impl Reference {
             ends.push(scanned);
             return scanned;
         }
-        self.state = match left.and_then(|left| left.checked_sub(scanned as u64)) {
-            Some(left) => counted(left, false, head.progress() != Progress::NotAHead),
-            None => State::Unsure,
-        };
+        self.state = State::Unsure;
         scanned
     }
 
@@ -158,9 +151,9 @@ impl Reference {
                     Progress::NotAHead | Progress::GiveUp => (State::Unsure, rest.len()),
                 }
             }
-            State::Length { left, doubt, .. } => {
+            State::Length(left) => {
                 let taken = (*left).min(rest.len() as u64);
-                (counted(*left - taken, false, *doubt), taken as usize)
+                (counted(*left - taken), taken as usize)
             }
             State::Chunks(came) => {
                 let before = came.len();
@@ -184,19 +177,15 @@ impl Reference {
         }
         match head.body() {
             Body::None => State::Between { idle: true },
-            Body::Length(length) => counted(length, true, false),
+            Body::Length(length) => counted(length),
             Body::Chunked => State::Chunks(Vec::new()),
             Body::UntilClose => State::UntilClose,
         }
     }
 }
 
-fn counted(left: u64, bare: bool, doubt: bool) -> State {
-    match (left, doubt) {
-        (0, true) => State::Unsure,
-        (0, false) => State::Between { idle: true },
-        _ => State::Length { left, bare, doubt },
-    }
+fn counted(left: u64) -> State {
+    if left == 0 { State::Between { idle: true } } else { State::Length(left) }
 }
 
 fn scan(bytes: &[u8]) -> HeadScanner {

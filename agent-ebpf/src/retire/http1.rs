@@ -10,7 +10,7 @@ use drainctl_common::{
 
 use crate::{
     message::{Message, WINDOW},
-    tell::{HTTP1, Sending},
+    tell::{HTTP1, Sending, fits},
 };
 
 /// Most windows of a message, and as many gaps between them; what is left then is not followed.
@@ -29,6 +29,7 @@ struct Walk {
     /// What the last byte was.
     seen: Seen,
     received: u64,
+    room: i32,
     /// Heads are to say `close`.
     tell: bool,
     /// One has.
@@ -59,6 +60,7 @@ pub(crate) fn follow(sending: &Sending) -> Option<u32> {
         end: 0,
         seen: Seen::Nothing,
         received: sending.received,
+        room: sending.room,
         tell: sending.tells(HTTP1),
         has_told: false,
         closes: false,
@@ -177,19 +179,19 @@ unsafe fn head_end(walk: *mut Walk) {
             let fits = offset >= before && offset <= length && start >= length;
             if fits { Some(start - length + offset - before) } else { None }
         };
-        let message = (*walk).message;
+        let (message, room) = ((*walk).message, (*walk).room);
         let added = match edit {
             Edit::InsertField(offset) => {
                 // The end of the head will do where the status line has been sent already.
                 place(offset)
                     .or_else(|| place(head.length().wrapping_sub(2)))
-                    .and_then(|at| insert(message, at, &Edit::FIELD))
+                    .and_then(|at| insert(message, at, &Edit::FIELD, room))
             }
             Edit::InsertOption(offset) => {
-                place(offset).and_then(|at| insert(message, at, &Edit::OPTION))
+                place(offset).and_then(|at| insert(message, at, &Edit::OPTION, room))
             }
             Edit::InsertOnlyOption(offset) => {
-                place(offset).and_then(|at| insert(message, at, &Edit::ONLY_OPTION))
+                place(offset).and_then(|at| insert(message, at, &Edit::ONLY_OPTION, room))
             }
             Edit::Overwrite(offset) => {
                 place(offset).and_then(|at| message.overwrite(at, &Edit::IN_PLACE).ok().map(|()| 0))
@@ -206,7 +208,10 @@ unsafe fn head_end(walk: *mut Walk) {
 
 /// How many bytes were added.
 #[inline(always)]
-fn insert<const N: usize>(message: Message, at: u32, bytes: &[u8; N]) -> Option<u32> {
+fn insert<const N: usize>(message: Message, at: u32, bytes: &[u8; N], room: i32) -> Option<u32> {
+    if !fits(room, at + N as u32) {
+        return None;
+    }
     // In one piece up to there: some kernels make a wrong cut in any piece but the first
     // (`bpf_msg_push_data`, before "rsge.offset += start - offset").
     if at != 0 && message.pull(0, at).is_err() {

@@ -14,6 +14,9 @@ use crate::{
     tell::{HTTP2, Sending},
 };
 
+/// Length of what we send.
+const SIZE: u32 = GOAWAY.len() as u32;
+
 /// Most frames of a message that are followed.
 const FRAMES: u32 = 4096;
 
@@ -42,11 +45,10 @@ pub(crate) fn follow(sending: &Sending, base: u32) {
         let tells = sending.tells(HTTP2);
         // A moment without open streams is at the end of a message, not before the next one.
         let before = sending.hurry || (*flow).flags & Followed::NO_APPEND != 0;
-        if tells && base == 0 && before && is_proven(flow) {
-            if sending.message.insert(0, &GOAWAY).is_ok() {
-                sending.told(told::GOAWAY);
-            }
-            return; // If it could not be written, the chain is lost, and found again.
+        let here = tells && base == 0 && before && is_proven(flow) && sending.fits(SIZE);
+        if here && sending.message.insert(0, &GOAWAY).is_ok() {
+            sending.told(told::GOAWAY);
+            return;
         }
         let mut walk =
             Walk { message: sending.message, flow, base, header: 0, done: false, headers: false };
@@ -65,7 +67,8 @@ pub(crate) fn follow(sending: &Sending, base: u32) {
             return;
         }
         (*flow).protocol = protocol::HTTP2;
-        if !tells || !(sending.hurry || (*flow).answering.is_none()) {
+        let good_moment = sending.hurry || (*flow).answering.is_none();
+        if !tells || !good_moment || !sending.fits(sending.size + SIZE) {
             return;
         }
         if sending.message.insert(sending.size, &GOAWAY).is_ok() {
@@ -104,7 +107,6 @@ unsafe fn note_loss(flow: *mut Followed) -> bool {
 /// Whether this is not of the server: the GOAWAY that the agent is about to send.
 #[inline(always)]
 pub(crate) fn is_offer(sending: &Sending, cookie: u64) -> bool {
-    const SIZE: u32 = GOAWAY.len() as u32;
     if sending.size != SIZE || OFFERED.get_ptr(cookie).is_none() {
         return false;
     }
@@ -121,6 +123,7 @@ pub(crate) fn accept(sending: &Sending) -> bool {
     unsafe {
         let flow = sending.flow;
         let good = sending.tells(HTTP2)
+            && sending.fits(SIZE)
             && (*flow).told == 0
             && is_proven(flow)
             && (sending.hurry || (*flow).answering.is_none());

@@ -44,6 +44,7 @@ static JOINED: Followed = Followed {
     told_ns: 0,
     sent_ns: 0,
     received: 0,
+    received_in_all: 0,
     read_seq: 0,
     protocol: protocol::UNKNOWN,
     barrier: barrier::NONE,
@@ -150,6 +151,23 @@ fn join_new(ctx: SockOpsContext) -> u32 {
         }
     };
     follow(&NEW, service, rule, sock, cookie, insert);
+    1
+}
+
+/// A connection has ended: notes how much came from its client, for those that got a FIN of ours.
+#[sock_ops]
+fn ended(ctx: SockOpsContext) -> u32 {
+    // SAFETY: the context is the one the kernel passed.
+    let (cookie, received) = unsafe {
+        (
+            bpf_get_socket_cookie(ctx.as_ptr()),
+            (&raw const (*ctx.ops).bytes_received).read_volatile(),
+        )
+    };
+    if let Some(flow) = FOLLOWED.get_ptr_mut(cookie) {
+        // SAFETY: `flow` points to a live map value, and the socket's lock is held.
+        unsafe { (*flow).received_in_all = received };
+    }
     1
 }
 

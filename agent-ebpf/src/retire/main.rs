@@ -2,6 +2,7 @@
 //!
 //! - `join` (`iter/tcp`) and `join_new` (`sock_ops`, which the tracker tail-calls when a draining service accepts
 //!   a connection) put sockets into a sockhash. Services that are not draining pay for none of this.
+//! - `ended` (`sock_ops`, called in the same way) notes what a client had sent in all when its connection ended.
 //! - `tell` (`sk_msg` on that sockhash) follows what the server sends, and once it is a flow's turn makes an
 //!   HTTP/1 response say `Connection: close`, or puts a GOAWAY between two HTTP/2 frames.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]

@@ -29,6 +29,13 @@ static OFF_WRITE_SEQ: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFF_BYTES_RECEIVED: Global<u32> = Global::new(0);
 
+/// `struct sock`, `sk_wmem_queued`.
+#[unsafe(no_mangle)]
+static OFF_SK_WMEM_QUEUED: Global<u32> = Global::new(0);
+/// `struct sock`, `sk_sndbuf`.
+#[unsafe(no_mangle)]
+static OFF_SK_SNDBUF: Global<u32> = Global::new(0);
+
 /// A socket that a helper has said to be a `struct tcp_sock`, so that the verifier allows loads from it.
 #[derive(Clone, Copy)]
 pub(crate) struct TcpSock(*const c_void);
@@ -80,6 +87,12 @@ impl TcpSock {
     #[inline(always)]
     pub(crate) fn bytes_received(self) -> u64 {
         self.load(&OFF_BYTES_RECEIVED)
+    }
+
+    /// Room in the send buffer, bytes; negative if it is more than full.
+    #[inline(always)]
+    pub(crate) fn room(self) -> i32 {
+        self.load::<i32>(&OFF_SK_SNDBUF).wrapping_sub(self.load::<i32>(&OFF_SK_WMEM_QUEUED))
     }
 
     #[inline(always)]

@@ -50,6 +50,8 @@ pub(crate) struct Sending {
     pub(crate) flow: *mut Followed,
     pub(crate) size: u32,
     read_seq: u32,
+    /// Room in the send buffer, bytes.
+    pub(crate) room: i32,
     /// Payload bytes that have come from the client.
     pub(crate) received: u64,
     /// The server has read new bytes since its last message.
@@ -86,6 +88,7 @@ fn prepare(message: Message) -> Option<(Sending, u64)> {
         flow,
         size,
         read_seq,
+        room: sock.room(),
         received: sock.bytes_received(),
         asked: read_seq != read_before,
         fresh: read_seq != read_before && sock.is_acknowledged(),
@@ -119,19 +122,28 @@ fn recognise(sending: &Sending) {
     let first = sending.message.bytes::<3>(0);
     // SAFETY: `flow` points to a live map value, and we are the only writer.
     unsafe {
+        let from_start = (*flow).flags & Followed::FROM_START != 0;
+        let no_http1 = (*flow).flags & Followed::NO_HTTP1 != 0;
         match first {
+            // Once a head has begun, it goes on, whatever it looks like.
+            _ if (*flow).responses.place() == Place::Head => follow_http1(sending),
             Some([kind, TLS_MAJOR, 0..=4]) if TLS_TYPES.contains(&kind) => {
                 (*flow).protocol = protocol::TLS;
             }
-            Some([b'H', b'T', b'T']) => {
+            Some([b'H', b'T', b'T']) if !no_http1 => {
                 // No frame begins so: whatever was supposed of them is wrong.
                 (*flow).boundary = Boundary::joined(FRAME_LIMIT);
                 follow_http1(sending);
             }
-            // A head that begins in a short piece is one only if nothing came before; then it goes on.
-            None if (*flow).flags & Followed::FROM_START != 0 => follow_http1(sending),
-            _ if (*flow).responses.place() == Place::Head => follow_http1(sending),
-            _ => http2::follow(sending, 0),
+            // Too short to tell; it may be the beginning of a head if nothing came before.
+            None if from_start && !no_http1 => follow_http1(sending),
+            _ => {
+                if from_start {
+                    (*flow).flags |= Followed::NO_HTTP1;
+                }
+                (*flow).responses.lose();
+                http2::follow(sending, 0);
+            }
         }
     }
 }
@@ -169,6 +181,14 @@ impl Sending {
         self.due && self.what & what != 0
     }
 
+    /// Whether `end` bytes of the message, ours among them, are surely sent at once. If a server that does not
+    /// wait (`O_NONBLOCK`) fills its buffer before the end of what we added, the kernel tells it that so
+    /// many fewer of *its* bytes were sent (`tcp_bpf_send_verdict`), and it sends them twice.
+    #[inline(always)]
+    pub(crate) fn fits(&self, end: u32) -> bool {
+        fits(self.room, end)
+    }
+
     /// The flow has been told.
     #[inline(always)]
     pub(crate) fn told(&self, how: u8) {
@@ -180,6 +200,13 @@ impl Sending {
             (*self.flow).told |= how;
         }
     }
+}
+
+/// See [`Sending::fits`]. What is sent is accounted for with what holds it: twice as much is ample.
+#[inline(always)]
+pub(crate) fn fits(room: i32, end: u32) -> bool {
+    const RESERVE: i64 = 8192;
+    i64::from(room) >= 2 * i64::from(end) + RESERVE
 }
 
 /// Of [`Rule::what`].

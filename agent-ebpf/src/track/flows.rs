@@ -5,10 +5,11 @@ use aya_ebpf::{
     helpers::bpf_ktime_get_boot_ns,
     macros::map,
     maps::{Array, HashMap, ProgramArray, RingBuf},
+    programs::SockOpsContext,
 };
 use drainctl_common::{
     ServiceKey,
-    track::{Event, Flow, ServiceCounts, fault, watch},
+    track::{Event, Flow, ServiceCounts, fault, next, watch},
 };
 
 use crate::counter;
@@ -30,10 +31,9 @@ static FAULTS: Array<u64> = Array::with_max_entries(fault::COUNT, 0);
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
 
-/// The program that takes new connections of retiring services into a sockhash, at index 0, if this kernel has
-/// such a thing.
+/// Retire programs that go on where the tracker ends, at the indices of `next`.
 #[map]
-pub(crate) static JOIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
+static NEXT: ProgramArray = ProgramArray::with_max_entries(next::COUNT, 0);
 
 /// What a service starts with. In read-only data, since zeroing 56 bytes of stack is a loop on this target.
 static NO_COUNTS: ServiceCounts = ServiceCounts {
@@ -144,6 +144,13 @@ pub(crate) fn tell(service: &ServiceKey, counts: *mut ServiceCounts, kind: u32, 
     if EVENTS.output::<Event>(event, 0).is_err() {
         fault(fault::EVENTS_LOST);
     }
+}
+
+/// Goes on with the retire program at `index` of `next`. Does not return; but if there is none, it does.
+#[inline(always)]
+pub(crate) fn go_on(ctx: &SockOpsContext, index: u32) {
+    // SAFETY: nothing here waits to be dropped, and the program takes the same context.
+    unsafe { NEXT.tail_call(ctx, index) };
 }
 
 /// Counts something that went wrong.

@@ -13,7 +13,7 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use drainctl_common::{
     ServiceKey,
-    track::{Event, Flow, fault, watch},
+    track::{Event, Flow, fault, next, watch},
 };
 
 use crate::{
@@ -68,12 +68,9 @@ fn established(ctx: &SockOpsContext) {
         }
     }
     flows::tell(&service, counts, Event::ACCEPTED, watch::FLOWS);
-    // SAFETY: `counts` points to a live map value. The call does not return; if it fails, the next scan
-    // takes the connection in.
-    unsafe {
-        if (&raw const (*counts).watch).read_volatile() & watch::JOIN != 0 {
-            flows::JOIN.tail_call(ctx, 0);
-        }
+    // SAFETY: `counts` points to a live map value.
+    if unsafe { (&raw const (*counts).watch).read_volatile() } & watch::JOIN != 0 {
+        flows::go_on(ctx, next::ACCEPTED); // If it fails, the next scan takes the connection in.
     }
 }
 
@@ -83,8 +80,12 @@ fn state_changed(ctx: &SockOpsContext) {
         (TCP_LISTEN, TCP_CLOSE) => tell_of_listener(ctx, Event::UNLISTENED),
         // In FIN_WAIT2 our last byte and FIN are acknowledged. Whether a process still holds the socket, only
         // a look can tell.
-        (_, TCP_FIN_WAIT2 | TCP_CLOSE) => {
+        (_, TCP_FIN_WAIT2) => {
             flows::uncount(cookie(ctx));
+        }
+        (_, TCP_CLOSE) => {
+            flows::uncount(cookie(ctx));
+            flows::go_on(ctx, next::ENDED);
         }
         _ => {}
     }

@@ -67,7 +67,7 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
     let offsets = Offsets::read()?;
     let mut tracker = Tracker::start(&cgroup, sizes, &offsets)?;
     let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
-    let retiring = Retiring::start(sizes, &offsets, tracker.take_join()?);
+    let retiring = Retiring::start(sizes, &offsets, tracker.take_next()?);
     let linux = Arc::new(Linux {
         namespaces: Namespaces::default(),
         host,

@@ -32,6 +32,10 @@ pub(super) struct Offsets {
     pub(super) snd_una: u32,
     /// `struct tcp_sock`, `write_seq`.
     pub(super) write_seq: u32,
+    /// `struct sock`, `sk_wmem_queued`.
+    pub(super) sk_wmem_queued: u32,
+    /// `struct sock`, `sk_sndbuf`.
+    pub(super) sk_sndbuf: u32,
     /// `struct tcp_sock`, `bytes_received`.
     pub(super) bytes_received: u32,
 }
@@ -56,6 +60,8 @@ impl Offsets {
             copied_seq: offset("tcp_sock.copied_seq")?,
             snd_una: offset("tcp_sock.snd_una")?,
             write_seq: offset("tcp_sock.write_seq")?,
+            sk_wmem_queued: offset("sock.sk_wmem_queued")?,
+            sk_sndbuf: offset("sock.sk_sndbuf")?,
             bytes_received: offset("tcp_sock.bytes_received")?,
         })
     }

@@ -15,6 +15,7 @@ use aya::{
 use drainctl_common::{
     ServiceKey,
     retire::{self, Rule, barrier, protocol, told},
+    track::next,
 };
 
 use super::{
@@ -39,7 +40,6 @@ const MOST_OFFERED: usize = 1024;
 pub(super) struct Retiring {
     programs: Result<Mutex<Programs>, String>,
     scans: Mutex<BTreeMap<Service, Scans>>,
-    _tracker: ProgramArray<MapData>,
 }
 
 /// How a service was scanned.
@@ -51,12 +51,8 @@ struct Scans {
 
 impl Retiring {
     /// Loads the programs if this kernel takes them.
-    pub(super) fn start(
-        sizes: Sizes,
-        offsets: &Offsets,
-        mut tracker: ProgramArray<MapData>,
-    ) -> Self {
-        let programs = Programs::start(sizes, offsets, &mut tracker);
+    pub(super) fn start(sizes: Sizes, offsets: &Offsets, tracker: ProgramArray<MapData>) -> Self {
+        let programs = Programs::start(sizes, offsets, tracker);
         let programs = programs.map(Mutex::new).map_err(|error| {
             let reason = explain(&error);
             tracing::warn!(
@@ -65,8 +61,7 @@ impl Retiring {
             );
             reason
         });
-        // The tracker keeps the array alive, but the program in it only as long as somebody holds the array.
-        Self { programs, scans: Mutex::default(), _tracker: tracker }
+        Self { programs, scans: Mutex::default() }
     }
 
     /// See [`Kernel::retire`](super::Kernel::retire).
@@ -86,6 +81,7 @@ impl Retiring {
             return Ok(());
         }
         if before.is_none() {
+            lock(programs).follow_tracker()?;
             lock(tracker).join_new(service, true)?;
         }
         // Once more soon: what was being established during the first scan may have been missed.
@@ -123,8 +119,9 @@ impl Retiring {
         let Ok(programs) = &self.programs else { return Ok(()) };
         lock(programs).restore(service)?;
         lock(tracker).join_new(service, false)?;
-        lock(&self.scans).remove(&service);
-        Ok(())
+        let mut scans = lock(&self.scans);
+        scans.remove(&service);
+        if scans.is_empty() { lock(programs).leave_tracker() } else { Ok(()) }
     }
 
     /// Lets `write` write a GOAWAY on these flows, where the kernel finds a place for it.
@@ -158,6 +155,8 @@ struct Programs {
     followed: HashMap<MapData, u64, retire::Followed>,
     offered: HashMap<MapData, u64, u64>,
     sockets: SockHash<MapData, u64>,
+    /// Where the tracker goes on.
+    tracker: ProgramArray<MapData>,
 }
 
 impl Programs {
@@ -165,7 +164,7 @@ impl Programs {
     fn start(
         sizes: Sizes,
         offsets: &Offsets,
-        tracker: &mut ProgramArray<MapData>,
+        tracker: ProgramArray<MapData>,
     ) -> Result<Self, KernelError> {
         let mut ebpf = load(sizes, offsets)?;
         let btf =
@@ -176,18 +175,16 @@ impl Programs {
         tell.attach(sockets.fd()).map_err(|e| KernelError::op("attach program", "tell", e))?;
         let join: &mut Iter = program(&mut ebpf, "join")?;
         join.load("tcp", &btf).map_err(|e| KernelError::op("load program", "join", e))?;
-        let join_new: &mut SockOps = program(&mut ebpf, "join_new")?;
-        join_new.load().map_err(|e| KernelError::op("load program", "join_new", e))?;
-        let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
-            KernelError::op("hand to the tracker", "join_new", e)
-        };
-        let fd = join_new.fd().map_err(|e| fail(e.into()))?;
-        tracker.set(0, fd, 0).map_err(|e| fail(e.into()))?;
+        for name in ["join_new", "ended"] {
+            let after: &mut SockOps = program(&mut ebpf, name)?;
+            after.load().map_err(|e| KernelError::op("load program", name, e))?;
+        }
         Ok(Self {
             retiring: map(&mut ebpf, "RETIRING", HashMap::try_from)?,
             followed: map(&mut ebpf, "FOLLOWED", HashMap::try_from)?,
             offered: map(&mut ebpf, "OFFERED", HashMap::try_from)?,
             sockets,
+            tracker,
             ebpf,
         })
     }
@@ -206,6 +203,32 @@ impl Programs {
         self.retiring
             .insert(key(service), rule, 0)
             .map_err(|e| KernelError::op("write the retire rule of", service, e))
+    }
+
+    /// Has the tracker go on here, as long as anything retires.
+    fn follow_tracker(&mut self) -> Result<(), KernelError> {
+        for (index, name) in [(next::ACCEPTED, "join_new"), (next::ENDED, "ended")] {
+            let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
+                KernelError::op("hand to the tracker program", name, e)
+            };
+            let program: &mut SockOps = program(&mut self.ebpf, name)?;
+            let fd = program.fd().map_err(|e| fail(e.into()))?;
+            self.tracker.set(index, fd, 0).map_err(|e| fail(e.into()))?;
+        }
+        Ok(())
+    }
+
+    /// Nothing retires any more.
+    fn leave_tracker(&mut self) -> Result<(), KernelError> {
+        for index in [next::ACCEPTED, next::ENDED] {
+            match self.tracker.clear_index(&index) {
+                Err(e) if !is_missing(&e) => {
+                    return Err(KernelError::op("take from the tracker program", index, e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Takes in the flows of all retiring services in the network namespace of this thread; returns how many
@@ -302,6 +325,8 @@ fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
         .override_global("OFF_COPIED_SEQ", &offsets.copied_seq, true)
         .override_global("OFF_SND_UNA", &offsets.snd_una, true)
         .override_global("OFF_WRITE_SEQ", &offsets.write_seq, true)
+        .override_global("OFF_SK_WMEM_QUEUED", &offsets.sk_wmem_queued, true)
+        .override_global("OFF_SK_SNDBUF", &offsets.sk_sndbuf, true)
         .override_global("OFF_BYTES_RECEIVED", &offsets.bytes_received, true)
         .map_max_entries("FOLLOWED", sizes.max_flows)
         .map_max_entries("SOCKETS", sizes.max_flows)
@@ -351,5 +376,6 @@ fn told_of(cookie: u64, flow: &retire::Followed) -> Followed {
         turn: Boot::from_nanos(flow.turn_ns),
         sent: (flow.sent_ns != 0).then(|| Boot::from_nanos(flow.sent_ns)),
         received: flow.received,
+        received_in_all: (flow.received_in_all != 0).then_some(flow.received_in_all),
     }
 }

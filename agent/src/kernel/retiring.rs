@@ -44,6 +44,8 @@ pub struct Followed {
     /// Payload bytes that had come from the client when the newest HTTP/1 response began, or when the flow was
     /// joined (`tcpi_bytes_received`).
     pub received: u64,
+    /// If it has ended: payload bytes that came from the client in all, and one more if the client closed its side.
+    pub received_in_all: Option<u64>,
 }
 
 /// What a flow speaks.

@@ -80,9 +80,9 @@ impl Tracker {
         map(&mut self.ebpf, "EVENTS", RingBuf::try_from)
     }
 
-    /// Where the program is to be put that runs after the tracker for connections of retiring services, once.
-    pub(super) fn take_join(&mut self) -> Result<ProgramArray<MapData>, KernelError> {
-        map(&mut self.ebpf, "JOIN", ProgramArray::try_from)
+    /// Where programs are to be put with which the tracker goes on, once.
+    pub(super) fn take_next(&mut self) -> Result<ProgramArray<MapData>, KernelError> {
+        map(&mut self.ebpf, "NEXT", ProgramArray::try_from)
     }
 
     /// Reader of what the programs log, once.

@@ -162,6 +162,7 @@ mod tests {
             turn: now,
             sent: Some(now),
             received: 0,
+            received_in_all: None,
         };
         let told = Some(Told { by: ToldBy::Goaway, at: now });
         let later = now + Duration::from_millis(1);

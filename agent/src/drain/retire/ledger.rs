@@ -111,7 +111,12 @@ impl Retirement {
 
     /// What the kernel programs tell of a flow, which may have ended.
     fn note(&mut self, followed: &Followed) {
-        let leaving = &mut self.flows.entry(followed.cookie).or_insert_with(Flow::new).leaving;
+        let flow = self.flows.entry(followed.cookie).or_insert_with(Flow::new);
+        let raced = flow.leaving.fin_sent && flow.is_raced_by(followed);
+        let leaving = &mut flow.leaving;
+        if raced && !std::mem::replace(&mut leaving.fin_raced, true) {
+            self.report.fin_raced += 1;
+        }
         (leaving.protocol, leaving.barrier) = (followed.protocol, followed.barrier);
         if let (None, Some(told)) = (leaving.told, followed.told) {
             leaving.told = Some(told.by);
@@ -166,7 +171,8 @@ impl Retirement {
                 report.left += 1;
             }
             let is_followed = followed.contains_key(cookie);
-            if is_followed {
+            // What came after a FIN may have been noted since `followed` was read: once more, then.
+            if is_followed && (!news || !flow.leaving.fin_sent) {
                 gone.push(*cookie);
             }
             news || is_followed
@@ -186,6 +192,12 @@ impl Flow {
             barrier: None,
         };
         Self { leaving, received: 0, seen_in: 0, aborted: false, ended: false }
+    }
+
+    /// Whether bytes had come from the client after our FIN when the flow ended. The client's own FIN counts as one
+    /// (`tcp_rcv_nxt_update`), and no request is so short.
+    fn is_raced_by(&self, followed: &Followed) -> bool {
+        followed.received_in_all.is_some_and(|all| all > self.received + 1)
     }
 
     /// Whether bytes came from the client after our FIN.

@@ -73,6 +73,7 @@ fn followed() -> Followed {
         turn: t(0),
         sent: Some(t(0)),
         received: 100,
+        received_in_all: None,
     }
 }
 
@@ -176,6 +177,21 @@ fn who_gets_a_fin_because_it_is_quiet() {
         |now| Retirement::default().round(&spread, t(0), &[], &look(&flows), now).finish.len();
     assert!((200..400).contains(&due(t(30_000))), "half of the unfollowed flows had their turn");
     assert_eq!((due(t(0)), due(t(60_000))), (0, 600));
+}
+
+#[test]
+fn a_race_is_seen_after_the_flow_has_ended() {
+    for (in_all, raced) in [(None, 0), (Some(100), 0), (Some(101), 0), (Some(150), 1)] {
+        let mut ledger = Retirement::default();
+        let retire = retire("http,idle");
+        ledger.round(&retire, t(0), &[followed()], &look(&[socket()]), t(5000));
+        ledger.finished(&[FLOW]);
+        let first = ledger.round(&retire, t(0), &[followed()], &Look::default(), t(5250));
+        assert_eq!(first.gone, [], "it may have ended after this was read");
+        let ended = Followed { received_in_all: in_all, ..followed() };
+        let second = ledger.round(&retire, t(0), &[ended], &Look::default(), t(5500));
+        assert_eq!((second.gone, ledger.report().fin_raced), (vec![FLOW], raced), "{in_all:?}");
+    }
 }
 
 #[test]

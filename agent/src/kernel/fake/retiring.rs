@@ -190,6 +190,7 @@ impl Model {
             turn,
             sent: None,
             received: 0,
+            received_in_all: None,
         };
         self.retiring.followed.entry(cookie).or_insert((service, followed));
     }
