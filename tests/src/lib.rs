@@ -10,6 +10,7 @@ pub mod cmd;
 pub mod ctl;
 pub mod dist;
 pub mod fixture;
+pub mod frames;
 pub mod heads;
 pub mod http;
 pub mod kubeproxy;

@@ -2,7 +2,11 @@
 
 use anyhow::Result;
 
-use crate::{heads, wire::Wire};
+use crate::{
+    frames::{self, GOAWAY},
+    heads,
+    wire::Wire,
+};
 
 /// One step of a conversation.
 #[derive(Clone, Debug)]
@@ -44,10 +48,29 @@ pub fn head(text: impl Into<Vec<u8>>) -> Piece {
     Piece::Head(text.into())
 }
 
+/// The agent's GOAWAY is to be here.
+pub fn goaway() -> Piece {
+    Piece::Added(GOAWAY.into())
+}
+
+/// What an HTTP/2 client begins with.
+pub fn preface() -> Step {
+    ask([frames::PREFACE, &frames::settings()].concat())
+}
+
+/// A request of HTTP/2, for a server that need not understand it.
+pub fn request() -> Step {
+    ask(frames::bare_answer(1))
+}
+
 /// A request of HTTP/1.
 pub const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 /// The head of an answer, whose body is `ok`.
 pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
+
+/// The head of an answer behind which HTTP/2 is spoken.
+pub const H2C: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
 
 /// A request and an answer that is told.
 pub fn told() -> [Step; 2] {

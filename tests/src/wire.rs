@@ -122,6 +122,18 @@ impl Wire {
     }
 }
 
+/// Bytes without any regularity that could hide a fault, the same for the same seed.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
 /// Two pieces of a stream of bytes and where they begin to differ, to be read by people.
 pub fn difference(expected: &[u8], arrived: &[u8]) -> String {
     let same = expected.iter().zip(arrived).take_while(|(a, b)| a == b).count();

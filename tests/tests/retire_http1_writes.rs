@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use drainctl_tests::{
     heads::{Expected, closing},
     script::{GET, OK, ask, head, play, same, say, told},
-    wire::Wire,
+    wire::{Wire, noise},
 };
 use retiring::Retiring;
 use rustix::{
@@ -166,18 +166,6 @@ fn pipelined_answers_are_complete() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// A body without any regularity that could hide a fault.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    (0..length).map(|_| next()).collect()
 }
 
 type Call = fn(&mut TcpStream, &[u8], &[u8]) -> Result<()>;

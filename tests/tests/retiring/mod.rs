@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use drainctl_agent::{
     drain::Service,
-    kernel::{self, Config, Event, Followed, Kernel, Linux, RetireOrder},
+    kernel::{self, Config, Event, Followed, Kernel, Linux, Protocol, RetireOrder, ToldBy},
 };
 use drainctl_tests::{
     net::{Listening, Server},
@@ -83,6 +83,8 @@ impl Retiring {
         ensure!(seen.arrived == expected, "{}", difference(expected, &seen.arrived));
         let changed = seen.arrived != seen.written;
         ensure!(flow.told.is_some() == changed, "changed: {changed}, but {flow:?}");
+        let by_goaway = flow.told.is_some_and(|told| told.by == ToldBy::Goaway);
+        ensure!(!by_goaway || flow.protocol == Protocol::Http2, "{flow:?}");
         ensure!(flow.sent.is_some(), "our program has not run: {flow:?}");
         self.forget(&flow)?;
         Ok(flow)

@@ -1,0 +1,236 @@
+//! HTTP/2 flows of which not everything is known: joined in mid-life, in pieces, or perhaps something else. Nothing
+//! is ever written into the middle of a frame.
+
+mod retiring;
+
+use anyhow::{Context, Result, ensure};
+use drainctl_agent::kernel::{Protocol, RetireOrder};
+use drainctl_tests::{
+    frames::{
+        GOAWAY, PREFACE, data, frame, framed, headers, last_data, long_headers, ping, settings,
+        settings_ack, without_goaway,
+    },
+    script::{GET, H2C, Piece, Step, ask, goaway, play, preface, request, same, say, told, untold},
+    wire::noise,
+};
+use retiring::Retiring;
+
+/// The server says everything in pieces of any length; wherever the GOAWAY is, it is between two frames.
+#[test]
+fn frames_in_pieces_of_any_length_stay_whole() -> Result<()> {
+    let retiring = Retiring::new()?;
+    retiring.tell()?;
+    let [block, more, end] = long_headers(3);
+    let frames = [
+        settings(),
+        settings_ack(),
+        headers(1),
+        data(1, &framed()),
+        data(1, &[0; 300]),
+        block,
+        more,
+        end,
+        ping(),
+        last_data(3, &GOAWAY),
+        last_data(1, b"end"),
+    ]
+    .concat();
+    let mut cuts: Vec<(String, Vec<usize>)> =
+        (1..60).chain([100, 1000]).map(|size| (format!("by {size}"), vec![size])).collect();
+    cuts.extend((0..300).map(|seed| {
+        let sizes = noise(seed, 97).into_iter().map(|byte| usize::from(byte % 24) + 1);
+        (format!("seed {seed}"), sizes.collect())
+    }));
+    let mut told = 0;
+    for (what, sizes) in cuts {
+        let mut wire = retiring.connect()?;
+        wire.ask(PREFACE)?;
+        let mut rest = &frames[..];
+        for size in sizes.iter().cycle() {
+            let (part, others) = rest.split_at(rest.len().min(*size));
+            rest = others;
+            wire.say(part)?;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let flow = retiring.followed(&wire)?;
+        let arrived = wire.close()?.arrived;
+        let (others, found) = without_goaway(&arrived).with_context(|| what.clone())?;
+        // Another GOAWAY is in a body, and there it stays.
+        ensure!(others == frames, "{what}: something else arrived than was sent");
+        ensure!(found == usize::from(flow.told.is_some()), "{what}: {found} GOAWAYs, {flow:?}");
+        told += found;
+        retiring.forget(&flow)?;
+    }
+    ensure!(told > 0, "nobody was told");
+    Ok(())
+}
+
+#[test]
+fn nothing_is_written_into_what_may_be_something_else() -> Result<()> {
+    let own = frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]);
+    let record = |length: u8| [&[0x17, 3, 3, 0, length][..], &vec![7; length.into()]].concat();
+    let socket = |text: &str| [&[0x82, text.len() as u8], text.as_bytes()].concat();
+    let cases = [
+        (
+            "a GOAWAY of the server",
+            vec![preface(), say(&[same([settings(), own.clone()].concat())]), say(&[same(ping())])],
+        ),
+        (
+            "two bytes of a frame on their own",
+            vec![
+                preface(),
+                say(&[same([&settings()[..], &data(1, &[0; 10])[..9]].concat())]),
+                say(&[same([0; 2])]),
+                say(&[same([&[0; 8], &ping()[..2]].concat())]),
+                say(&[same(&ping()[2..])]),
+            ],
+        ),
+        (
+            "frames without SETTINGS",
+            vec![ask("a"), say(&[same(framed())]), ask("b"), say(&[same(framed())])],
+        ),
+        (
+            "zeros",
+            vec![
+                ask("a"),
+                say(&[same([0; 9])]),
+                ask("b"),
+                say(&[same([0; 18])]),
+                say(&[same([0; 900])]),
+            ],
+        ),
+        (
+            "TLS",
+            vec![
+                ask("a"),
+                say(&[same(record(40))]),
+                ask("b"),
+                say(&[same(record(9))]),
+                say(&[same(settings())]),
+            ],
+        ),
+        (
+            "WebSocket",
+            vec![
+                ask(GET),
+                say(&[same(H2C.replace("h2c", "websocket"))]),
+                say(&[same(socket("a"))]),
+                ask("x"),
+                say(&[same(framed())]),
+                ask("x"),
+                say(&[same(framed())]),
+            ],
+        ),
+        (
+            "SETTINGS too long",
+            vec![say(&[same(frame(4, 0, 0, &[0; 7]))]), ask("a"), say(&[same(settings())])],
+        ),
+        (
+            "half a header",
+            vec![
+                say(&[same(&settings()[..5])]),
+                say(&[same(&settings()[5..])]),
+                say(&[same(ping())]),
+            ],
+        ),
+        (
+            "SETTINGS of an ACK first",
+            vec![say(&[same(settings_ack())]), ask("a"), say(&[same(settings())])],
+        ),
+        (
+            "a frame too long",
+            vec![
+                say(&[same([settings(), frame(0, 0, 1, &[0; 16_385])].concat())]),
+                ask("a"),
+                say(&[same(ping())]),
+            ],
+        ),
+    ];
+    let retiring = Retiring::new()?;
+    retiring.tell()?;
+    for (what, steps) in cases {
+        let mut wire = retiring.connect()?;
+        let expected = play(&mut wire, &steps)?;
+        let flow = retiring.check(wire, &expected).context(what)?;
+        ensure!(flow.told.is_none(), "{what}: {flow:?}");
+    }
+    let mut control = retiring.connect()?;
+    let expected = play(&mut control, &[say(&[same(settings()), goaway()])])?;
+    ensure!(retiring.check(control, &expected)?.told.is_some());
+    Ok(())
+}
+
+/// What was said before the order, and after it.
+fn joined() -> Vec<(&'static str, Vec<Piece>, Vec<Step>)> {
+    let whole = data(1, &[framed(), vec![0; 2000]].concat());
+    let body = data(1, &framed().repeat(2));
+    vec![
+        (
+            "between frames",
+            vec![same(headers(1))],
+            vec![
+                say(&[same(data(1, b"a"))]),
+                request(),
+                say(&[same([headers(3), data(3, b"a")].concat()), goaway()]),
+                say(&[same(ping())]),
+            ],
+        ),
+        (
+            "in the middle of zeros",
+            vec![same(&whole[..500])],
+            vec![
+                say(&[same(&whole[500..900])]),
+                request(),
+                say(&[same(&whole[900..])]),
+                say(&[same(data(1, b"a"))]),
+            ],
+        ),
+        (
+            "in the middle of frames of a body",
+            vec![same(&body[..9])],
+            vec![say(&[same(framed())]), say(&[same(framed())]), say(&[same(data(1, b"a"))])],
+        ),
+        (
+            "only bodies",
+            vec![same(headers(1))],
+            vec![say(&[same(data(1, b"a"))]), request(), say(&[same(data(1, b"b"))])],
+        ),
+    ]
+}
+
+#[test]
+fn joined_flows_are_told_only_where_a_frame_ends() -> Result<()> {
+    let retiring = Retiring::new()?;
+    let mut wires = Vec::new();
+    for (what, before, after) in joined() {
+        let mut wire = retiring.connect()?;
+        let before = [vec![same(settings())], before].concat();
+        let expected = play(&mut wire, &[preface(), say(&before)])?;
+        wires.push((what, wire, expected, after));
+    }
+    retiring.tell()?;
+    for (what, mut wire, mut expected, after) in wires {
+        expected.extend(play(&mut wire, &after)?);
+        retiring.check(wire, &expected).context(what)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn http2_is_left_alone_if_only_http1_is_to_be_told() -> Result<()> {
+    let retiring = Retiring::new()?;
+    retiring.order(&RetireOrder { http2: false, ..retiring.at_once() })?;
+    let mut wire = retiring.connect()?;
+    let expected = play(&mut wire, &[preface(), say(&[same(settings())]), say(&[same(ping())])])?;
+    ensure!(retiring.check(wire, &expected)?.protocol == Protocol::Http2, "it is followed");
+    let mut wire = retiring.connect()?;
+    let expected = play(&mut wire, &told())?;
+    ensure!(retiring.check(wire, &expected)?.told.is_some());
+    retiring.order(&RetireOrder { http1: false, ..retiring.at_once() })?;
+    let mut wire = retiring.connect()?;
+    let expected = play(&mut wire, &untold())?;
+    ensure!(retiring.check(wire, &expected)?.told.is_none());
+    Ok(())
+}
