@@ -164,11 +164,13 @@ def check(method, kind, what, status, headers, got):
         raise Wrong(f"{len(got)} bytes instead of {what}, or others")
 
 
-def run(args, worker):
-    """A client of threads: `worker(args, tally, index)` each, and the summary at the end."""
+def run(args, connect):
+    """A client of threads. `connect(index, tally)` is the worker's way to the server: an object with
+    `ask(method, path, data, first)`, which returns status, headers and body, calls `first` when the body
+    begins, and leaves no broken connection behind; and with `close()`."""
     tally = Tally(args.warm, "slow" in args.kinds)
-    threads = [threading.Thread(target=worker, args=(args, tally, index), daemon=True)
-               for index in range(args.connections)]
+    work = [(args, tally, index, connect(index, tally)) for index in range(args.connections)]
+    threads = [threading.Thread(target=worker, args=part, daemon=True) for part in work]
     for thread in threads:
         thread.start()
     tally.stop.wait()
@@ -179,3 +181,32 @@ def run(args, worker):
     tally.summary()
     sys.stdout.flush()
     os._exit(0)
+
+
+def worker(args, tally, index, way):
+    slow_waits = index == 0 and "slow" in args.kinds
+    for request in requests(args.kinds):
+        if tally.stop.is_set():
+            break
+        if slow_waits and tally.enough.is_set():
+            slow_waits = False
+            one(tally, way, "GET", "slow", SLOW, tally.slow_begun)
+        one(tally, way, *request)
+        tally.pause(index, args.connections)
+    way.close()
+
+
+def one(tally, way, method, kind, what, first=lambda: None):
+    data = None
+    if kind == "count":
+        what, data = tally.post_sent(), body(1000)
+    try:
+        status, headers, got = way.ask(method, f"/{kind}/{what}", data, first)
+        check(method, kind, what, status, headers, got)
+    except Exception as error:
+        tally.failed(f"{method} /{kind}/{what}", error)
+        tally.stop.wait(0.05)
+        return
+    if kind == "count":
+        tally.post_answered()
+    tally.right()

@@ -1,17 +1,40 @@
 //! Clients in Python.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::peers::{Client, Kind, Launch, Place, Protocol};
 
-pub(super) const CLIENTS: &[Client] = &[Client {
-    name: "http.client",
-    protocols: &[Protocol::Http1],
-    kinds: &Kind::ALL,
-    launch: http_client,
-}];
+pub(super) const CLIENTS: &[Client] = &[
+    Client {
+        name: "http.client",
+        protocols: &[Protocol::Http1],
+        kinds: &Kind::ALL,
+        launch: |place, _| script(place, "python/http_client.py", &[]),
+    },
+    Client {
+        name: "httpx",
+        protocols: &[Protocol::Http1, Protocol::Http2],
+        kinds: &Kind::ALL,
+        launch: httpx,
+    },
+    Client {
+        name: "websockets",
+        protocols: &[Protocol::WebSocket],
+        kinds: &[],
+        launch: |place, _| script(place, "python/websocket_client.py", &[]),
+    },
+];
 
-fn http_client(place: &Place, _: Protocol) -> Result<Vec<Launch>> {
-    let script = place.source("python/http_client.py");
-    Ok(vec![place.client(place.built("python/bin/python")?, &[&script])])
+fn httpx(place: &Place, protocol: Protocol) -> Result<Vec<Launch>> {
+    let http2 = protocol == Protocol::Http2;
+    let flag: &[&Path] = if http2 { &[Path::new("--http2")] } else { &[] };
+    script(place, "python/httpx_client.py", flag)
+}
+
+fn script(place: &Place, path: &str, flags: &[&Path]) -> Result<Vec<Launch>> {
+    let script = place.source(path);
+    let first = [&[script.as_path()], flags].concat();
+    Ok(vec![place.client(place.built("python/bin/python")?, &first)])
 }

@@ -1,11 +1,12 @@
 //! Servers, a file for each family.
 
 mod nginx;
+mod node;
 mod python;
 
 use super::Server;
 
 /// Every server, in the order of the report.
 pub(super) fn all() -> Vec<Server> {
-    [nginx::SERVERS, python::SERVERS].concat()
+    [nginx::SERVERS, node::SERVERS, python::SERVERS].concat()
 }
