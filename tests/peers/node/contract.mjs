@@ -173,7 +173,7 @@ function check(method, kind, what, { status, headers, got }) {
   }
   if (status !== 200) throw new Wrong(`status ${status}`);
   if (method === 'HEAD') {
-    const announced = headers['content-length'];
+    const announced = headers['content-length'] ?? 0;
     if (Number(announced) !== what || got.length) throw new Wrong(`HEAD: ${announced}, ${got.length} sent`);
   } else if (kind === 'count') {
     if (got.toString().trim() !== what) throw new Wrong(`POST answered ${got.subarray(0, 40)}`);

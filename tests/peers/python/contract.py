@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 SIZES = [0, 1, 100, 1000, 10_000, 100_000]
 SLOW = 90_000
@@ -169,13 +170,20 @@ def run(args, connect):
     `ask(method, path, data, first)`, which returns status, headers and body, calls `first` when the body
     begins, and leaves no broken connection behind; and with `close()`."""
     tally = Tally(args.warm, "slow" in args.kinds)
-    work = [(args, tally, index, connect(index, tally)) for index in range(args.connections)]
-    threads = [threading.Thread(target=worker, args=part, daemon=True) for part in work]
+    ways = [connect(index, tally) for index in range(args.connections)]
+    run_threads(args, tally, lambda index: worker(args, tally, index, ways[index]))
+
+
+def run_threads(args, tally, work):
+    """`work(index)` for each worker on a thread of its own, and the summary at the end."""
+    threads = [threading.Thread(target=work, args=[index], daemon=True)
+               for index in range(args.connections)]
     for thread in threads:
         thread.start()
     tally.stop.wait()
+    end = time.monotonic() + 15
     for thread in threads:
-        thread.join(15)
+        thread.join(max(0, end - time.monotonic()))
         if thread.is_alive():
             tally.failed("stop", TimeoutError("a request did not end"))
     tally.summary()

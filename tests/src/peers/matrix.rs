@@ -96,6 +96,13 @@ fn mark(outcome: &Result<Cell, Error>) -> &'static str {
 fn complaints(outcome: &Result<Cell, Error>) -> Vec<String> {
     match outcome {
         Ok(cell) => cell.complaints.clone(),
-        Err(error) => vec![format!("could not be run: {error:#}")],
+        Err(error) => vec![one_line(&format!("could not be run: {error:#}"))],
     }
+}
+
+/// Messages of programs can be long; what they begin with tells most.
+fn one_line(text: &str) -> String {
+    const LONGEST: usize = 600;
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().take(LONGEST).collect()
 }

@@ -1,11 +1,13 @@
 //! Clients, a file for each family.
 
 mod node;
+mod proxy;
 mod python;
+mod tools;
 
 use super::Client;
 
 /// Every client, in the order of the report.
 pub(super) fn all() -> Vec<Client> {
-    [python::CLIENTS, node::CLIENTS].concat()
+    [python::CLIENTS, node::CLIENTS, tools::CLIENTS, proxy::CLIENTS].concat()
 }

@@ -1,5 +1,6 @@
 //! Servers, a file for each family.
 
+mod httpd;
 mod nginx;
 mod node;
 mod python;
@@ -8,5 +9,5 @@ use super::Server;
 
 /// Every server, in the order of the report.
 pub(super) fn all() -> Vec<Server> {
-    [nginx::SERVERS, node::SERVERS, python::SERVERS].concat()
+    [nginx::SERVERS, httpd::SERVERS, node::SERVERS, python::SERVERS].concat()
 }
