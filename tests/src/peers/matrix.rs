@@ -30,8 +30,10 @@ impl Matrix {
             if !servers.contains(&pair.server.name) {
                 servers.push(pair.server.name);
             }
-            if !clients.contains(&pair.client.name) {
-                clients.push(pair.client.name);
+        }
+        for client in super::clients::all() {
+            if rows.iter().any(|(pair, _)| pair.client.name == client.name) {
+                clients.push(client.name);
             }
         }
         if rows.is_empty() {
@@ -74,8 +76,12 @@ pub fn line(pair: &Pair, outcome: &Result<Cell, Error>) -> String {
         |cell| {
             let Cell { summary, flows, took, .. } = cell;
             let (responses, posts) = (summary.responses, summary.posts.sent);
+            let refused = match summary.refused {
+                0 => String::new(),
+                refused => format!(", {refused} sent again after GOAWAY"),
+            };
             format!(
-                "{responses} responses, {posts} POSTs, {flows} flows, drained in {:.1} s",
+                "{responses} responses, {posts} POSTs, {flows} flows, drained in {:.1} s{refused}",
                 took.as_secs_f64()
             )
         },

@@ -1,5 +1,6 @@
 //! Servers, a file for each family.
 
+pub(super) mod goodbye;
 mod httpd;
 mod nginx;
 mod node;
@@ -9,5 +10,5 @@ use super::Server;
 
 /// Every server, in the order of the report.
 pub(super) fn all() -> Vec<Server> {
-    [nginx::SERVERS, httpd::SERVERS, node::SERVERS, python::SERVERS].concat()
+    [nginx::SERVERS, httpd::SERVERS, node::SERVERS, python::SERVERS, goodbye::SERVERS].concat()
 }
