@@ -224,8 +224,8 @@ fn drain(agent: &Agent, cluster: &Cluster, mut scene: Scene, settings: Settings)
 }
 
 fn flows_left(ctl: &Ctl<'_>) -> Result<String> {
-    let service = ctl.service(PORT)?;
-    Ok(format!("{} flows left at the deadline", service.flows))
+    let flows = ctl.run(&["flows", "--port", "80"])?.stdout;
+    Ok(format!("{} flows left at the deadline:\n{flows}", ctl.service(PORT)?.flows))
 }
 
 /// Complaints about resets. What the gate has refused is answered by a reset, too, and is no complaint;
