@@ -75,9 +75,7 @@ impl Followed {
     /// The server has said itself that it closes.
     pub const CLOSES: u8 = 1 << 1;
     /// It did not begin with HTTP/1, and never will be.
-    pub const NO_HTTP1: u8 = 1 << 5;
-    /// It was upgraded from HTTP/1, and is followed from the first byte behind that.
-    pub const UPGRADED: u8 = 1 << 4;
+    pub const NO_HTTP1: u8 = 1 << 4;
     /// Since the chain of HTTP/2 frames was found, the server has read something and then sent frames. Of a flow that
     /// was joined in mid-life this is asked for too: else it might be a body that looks like frames.
     pub const ASKED: u8 = 1 << 3;

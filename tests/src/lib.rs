@@ -20,6 +20,7 @@ pub mod load;
 pub mod net;
 pub mod netns;
 pub mod nginx;
+pub mod peers;
 pub mod process;
 pub mod rolling;
 pub mod script;

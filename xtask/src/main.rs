@@ -2,6 +2,7 @@
 
 mod build;
 mod launch;
+mod peers;
 mod setup;
 mod shell;
 mod test;

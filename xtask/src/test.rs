@@ -2,11 +2,14 @@
 //!
 //! The test runners have the last word: nothing is printed after their summaries.
 
+use std::{path::Path, process::Command};
+
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
 use crate::{
-    build, setup,
+    build, peers,
+    setup::{self, Scope},
     shell::{Shell, host_cargo, require_root},
     tidy,
     workspace::Workspace,
@@ -33,6 +36,12 @@ enum Kind {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Real servers and clients of other projects in pairs, while the server is drained, as root.
+    Peers {
+        /// Pairs, as `protocol/server/client` with `*` for any, or one of the three names; flags too.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 /// The crates that are tested without a kernel.
@@ -50,6 +59,10 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
         Some(Kind::Integration { args }) => {
             require_root("integration tests", "test integration")?;
             integration(shell, workspace, args)
+        }
+        Some(Kind::Peers { args }) => {
+            require_root("drains of real servers", "test peers")?;
+            pairs(shell, workspace, args)
         }
         None => {
             require_root("the integration tests", "test")
@@ -76,7 +89,32 @@ fn unit(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
     shell.run_runner(cargo().args(tests).args(UNIT).args(quiet).arg("--").args(args))
 }
 
+/// Environment of the programs of the tests crate.
+fn with_binaries(command: &mut Command, workspace: &Workspace, dist: &Path) {
+    command
+        .env("DRAINCTL_DIST", dist)
+        // Some tests use the kernel layer as a library.
+        .env("DRAINCTL_EBPF_DIR", build::ebpf::objects(workspace))
+        .env("DRAINCTL_PEERS", peers::folder(workspace));
+}
+
+fn pairs(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
+    setup::peers(shell, workspace, Scope::Peers)?;
+    let dist = build::run(shell, workspace, &build::Options::default())?;
+    let package = ["--package", "drainctl-tests"];
+    shell.stage("peers: building");
+    let mut bins = host_cargo(&workspace.root);
+    // All of them, since some are peers themselves.
+    shell.run(bins.arg("build").args(shell.cargo_flag()).args(package).arg("--bins"))?;
+    shell.stage("peers");
+    let mut program = host_cargo(&workspace.root);
+    program.args(["run", "--quiet"]).args(package).args(["--bin", "peers", "--"]).args(args);
+    with_binaries(&mut program, workspace, &dist);
+    shell.run_runner(&mut program)
+}
+
 fn integration(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
+    setup::peers(shell, workspace, Scope::Everything)?;
     let dist = build::run(shell, workspace, &build::Options::default())?;
     shell.stage("integration tests");
     let mut tests = host_cargo(&workspace.root);
@@ -84,9 +122,7 @@ fn integration(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<
         .args(["test", "--package", "drainctl-tests", "--lib", "--bins", "--tests"])
         .args(shell.cargo_flag())
         .arg("--")
-        .args(args)
-        .env("DRAINCTL_DIST", dist)
-        // Some tests use the kernel layer as a library.
-        .env("DRAINCTL_EBPF_DIR", build::ebpf::objects(workspace));
+        .args(args);
+    with_binaries(&mut tests, workspace, &dist);
     shell.run_runner(&mut tests)
 }

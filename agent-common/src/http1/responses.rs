@@ -28,7 +28,7 @@ pub enum Followed {
     HeadEnd,
     /// The last byte of a body.
     ResponseEnd,
-    /// Not what had to come, so that the place is [`Place::Unsure`].
+    /// Not what had to come, or the end of what may be a body, so that the place is [`Place::Unsure`].
     Lost,
 }
 
@@ -46,21 +46,25 @@ mod state {
     pub(super) const HEAD_OR_CHUNK: u8 = 5;
     pub(super) const NEVER: u8 = 6;
     pub(super) const UNTIL_CLOSE: u8 = 7;
-    pub(super) const LENGTH: u8 = 8;
+    /// Before the first byte of a body whose length is known, then behind it.
+    pub(super) const BARE_LENGTH: u8 = 8;
+    pub(super) const LENGTH: u8 = 9;
+    /// It may be no body, but answers that follow one to HEAD: behind it, nothing is known.
+    pub(super) const DOUBTED_LENGTH: u8 = 10;
     /// The first digit of a chunk-size (RFC 9112 §7.1), of the first chunk or another; then the other digits.
-    pub(super) const FIRST_SIZE: u8 = 9;
-    pub(super) const SIZE: u8 = 10;
-    pub(super) const DIGITS: u8 = 11;
-    pub(super) const EXTENSION: u8 = 12;
-    pub(super) const SIZE_LF: u8 = 13;
-    pub(super) const DATA: u8 = 14;
-    pub(super) const DATA_CR: u8 = 15;
-    pub(super) const DATA_LF: u8 = 16;
+    pub(super) const FIRST_SIZE: u8 = 11;
+    pub(super) const SIZE: u8 = 12;
+    pub(super) const DIGITS: u8 = 13;
+    pub(super) const EXTENSION: u8 = 14;
+    pub(super) const SIZE_LF: u8 = 15;
+    pub(super) const DATA: u8 = 16;
+    pub(super) const DATA_CR: u8 = 17;
+    pub(super) const DATA_LF: u8 = 18;
     /// The first byte of a line behind the last chunk, then the others.
-    pub(super) const TRAILERS: u8 = 17;
-    pub(super) const TRAILER: u8 = 18;
-    pub(super) const TRAILER_LF: u8 = 19;
-    pub(super) const LAST_LF: u8 = 20;
+    pub(super) const TRAILERS: u8 = 19;
+    pub(super) const TRAILER: u8 = 20;
+    pub(super) const TRAILER_LF: u8 = 21;
+    pub(super) const LAST_LF: u8 = 22;
 }
 use state::*;
 
@@ -87,12 +91,16 @@ const LONGEST_CHUNK: u64 = 1 << 48;
 ///
 /// A promised length is always followed as a body of that length, since what looks like the next head may
 /// well be that body: of an answer to an upload that is still coming in, say. So after an answer to HEAD,
-/// the heads that follow are counted as its body. Where the length is used up there is the midst of another
-/// head, which is noticed, and a later fresh message with a complete head is believed again, as it is where
-/// a flow was lost. A client that sends nothing but HEAD for what is large may never be told.
+/// what follows is counted as its body. Where the length is used up, that may be anywhere, in a body that
+/// looks like a head as well. So if a body begins with a fresh message, what is behind it is unsure, and only
+/// a later fresh message with a complete head is believed again, as it is where a flow was lost. A client
+/// that sends nothing but HEAD for what is large may never be told.
 ///
-/// What this cannot exclude: a flow that was joined or lost inside a body, of which a fresh message begins
-/// with a complete head, because the client went on sending meanwhile.
+/// What this cannot exclude:
+/// - A flow that was joined or lost, or became unsure as above, inside a body, of which a fresh message begins
+///   with a complete head, because the client went on sending meanwhile.
+/// - A client that pipelines behind a HEAD, so that the next answer comes without a fresh message, and has
+///   a complete head in its body just where the length that was promised to HEAD is used up.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Responses {
@@ -128,7 +136,7 @@ impl Responses {
             HEAD..=HEAD_OR_CHUNK => Place::Head,
             NEVER => Place::Never,
             UNTIL_CLOSE => Place::UntilClose,
-            LENGTH..=LAST_LF => Place::Body,
+            BARE_LENGTH..=LAST_LF => Place::Body,
             _ => Place::Unsure,
         }
     }
@@ -174,6 +182,7 @@ impl Responses {
             self.flags &= !ANSWERED;
             match self.state {
                 UNSURE => self.open(SUPPOSED),
+                BARE_LENGTH => self.state = DOUBTED_LENGTH,
                 FIRST_SIZE => self.state = HEAD_OR_CHUNK,
                 _ => {}
             }
@@ -184,7 +193,7 @@ impl Responses {
     #[inline(always)]
     pub fn skip(&mut self, available: u32) -> u32 {
         match self.state {
-            LENGTH | DATA => self.skip_counted(available),
+            BARE_LENGTH..=DOUBTED_LENGTH | DATA => self.skip_counted(available),
             UNSURE | UNTIL_CLOSE | NEVER => available,
             _ => 0,
         }
@@ -264,7 +273,7 @@ impl Responses {
             Body::UntilClose => UNTIL_CLOSE,
             Body::Length(length) => {
                 self.left = length;
-                LENGTH
+                BARE_LENGTH
             }
             Body::Chunked => {
                 self.left = 0;
@@ -277,9 +286,13 @@ impl Responses {
     fn skip_counted(&mut self, available: u32) -> u32 {
         let taken = if self.left < available as u64 { self.left as u32 } else { available };
         self.left -= taken as u64;
-        if self.left == 0 {
-            self.state = if self.state == DATA { DATA_CR } else { IDLE };
-        }
+        self.state = match (self.state, self.left) {
+            (DATA, 0) => DATA_CR,
+            (DOUBTED_LENGTH, 0) => UNSURE,
+            (_, 0) => IDLE,
+            (BARE_LENGTH, _) if taken != 0 => LENGTH,
+            (state, _) => state,
+        };
         taken
     }
 

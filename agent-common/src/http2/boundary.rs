@@ -131,6 +131,12 @@ impl Boundary {
         known && self.flags & (AT_END | GOES_AWAY | NEVER) == AT_END
     }
 
+    /// Whether the chain goes back to the server's first frame, and so is no supposition.
+    #[inline(always)]
+    pub const fn is_settled(&self) -> bool {
+        self.flags & SETTLED != 0
+    }
+
     /// Whether the chain was lost since this was last asked: frames may have gone by unseen.
     #[inline(always)]
     pub fn take_lost(&mut self) -> bool {

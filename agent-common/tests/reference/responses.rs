@@ -72,8 +72,11 @@ enum State {
     },
     /// What came of a head.
     Head(Vec<u8>),
-    /// How much of a body is still to come.
-    Length(u64),
+    Length {
+        left: u64,
+        bare: bool,
+        doubt: bool,
+    },
     /// All that came behind the head.
     Chunks(Vec<u8>),
     UntilClose,
@@ -92,7 +95,7 @@ impl Reference {
             State::Unsure => Place::Unsure,
             State::Between { .. } => Place::Between,
             State::Head(_) => Place::Head,
-            State::Length(_) | State::Chunks(_) => Place::Body,
+            State::Length { .. } | State::Chunks(_) => Place::Body,
             State::UntilClose => Place::UntilClose,
             State::Never => Place::Never,
         }
@@ -117,7 +120,11 @@ impl Reference {
 
     /// What may be a head at the beginning of a message: returns how much of it is done with.
     fn suppose(&mut self, message: &[u8], ends: &mut Vec<usize>) -> usize {
-        match &self.state {
+        match &mut self.state {
+            State::Length { bare: true, doubt, .. } => {
+                *doubt = true;
+                return 0;
+            }
             State::Unsure => {}
             State::Chunks(came) if came.is_empty() && message.starts_with(b"H") => {}
             _ => return 0,
@@ -151,9 +158,9 @@ impl Reference {
                     Progress::NotAHead | Progress::GiveUp => (State::Unsure, rest.len()),
                 }
             }
-            State::Length(left) => {
+            State::Length { left, doubt, .. } => {
                 let taken = (*left).min(rest.len() as u64);
-                (counted(*left - taken), taken as usize)
+                (counted(*left - taken, false, *doubt), taken as usize)
             }
             State::Chunks(came) => {
                 let before = came.len();
@@ -177,15 +184,19 @@ impl Reference {
         }
         match head.body() {
             Body::None => State::Between { idle: true },
-            Body::Length(length) => counted(length),
+            Body::Length(length) => counted(length, true, false),
             Body::Chunked => State::Chunks(Vec::new()),
             Body::UntilClose => State::UntilClose,
         }
     }
 }
 
-fn counted(left: u64) -> State {
-    if left == 0 { State::Between { idle: true } } else { State::Length(left) }
+fn counted(left: u64, bare: bool, doubt: bool) -> State {
+    match (left, doubt) {
+        (0, true) => State::Unsure,
+        (0, false) => State::Between { idle: true },
+        _ => State::Length { left, bare, doubt },
+    }
 }
 
 fn scan(bytes: &[u8]) -> HeadScanner {

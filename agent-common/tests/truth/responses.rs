@@ -20,6 +20,8 @@ pub(crate) struct Sent {
     pub(crate) heads: Vec<usize>,
     /// Where responses begin.
     pub(crate) starts: Vec<usize>,
+    /// Where bodies of known length begin, which might be no bodies if the message is fresh.
+    pub(crate) bare: Vec<usize>,
     /// Answers to HEAD end here: the next message has to be fresh, and its head must not be cut.
     pub(crate) bodiless: Vec<usize>,
 }
@@ -58,6 +60,7 @@ impl Sent {
             Body::Length(body) => {
                 let head = framed(&format!("Content-Length: {}\r\n", body.len()));
                 self.head(&head, if body.is_empty() { idle } else { inside });
+                self.bare.push(self.bytes.len());
                 self.part(body, inside, idle);
             }
             Body::Chunked(body) => {
@@ -110,8 +113,8 @@ impl Sent {
         let mut messages = Vec::new();
         let mut start = 0;
         for (count, end) in self.ends(cuts).into_iter().enumerate() {
-            let fresh = fresh >> (count % 64) & 1 == 1 || self.bodiless.contains(&start);
-            let message = (fresh, &self.bytes[start..end]);
+            let fresh = fresh >> (count % 64) & 1 == 1 && !self.bare.contains(&start);
+            let message = (fresh || self.bodiless.contains(&start), &self.bytes[start..end]);
             messages.push(message);
             assert_eq!(self.heads_in(start, end), follow(&mut responses, message));
             assert_eq!((responses.place(), responses.is_idle()), self.truth[end - 1]);
@@ -139,7 +142,7 @@ pub(crate) enum Body {
     None,
     Length(Vec<u8>),
     Chunked(Vec<u8>),
-    /// An answer to HEAD that promises chunks. One that promises a length cannot be followed.
+    /// An answer to HEAD that promises chunks. One that promises a length leaves doubt.
     ChunkedToHead,
     UntilClose(Vec<u8>),
     Other(Vec<u8>),

@@ -84,9 +84,11 @@ pub(crate) fn follow(sending: &Sending, base: u32) {
 unsafe fn is_proven(flow: *mut Followed) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
-        let from_start =
-            (*flow).flags & Followed::FROM_START != 0 || (*flow).flags & Followed::UPGRADED != 0;
-        (from_start || (*flow).flags & Followed::ASKED != 0) && (*flow).boundary.is_proven()
+        let boundary = &(*flow).boundary;
+        // A supposition needs more: what the server sends without being asked may be a body that looks like
+        // frames.
+        let certain = boundary.is_settled() || (*flow).flags & Followed::ASKED != 0;
+        certain && boundary.is_proven()
     }
 }
 

@@ -155,7 +155,6 @@ fn follow_http1(sending: &Sending) {
     // SAFETY: `flow` points to a live map value, and we are the only writer.
     unsafe {
         (*sending.flow).protocol = protocol::UPGRADED;
-        (*sending.flow).flags |= Followed::UPGRADED;
         (*sending.flow).boundary = Boundary::from_start(FRAME_LIMIT);
         (*sending.flow).answering = Answering::from_start();
     }

@@ -31,7 +31,7 @@ DEBIAN_FRONTEND=noninteractive apt-get install -y -q -o DPkg::Lock::Timeout=120 
 "#;
 
 /// Packages whose installation also makes a server start at boot, which is not what they are here for.
-const SERVERS: [(&str, &str); 1] = [("nginx-light", "nginx")];
+const SERVERS: [(&str, &str); 2] = [("nginx-light", "nginx"), ("haproxy", "haproxy")];
 
 /// Installs these packages.
 ///

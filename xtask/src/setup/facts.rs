@@ -4,9 +4,10 @@ use std::process::Command;
 
 use super::{
     has_subcommand,
-    plan::{Scope, TOOLS, llvm_packages},
+    plan::{Scope, VENV, llvm_packages, tools},
 };
 use crate::{
+    peers,
     shell::{ask, find_program, is_root},
     toolchain::{Compiler, Toolchain, rustup_nightly, system},
     workspace::Workspace,
@@ -43,10 +44,8 @@ impl Facts {
         let complete = nightly.as_ref().and_then(Compiler::complete).is_some();
         let system = if complete { None } else { system(workspace) };
         let packages = system.as_ref().map(|rust| installed(&llvm_packages(rust.version.llvm)));
-        let everything = scope == Scope::Everything;
-        let tools = TOOLS.iter().map(|tool| tool.program);
         let components = [("fmt", "rustfmt"), ("clippy", "clippy")];
-        let components = components.into_iter().filter(|_| everything);
+        let components = components.into_iter().filter(|_| scope >= Scope::Everything);
         Self {
             root: is_root(),
             apt: find_program("apt-get").is_some() && find_program("dpkg-query").is_some(),
@@ -55,9 +54,7 @@ impl Facts {
             nightly,
             system,
             packages: packages.unwrap_or_default(),
-            missing_tools: tools
-                .filter(|tool| everything && find_program(tool).is_none())
-                .collect(),
+            missing_tools: tools(scope).filter(|tool| !is_here(tool)).collect(),
             missing_components: components
                 .filter(|(command, _)| !has_subcommand(workspace, command))
                 .map(|(_, component)| component)
@@ -69,6 +66,10 @@ impl Facts {
     pub(super) fn toolchain(&self) -> Option<Toolchain> {
         [&self.nightly, &self.system].into_iter().flatten().find_map(Compiler::complete)
     }
+}
+
+fn is_here(tool: &str) -> bool {
+    if tool == VENV { peers::has_venv() } else { find_program(tool).is_some() }
 }
 
 /// Those of these Debian packages that are installed.

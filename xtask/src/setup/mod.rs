@@ -9,12 +9,15 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
+    peers,
     shell::{Shell, host_cargo},
     toolchain::Toolchain,
     workspace::Workspace,
 };
 use facts::Facts;
-use plan::{Action, Scope};
+use plan::Action;
+
+pub(crate) use plan::Scope;
 
 /// Options of `cargo xtask setup`.
 #[derive(Args)]
@@ -23,8 +26,11 @@ pub(crate) struct Options {
     #[arg(long)]
     check: bool,
     /// Only what building needs, without what tests, demo and benchmarks run.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "peers")]
     build_only: bool,
+    /// Also the servers and clients that only `cargo xtask test peers` runs.
+    #[arg(long)]
+    peers: bool,
 }
 
 /// Installs what is missing.
@@ -32,11 +38,17 @@ pub(crate) struct Options {
 /// # Errors
 /// Something is missing that cannot, or may not, be installed; the error says what to do.
 pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Result<()> {
-    let scope = if options.build_only { Scope::Build } else { Scope::Everything };
+    let scope = match options {
+        Options { build_only: true, .. } => Scope::Build,
+        Options { peers: true, .. } => Scope::Peers,
+        _ => Scope::Everything,
+    };
     if options.check {
         check(workspace, scope, "")?;
     } else if ensure(shell, workspace, scope)? {
-        return Ok(());
+        return peers::prepare(shell, workspace, scope);
+    } else {
+        peers::prepare(shell, workspace, scope)?;
     }
     shell.stage("setup: nothing is missing");
     Ok(())
@@ -48,6 +60,16 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
 /// As [`run`].
 pub(crate) fn everything(shell: &Shell, workspace: &Workspace) -> Result<()> {
     ensure(shell, workspace, Scope::Everything).map(drop)
+}
+
+/// Installs what the tests with servers and clients of other projects need, and prepares those; for
+/// `Scope::Everything` only those that `cargo xtask test` runs.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn peers(shell: &Shell, workspace: &Workspace, scope: Scope) -> Result<()> {
+    ensure(shell, workspace, scope)?;
+    peers::prepare(shell, workspace, scope)
 }
 
 /// The toolchain for the kernel programs; installs nothing.

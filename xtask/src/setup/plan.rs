@@ -8,12 +8,14 @@ use super::facts::Facts;
 use crate::toolchain::OLDEST;
 
 /// What the setup is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scope {
     /// `cargo xtask build`.
     Build,
-    /// Tests, demo and benchmarks as well.
+    /// `cargo xtask test`, demo and benchmarks as well.
     Everything,
+    /// Also the servers and clients that only `cargo xtask test peers` runs.
+    Peers,
 }
 
 /// Something to be installed.
@@ -62,18 +64,43 @@ pub(super) struct Tool {
     /// Name of the program.
     pub(super) program: &'static str,
     package: &'static str,
+    scope: Scope,
 }
 
-/// For `Scope::Everything`.
-pub(super) const TOOLS: [Tool; 7] = [
-    Tool { program: "nginx", package: "nginx-light" },
-    Tool { program: "iptables", package: "iptables" },
-    Tool { program: "nft", package: "nftables" },
-    Tool { program: "ip", package: "iproute2" },
-    Tool { program: "curl", package: "curl" },
-    Tool { program: "wrk", package: "wrk" },
-    Tool { program: "bpftool", package: "bpftool" },
+impl Tool {
+    /// For `Scope::Everything`.
+    const fn new(program: &'static str, package: &'static str) -> Self {
+        Self { program, package, scope: Scope::Everything }
+    }
+
+    /// For `Scope::Peers`.
+    const fn peer(program: &'static str, package: &'static str) -> Self {
+        Self { program, package, scope: Scope::Peers }
+    }
+}
+
+/// No program: Python's module for environments, which Debian has in a package of its own.
+pub(super) const VENV: &str = "python3 -m venv";
+
+/// All of them.
+pub(super) const TOOLS: [Tool; 11] = [
+    Tool::new("nginx", "nginx-light"),
+    Tool::new("iptables", "iptables"),
+    Tool::new("nft", "nftables"),
+    Tool::new("ip", "iproute2"),
+    Tool::new("curl", "curl"),
+    Tool::new("wrk", "wrk"),
+    Tool::new("bpftool", "bpftool"),
+    Tool::new("node", "nodejs"),
+    Tool::new(VENV, "python3-venv"),
+    Tool::peer("apache2", "apache2-bin"),
+    Tool::peer("haproxy", "haproxy"),
 ];
+
+/// The programs that `scope` needs.
+pub(super) fn tools(scope: Scope) -> impl Iterator<Item = &'static str> {
+    TOOLS.iter().filter(move |tool| tool.scope <= scope).map(|tool| tool.program)
+}
 
 /// Debian's Rust, as new as its browsers need it.
 const RUST_PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
@@ -93,7 +120,7 @@ pub(super) fn plan(facts: &Facts, scope: Scope) -> Result<Vec<Action>> {
         packages.extend(["gcc".to_owned(), "libc6-dev".to_owned()]);
     }
     let linker = kernel_side(facts, &mut packages);
-    if scope == Scope::Everything {
+    if scope >= Scope::Everything {
         let missing = TOOLS.iter().filter(|tool| facts.missing_tools.contains(&tool.program));
         packages.extend(missing.map(|tool| tool.package.to_owned()));
     }
@@ -104,7 +131,7 @@ pub(super) fn plan(facts: &Facts, scope: Scope) -> Result<Vec<Action>> {
     if !packages.is_empty() {
         actions.push(Action::Packages(packages));
     }
-    if scope == Scope::Everything && !facts.missing_components.is_empty() {
+    if scope >= Scope::Everything && !facts.missing_components.is_empty() {
         if !facts.rustup {
             bail!(
                 "cargo has no {}; install it beside your cargo",
@@ -249,6 +276,15 @@ mod tests {
         let actions = plan(&facts, Scope::Everything).expect("a plan");
         let components = Action::Components(vec!["fmt"]);
         assert_eq!(actions, [Action::Packages(vec!["wrk".into()]), components]);
+    }
+
+    #[test]
+    fn only_the_test_of_peers_needs_all_of_them() {
+        assert!(tools(Scope::Everything).any(|tool| tool == "node"));
+        assert!(!tools(Scope::Everything).any(|tool| tool == "haproxy"));
+        assert!(tools(Scope::Peers).any(|tool| tool == "node"));
+        assert!(tools(Scope::Peers).any(|tool| tool == "haproxy"));
+        assert_eq!(tools(Scope::Build).count(), 0);
     }
 
     #[test]

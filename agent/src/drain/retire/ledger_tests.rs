@@ -187,7 +187,7 @@ fn a_race_is_seen_after_the_flow_has_ended() {
         ledger.round(&retire, t(0), &[followed()], &look(&[socket()]), t(5000));
         ledger.finished(&[FLOW]);
         let first = ledger.round(&retire, t(0), &[followed()], &Look::default(), t(5250));
-        assert_eq!(first.gone, [], "it may have ended after this was read");
+        assert!(first.gone.is_empty(), "it may have ended after this was read");
         let ended = Followed { received_in_all: in_all, ..followed() };
         let second = ledger.round(&retire, t(0), &[ended], &Look::default(), t(5500));
         assert_eq!((second.gone, ledger.report().fin_raced), (vec![FLOW], raced), "{in_all:?}");

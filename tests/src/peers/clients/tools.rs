@@ -1,0 +1,34 @@
+//! Programs off the shelf, each behind a script that keeps the contract.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::python;
+use crate::peers::{
+    Client,
+    Kind::{self, Body, Chunked, Slow, Status},
+    Launch, Place, Protocol,
+};
+
+pub(super) const CLIENTS: &[Client] = &[
+    Client {
+        name: "curl",
+        protocols: &[Protocol::Http1, Protocol::Http2],
+        kinds: &Kind::ALL,
+        launch: curl,
+    },
+    Client {
+        name: "wrk",
+        protocols: &[Protocol::Http1],
+        // It breaks off what is under way when it is stopped, and cannot read the answer to HEAD.
+        kinds: &[Body, Chunked, Status, Slow],
+        launch: |place, _| Ok(vec![python::script(place, "tools/wrk.py", &[])?]),
+    },
+];
+
+fn curl(place: &Place, protocol: Protocol) -> Result<Vec<Launch>> {
+    let http2 = protocol == Protocol::Http2;
+    let flag: &[&Path] = if http2 { &[Path::new("--http2")] } else { &[] };
+    Ok(vec![python::script(place, "tools/curl.py", flag)?])
+}

@@ -1,0 +1,14 @@
+//! Servers, a file for each family.
+
+pub(super) mod goodbye;
+mod httpd;
+mod nginx;
+mod node;
+mod python;
+
+use super::Server;
+
+/// Every server, in the order of the report.
+pub(super) fn all() -> Vec<Server> {
+    [nginx::SERVERS, httpd::SERVERS, node::SERVERS, python::SERVERS, goodbye::SERVERS].concat()
+}

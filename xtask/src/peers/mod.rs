@@ -1,0 +1,77 @@
+//! Servers and clients of other projects for the tests: what their languages' own package managers fetch
+//! and build goes to `target/peers`, with pinned versions, and only when its inputs have changed.
+
+mod python;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{setup::Scope, shell::Shell, workspace::Workspace};
+
+pub(crate) use python::has_venv;
+
+/// Where it all is.
+pub(crate) fn folder(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("peers")
+}
+
+/// Fetches and builds what is missing or old for the peers of this scope.
+///
+/// # Errors
+/// A package manager or a compiler failed.
+pub(crate) fn prepare(shell: &Shell, workspace: &Workspace, scope: Scope) -> Result<()> {
+    if scope >= Scope::Everything {
+        python::prepare(shell, workspace)?;
+    }
+    Ok(())
+}
+
+/// The sources, in `tests/peers`.
+fn source(workspace: &Workspace) -> PathBuf {
+    workspace.root.join("tests/peers")
+}
+
+/// A note of what something was made from, written when it is finished.
+struct Stamp {
+    path: PathBuf,
+    inputs: String,
+}
+
+impl Stamp {
+    /// For what is in `folder`, made from `inputs`.
+    fn new(folder: &Path, inputs: String) -> Self {
+        Self { path: folder.join("made-from"), inputs }
+    }
+
+    /// Whether it was made from the same.
+    fn is_current(&self) -> bool {
+        fs::read_to_string(&self.path).is_ok_and(|found| found == self.inputs)
+    }
+
+    /// It is finished.
+    fn write(&self) -> Result<()> {
+        fs::write(&self.path, &self.inputs)
+            .with_context(|| format!("write {}", self.path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_is_current_for_the_same_inputs_only() -> Result<()> {
+        let folder = std::env::temp_dir().join(format!("xtask-stamp-{}", std::process::id()));
+        fs::create_dir_all(&folder)?;
+        let stamp = |inputs: &str| Stamp::new(&folder, inputs.to_owned());
+        assert!(!stamp("a").is_current(), "nothing is made yet");
+        stamp("a").write()?;
+        assert!(stamp("a").is_current() && !stamp("b").is_current());
+        fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+}
