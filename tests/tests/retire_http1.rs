@@ -6,12 +6,14 @@ mod retiring;
 use anyhow::{Context, Result, ensure};
 use drainctl_agent::kernel::{Protocol, ToldBy};
 use drainctl_tests::{
+    heads::Expected,
     script::{GET, OK, Step, ask, head, play, same, say, told, untold},
     wire::Wire,
 };
 use retiring::Retiring;
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
 /// A body that looks like a response.
 const LOOKALIKE: &str = "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n";
 
@@ -201,8 +203,8 @@ fn conversations() -> Vec<(&'static str, Vec<Step>)> {
             "trailers of their own",
             vec![get(), say(&[head(CHUNKED), same("2\r\nok\r\n")]), say(&[same(trailers)])],
         ),
-        ("HEAD", vec![ask("HEAD / HTTP/1.1\r\n\r\n"), say(&[head(long.clone())])]),
-        ("HEAD of chunks", vec![ask("HEAD / HTTP/1.1\r\n\r\n"), say(&[head(CHUNKED)])]),
+        ("HEAD", [&[ask(HEAD), say(&[head(long.clone())])], &untold()[..], &untold()[..]].concat()),
+        ("HEAD of chunks", vec![ask(HEAD), say(&[head(CHUNKED)])]),
         ("204", vec![get(), say(&[head("HTTP/1.1 204 No Content\r\n\r\n")])]),
         ("304", vec![get(), say(&[head(promise)])]),
         ("no reason", vec![get(), say(&[head("HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n")])]),
@@ -238,6 +240,33 @@ fn an_early_response_whose_whole_body_is_a_head_is_not_touched() -> Result<()> {
     ];
     let expected = play(&mut wire, &steps)?;
     retiring.check(wire, &expected).map(drop)
+}
+
+/// What an answer to HEAD promises and does not send is counted in the answer behind it, and ends where the body of
+/// that one has something like a head.
+#[test]
+fn a_head_in_a_body_behind_an_answer_to_head_is_not_touched() -> Result<()> {
+    let retiring = Retiring::new()?;
+    retiring.tell()?;
+    let mut wire = retiring.connect()?;
+    let padding = "x".repeat(40);
+    let long = |length| format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+    let head = long(padding.len() + LOOKALIKE.len());
+    let promise = long(head.len() + padding.len());
+    let body = [&padding, LOOKALIKE].concat();
+    wire.ask(HEAD.as_bytes())?;
+    wire.say(promise.as_bytes())?;
+    let mut expected = Expected::default();
+    expected.head(promise.as_bytes());
+    for (head, body) in [(&head[..], &body[..]), (OK, "ok"), (OK, "ok")] {
+        wire.ask(GET.as_bytes())?;
+        wire.say([head, body].concat().as_bytes())?;
+        expected.head(head.as_bytes());
+        expected.same(body.as_bytes());
+    }
+    let told = expected.check(&wire.close()?.arrived)?;
+    ensure!(told > 0, "our program has not run");
+    Ok(())
 }
 
 #[test]
