@@ -25,5 +25,6 @@ pub mod process;
 pub mod rolling;
 pub mod script;
 pub mod ss;
+pub mod vanish;
 pub mod wait;
 pub mod wire;

@@ -89,7 +89,8 @@ impl Retiring {
         let joined = namespaces.inside(service.netns, || lock(programs).join())?;
         let took = started.elapsed();
         let pause = if number == 1 { Duration::ZERO } else { RESCAN.max(took * RESCAN_SHARE) };
-        tracing::debug!(%service, joined, ?took, "scanned for flows to follow");
+        let us = took.as_micros();
+        tracing::debug!(%service, joined, us, "scanned for flows to follow");
         scans.insert(service, Scans { number, next: Instant::now() + pause });
         Ok(())
     }
