@@ -1,11 +1,11 @@
 //! Conversations as data: what is written in one call each, and what is to become of it.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
     frames::{self, GOAWAY},
     heads,
-    wire::Wire,
+    wire::{Wire, difference},
 };
 
 /// One step of a conversation.
@@ -112,4 +112,12 @@ pub fn play(wire: &mut Wire, steps: &[Step]) -> Result<Vec<u8>> {
         }
     }
     Ok(expected)
+}
+
+/// Carries out the steps, and reads at the client all that they make arrive.
+pub fn talk(wire: &mut Wire, steps: &[Step]) -> Result<()> {
+    let expected = play(wire, steps)?;
+    let arrived = wire.hear(expected.len())?;
+    ensure!(arrived == expected, "{}", difference(&expected, &arrived));
+    Ok(())
 }
