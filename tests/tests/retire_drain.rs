@@ -22,7 +22,7 @@ const WHILE: Duration = Duration::from_millis(1500);
 
 const UNDRAIN: &[&str] = &["undrain", "--port", "80"];
 
-fn options<'a>(retire: &'a str) -> [&'a str; 6] {
+fn options(retire: &str) -> [&str; 6] {
     ["--timeout", "50s", "--spread", "0s", "--retire", retire]
 }
 

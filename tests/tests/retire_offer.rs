@@ -48,7 +48,8 @@ fn cases() -> Vec<(&'static str, Vec<Step>, Vec<Step>)> {
             vec![say(&[same(ping())])],
         ),
         ("nothing was said", vec![], vec![preface(), say(&[same(settings()), goaway()])]),
-        ("it is no HTTP/2", vec![ask("a"), say(&[same("b")])], vec![ask("a"), say(&[same("b")])]),
+        ("it is HTTP/1", vec![ask(GET), say(&[head(OK), same("o")])], vec![say(&[same("k")])]),
+        ("it is no HTTP", vec![ask("a"), say(&[same("b")])], vec![ask("a"), say(&[same("b")])]),
         (
             "a message like the offer",
             vec![preface(), say(&[same([settings(), headers(1)].concat())])],
