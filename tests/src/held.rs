@@ -10,7 +10,16 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::fs::fstat;
 
-use crate::{fixture::Fixture, net::Pair, netns::Netns, process::Process, wire::Wire};
+use crate::{
+    cluster::PORT,
+    ctl::Running,
+    fixture::Fixture,
+    net::Pair,
+    netns::Netns,
+    process::Process,
+    wait::{LIMIT, eventually},
+    wire::Wire,
+};
 
 /// A connection, and the process that holds it.
 #[derive(Debug)]
@@ -60,4 +69,21 @@ pub fn descriptors(pid: u32) -> Result<Vec<String>> {
     ensure!(!names.is_empty(), "process {pid} has nothing open");
     names.sort();
     Ok(names)
+}
+
+/// Starts `drainctl drain --port 80 --quiet 0s` with more options, and waits until these flows are followed.
+pub fn drain<'a>(
+    fixture: &Fixture,
+    options: &[&str],
+    flows: impl IntoIterator<Item = &'a Held>,
+) -> Result<Running> {
+    let ctl = fixture.ctl();
+    let drain = ctl.start(&[&["drain", "--port", "80", "--quiet", "0s"], options].concat())?;
+    ctl.await_state(PORT, "rejecting")?;
+    let maps = fixture.agent.maps()?;
+    for flow in flows {
+        let cookie = flow.wire.cookie()?;
+        eventually(LIMIT, "the flow is followed", || Ok(maps.turns()?.contains_key(&cookie)))?;
+    }
+    Ok(drain)
 }

@@ -24,6 +24,7 @@ pub mod peers;
 pub mod process;
 pub mod rolling;
 pub mod script;
+pub mod sockmap;
 pub mod ss;
 pub mod vanish;
 pub mod wait;

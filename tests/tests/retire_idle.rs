@@ -8,44 +8,19 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use drainctl_tests::{
     cluster::PORT,
-    ctl::Running,
     fixture::Fixture,
-    held::{Held, descriptors},
-    script::{GET, OK, Step, ask, play, same, say, untold},
+    held::{Held, descriptors, drain},
+    script::{GET, OK, ask, same, say, talk, untold},
     wait::{LIMIT, eventually},
-    wire::{Sign, Wire},
+    wire::Sign,
 };
 use rustix::time::{ClockId, clock_gettime};
 
 /// Several times `--idle-after`, and some rounds of the agent.
 const WHILE: Duration = Duration::from_millis(1500);
 
-const DRAIN: &[&str] = &["drain", "--port", "80", "--quiet", "0s", "--timeout", "50s"];
-const IDLE: &[&str] = &["--spread", "0s", "--retire", "idle", "--idle-after", "200ms"];
-
-/// Starts to drain and waits until these flows are followed.
-fn drain<'a>(
-    fixture: &Fixture,
-    options: &[&str],
-    flows: impl IntoIterator<Item = &'a Held>,
-) -> Result<Running> {
-    let drain = fixture.ctl().start(&[DRAIN, options].concat())?;
-    fixture.ctl().await_state(PORT, "rejecting")?;
-    let maps = fixture.agent.maps()?;
-    for flow in flows {
-        let cookie = flow.wire.cookie()?;
-        eventually(LIMIT, "the flow is followed", || Ok(maps.turns()?.contains_key(&cookie)))?;
-    }
-    Ok(drain)
-}
-
-/// Carries out the steps, and reads at the client all that they make arrive.
-fn talk(wire: &mut Wire, steps: &[Step]) -> Result<()> {
-    let expected = play(wire, steps)?;
-    let arrived = wire.hear(expected.len())?;
-    ensure!(arrived == expected, "{} arrived", arrived.escape_ascii());
-    Ok(())
-}
+const IDLE: &[&str] =
+    &["--timeout", "50s", "--spread", "0s", "--retire", "idle", "--idle-after", "200ms"];
 
 #[test]
 fn an_answered_flow_gets_a_fin_and_no_descriptor_is_kept() -> Result<()> {
@@ -195,7 +170,7 @@ fn what_may_be_in_use_stays_until_it_is_quiet_for_long() -> Result<()> {
     first.wait()?.expect(9)?;
 
     let options = ["--spread", "0s", "--retire", "quiet", "--quiet-flow-after", "500ms"];
-    let second = ctl.start(&[DRAIN, &options].concat())?;
+    let second = drain(&fixture, &options, flows.iter().map(|(held, _)| held))?;
     for (held, (what, _)) in &flows {
         held.wire.await_end().context(*what)?;
     }
