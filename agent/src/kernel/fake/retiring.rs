@@ -227,21 +227,6 @@ impl Model {
         true
     }
 
-    /// Whether the flow is told now: nothing is under way on it, and its turn has come.
-    pub(super) fn offer_goaway(&mut self, netns: u32, flow: &Finish) -> bool {
-        let now = self.now;
-        let busy = self.retiring.talks.get(&flow.cookie).is_none_or(|talk| talk.busy);
-        let Some((service, followed)) = self.retiring.followed.get_mut(&flow.cookie) else {
-            return false;
-        };
-        let told =
-            service.netns == netns && !busy && now >= followed.turn && followed.told.is_none();
-        if told {
-            followed.told = Some(Told { by: ToldBy::Goaway, at: now });
-        }
-        told
-    }
-
     /// Whether this very flow is to be reset; notes that it was.
     pub(super) fn abort(&mut self, netns: u32, flow: &Abort) -> bool {
         let Some((service, _)) = self.sockets.get(&flow.cookie) else { return false };
