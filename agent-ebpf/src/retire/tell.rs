@@ -29,6 +29,7 @@ fn tell(ctx: SkMsgContext) -> u32 {
     if let Some(sending) = prepare(Message(ctx.msg)) {
         sending.note();
         follow(&sending);
+        sending.finish();
     }
     SK_PASS
 }
@@ -39,6 +40,8 @@ pub(crate) struct Sending {
     pub(crate) flow: *mut Followed,
     pub(crate) size: u32,
     read_seq: u32,
+    /// What was taken from the server before, as [`Followed::sent_in_all`].
+    sent: u64,
     /// Room in the send buffer, bytes.
     pub(crate) room: i32,
     /// Payload bytes that have come from the client.
@@ -76,6 +79,7 @@ fn prepare(message: Message) -> Option<Sending> {
         flow,
         size,
         read_seq,
+        sent: sock.sent(),
         room: sock.room(),
         received: sock.bytes_received(),
         asked: read_seq != read_before,
@@ -158,6 +162,21 @@ impl Sending {
         unsafe {
             (*self.flow).read_seq = self.read_seq;
             (*self.flow).sent_ns = self.now;
+            // A server that does not wait (`O_NONBLOCK`) had less taken from it than it was seen to write, and writes
+            // the rest again: what was followed is ahead of what was sent.
+            if (*self.flow).sent_in_all != self.sent {
+                (*self.flow).responses.lose();
+                (*self.flow).boundary.lose();
+            }
+        }
+    }
+
+    /// The message goes its way.
+    #[inline(always)]
+    fn finish(&self) {
+        // SAFETY: as above.
+        unsafe {
+            (*self.flow).sent_in_all = self.sent.wrapping_add(u64::from(self.message.size()));
         }
     }
 

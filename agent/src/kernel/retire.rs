@@ -290,6 +290,7 @@ fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
         .override_global("OFF_WRITE_SEQ", &offsets.write_seq, true)
         .override_global("OFF_SK_WMEM_QUEUED", &offsets.sk_wmem_queued, true)
         .override_global("OFF_SK_SNDBUF", &offsets.sk_sndbuf, true)
+        .override_global("OFF_BYTES_ACKED", &offsets.bytes_acked, true)
         .override_global("OFF_BYTES_RECEIVED", &offsets.bytes_received, true)
         .map_max_entries("FOLLOWED", sizes.max_flows)
         .map_max_entries("SOCKETS", sizes.max_flows)
@@ -339,6 +340,7 @@ fn told_of(cookie: u64, flow: &retire::Followed) -> Followed {
         turn: Boot::from_nanos(flow.turn_ns),
         sent: (flow.sent_ns != 0).then(|| Boot::from_nanos(flow.sent_ns)),
         received: flow.received,
+        sent_in_all: flow.sent_in_all,
         received_in_all: (flow.received_in_all != 0).then_some(flow.received_in_all),
     }
 }

@@ -60,7 +60,10 @@ impl Rules<'_> {
 /// Whether the flow is proven to be idle.
 pub(super) fn is_idle(socket: &Socket, followed: &Followed) -> bool {
     let answered = followed.answered && followed.protocol == Protocol::Http1;
-    answered && at_rest(socket).is_some_and(|info| info.bytes_received == followed.received)
+    let all_there = |info: &SocketInfo| {
+        info.bytes_received == followed.received && info.bytes_acked == followed.sent_in_all
+    };
+    answered && at_rest(socket).is_some_and(all_there)
 }
 
 /// What TCP tells of a served connection on which nothing is under way in either direction; `None` of any other.

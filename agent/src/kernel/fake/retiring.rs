@@ -76,6 +76,7 @@ impl FakeKernel {
         let Some((_, Socket { info: Some(info), .. })) = sockets.get(&cookie) else { return };
         (followed.protocol, followed.answered) = (protocol, is_http1);
         (followed.sent, followed.received) = (Some(now), info.bytes_received);
+        followed.sent_in_all = info.bytes_acked;
         let order = retiring.orders.get(service).filter(|order| now < order.until);
         let by = match protocol {
             Protocol::Http1 => order.filter(|order| order.http1).map(|_| ToldBy::Header),
@@ -190,6 +191,7 @@ impl Model {
             turn,
             sent: None,
             received: 0,
+            sent_in_all: 0,
             received_in_all: None,
         };
         self.retiring.followed.entry(cookie).or_insert((service, followed));
