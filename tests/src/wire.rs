@@ -3,12 +3,16 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
+    os::fd::AsFd,
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rustix::net::sockopt;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    net::sockopt,
+};
 
 use crate::{
     net::Pair,
@@ -170,6 +174,24 @@ impl Wire {
         }
         Ok(Transcript { written: self.written, arrived: self.arrived })
     }
+}
+
+/// Writes all without ever blocking in a write, as servers with an event loop do; returns how often there was no room.
+pub fn write_when_possible(server: &TcpStream, mut bytes: &[u8]) -> Result<u32> {
+    server.set_nonblocking(true)?;
+    let mut full = 0;
+    while !bytes.is_empty() {
+        match (&mut &*server).write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                full += 1;
+                poll(&mut [PollFd::from_borrowed_fd(server.as_fd(), PollFlags::OUT)], None)?;
+            }
+            Err(error) => return Err(error).context("write without blocking"),
+        }
+    }
+    server.set_nonblocking(false)?;
+    Ok(full)
 }
 
 /// Bytes without any regularity that could hide a fault, the same for the same seed.

@@ -108,14 +108,13 @@ fn flows_that_come_while_it_settles_are_told_by_header_and_goaway() -> Result<()
 }
 
 #[test]
-fn a_silent_http2_flow_is_told_without_waiting_for_its_server() -> Result<()> {
+fn an_http2_flow_is_told_by_goaway_when_its_last_stream_ends() -> Result<()> {
     let fixture = Fixture::new()?;
     let mut held = Held::connect(&fixture)?;
     talk(&mut held.wire, &[preface(), say(&[same(settings())])])?;
     let drain = drain(&fixture, &options("http"), [&held])?;
     talk(&mut held.wire, &answers())?;
     let descriptors = held.descriptors()?;
-    // A stream is open, and the GOAWAY waits for its end; which needs no other message to be noticed.
     held.wire.stays(WHILE)?;
     talk(&mut held.wire, &[say(&[same(last_data(3, b"b")), goaway()])])?;
     held.wire.stays(WHILE)?;
