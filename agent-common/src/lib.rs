@@ -7,6 +7,7 @@
 pub mod gate;
 pub mod http1;
 pub mod http2;
+pub mod retire;
 pub mod track;
 
 /// Version of everything in this crate that crosses between kernel and user space. It changes
@@ -52,6 +53,8 @@ mod pod {
         crate::gate::Rule,
         crate::track::Flow,
         crate::track::ServiceCounts,
+        crate::retire::Rule,
+        crate::retire::Followed,
     );
 
     impl crate::track::Repair {

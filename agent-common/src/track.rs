@@ -77,6 +77,8 @@ pub mod watch {
     pub const LISTENERS: u32 = 1;
     /// Report [`super::Event::EMPTY`] and [`super::Event::ACCEPTED`].
     pub const FLOWS: u32 = 2;
+    /// Have each new connection followed by the retire programs.
+    pub const JOIN: u32 = 4;
 }
 
 /// Counters of things that went wrong for the whole node; indices into the `FAULTS` array.

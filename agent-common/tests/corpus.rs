@@ -6,6 +6,8 @@ use std::{fs, path::Path};
 mod http1;
 #[path = "reference/http2.rs"]
 mod http2;
+#[path = "reference/responses.rs"]
+mod responses;
 
 /// Runs a check on every seed and each of its beginnings.
 fn replay(target: &str, check: fn(&[u8])) {
@@ -29,4 +31,9 @@ fn heads() {
 #[test]
 fn messages() {
     replay("http2", http2::check_bytes);
+}
+
+#[test]
+fn responses_in_turn() {
+    replay("responses", responses::check_bytes);
 }

@@ -1,4 +1,5 @@
-//! The head of an HTTP/1.x response, byte by byte and in constant memory, for the retire program.
+//! The heads of HTTP/1.x responses, byte by byte and in constant memory, for the retire program.
+//! [`HeadScanner`] reads one, and [`Responses`] finds them all.
 //!
 //! [`HeadScanner`] is strict where a browser is lenient: it accepts what RFC 9112 lets a server send, less
 //! line folding. Everything else is left alone, since the price of an error is a response that we broke,
@@ -12,9 +13,11 @@
 //! follow; even so each round is proven anew, and some 500 bytes are the most that fit.
 
 mod edit;
+mod responses;
 mod words;
 
 pub use edit::Edit;
+pub use responses::{Followed, Place, Responses};
 
 use words::{CHUNKED, CLOSE, Class, KEEP_ALIVE, UPGRADE, Word, kind};
 use words::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};

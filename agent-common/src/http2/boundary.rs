@@ -59,7 +59,9 @@ pub struct Boundary {
     /// Messages that ended with a frame; stays at [`ENOUGH`].
     messages: u8,
     flags: u8,
-    zero: u16,
+    /// 1 if the chain was lost since [`Boundary::take_lost`].
+    lost: u8,
+    zero: u8,
 }
 
 const _: () = assert!(size_of::<Boundary>() == 24);
@@ -73,7 +75,7 @@ impl Boundary {
 
     /// Of a flow that was joined in mid-life.
     pub const fn joined(limit: u32) -> Self {
-        Self { limit, size: 0, left: 0, skip: 0, block: 0, messages: 0, flags: 0, zero: 0 }
+        Self { limit, size: 0, left: 0, skip: 0, block: 0, messages: 0, flags: 0, lost: 0, zero: 0 }
     }
 
     /// A message of `size` bytes begins. If the one before was not walked to its end, the chain is lost.
@@ -129,6 +131,12 @@ impl Boundary {
         known && self.flags & (AT_END | GOES_AWAY | NEVER) == AT_END
     }
 
+    /// Whether the chain was lost since this was last asked: frames may have gone by unseen.
+    #[inline(always)]
+    pub fn take_lost(&mut self) -> bool {
+        core::mem::take(&mut self.lost) != 0
+    }
+
     /// Where the next header is, if the message has one.
     #[inline(always)]
     fn seek(&mut self) -> Next {
@@ -170,6 +178,7 @@ impl Boundary {
         self.block = 0;
         self.messages = 0;
         self.left = 0;
+        self.lost = 1;
         Next::Done
     }
 }

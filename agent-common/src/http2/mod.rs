@@ -5,8 +5,10 @@
 //! without a meaning and the reserved bit have to be zero (RFC 9113 §4.1). What is not certain is not
 //! written to; a connection that nobody could tell leaves by other means.
 
+mod answering;
 mod boundary;
 
+pub use answering::Answering;
 pub use boundary::{Boundary, Next};
 
 /// What a client sends first (RFC 9113 §3.4).

@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     helpers::bpf_ktime_get_boot_ns,
     macros::map,
-    maps::{Array, HashMap, RingBuf},
+    maps::{Array, HashMap, ProgramArray, RingBuf},
 };
 use drainctl_common::{
     ServiceKey,
@@ -29,6 +29,11 @@ static FAULTS: Array<u64> = Array::with_max_entries(fault::COUNT, 0);
 /// What the agent is told at once.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
+
+/// The program that takes new connections of retiring services into a sockhash, at index 0, if this kernel has
+/// such a thing.
+#[map]
+pub(crate) static JOIN: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// What a service starts with. In read-only data, since zeroing 56 bytes of stack is a loop on this target.
 static NO_COUNTS: ServiceCounts = ServiceCounts {

@@ -13,6 +13,7 @@ mod adopt;
 #[path = "../counter.rs"]
 mod counter;
 mod flows;
+#[path = "../netns.rs"]
 mod netns;
 #[path = "../program.rs"]
 mod program;

@@ -68,6 +68,13 @@ fn established(ctx: &SockOpsContext) {
         }
     }
     flows::tell(&service, counts, Event::ACCEPTED, watch::FLOWS);
+    // SAFETY: `counts` points to a live map value. The call does not return; if it fails, the next scan
+    // takes the connection in.
+    unsafe {
+        if (&raw const (*counts).watch).read_volatile() & watch::JOIN != 0 {
+            flows::JOIN.tail_call(ctx, 0);
+        }
+    }
 }
 
 #[inline(always)]

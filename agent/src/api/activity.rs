@@ -1,23 +1,27 @@
-//! What a connection is doing, from what the kernel says of its socket. Nothing here proves that a
-//! connection is idle: that takes a parser that saw the last response end.
+//! What a connection is doing, from what the kernel says of its socket. That alone never proves that a
+//! connection is idle: it takes a parser that saw the last response end, which looks while a service drains.
 
 use std::time::Duration;
 
 use super::protocol::Activity;
-use crate::kernel::{Socket, SocketInfo, TcpState};
+use crate::{
+    drain::Leaving,
+    kernel::{Protocol, Socket, SocketInfo, TcpState},
+};
 
 /// Bytes moved less than this ago: busy.
 const RECENT: Duration = Duration::from_secs(1);
 
-/// What the connection is doing, and why it is thought so, in words.
-pub(super) fn activity(socket: &Socket) -> (Activity, String) {
+/// What the connection is doing, and why it is thought so, in words. `leaving` is known of the connections
+/// of a draining service.
+pub(super) fn activity(socket: &Socket, leaving: Option<&Leaving>) -> (Activity, String) {
     match socket.state {
         TcpState::SynRecv => (Activity::Handshake, "the handshake is not finished".into()),
-        TcpState::FinWait2 => (Activity::Lingering, lingering(socket.held).into()),
-        TcpState::Established | TcpState::CloseWait if !socket.held => {
+        TcpState::FinWait2 => (Activity::Lingering, lingering(socket.is_held()).into()),
+        TcpState::Established | TcpState::CloseWait if !socket.is_held() => {
             busy("waiting to be accepted by the server")
         }
-        _ => in_service(socket),
+        _ => in_service(socket, leaving),
     }
 }
 
@@ -30,7 +34,7 @@ fn lingering(held: bool) -> &'static str {
 }
 
 /// Of a connection that a process has accepted, or that still carries its last bytes.
-fn in_service(socket: &Socket) -> (Activity, String) {
+fn in_service(socket: &Socket, leaving: Option<&Leaving>) -> (Activity, String) {
     let not_sent = socket.info.map_or(0, |info| info.not_sent);
     if socket.unread > 0 {
         return busy(format!("{} bytes received and not yet read by the server", socket.unread));
@@ -45,13 +49,13 @@ fn in_service(socket: &Socket) -> (Activity, String) {
         return busy("closing: our FIN is not yet acknowledged");
     }
     match socket.info {
-        Some(info) => by_time(info),
+        Some(info) => by_time(info, leaving),
         None => busy("the kernel gave no details, so it counts as busy"),
     }
 }
 
 /// Of a connection with nothing unread, unsent or unacknowledged.
-fn by_time(info: SocketInfo) -> (Activity, String) {
+fn by_time(info: SocketInfo, leaving: Option<&Leaving>) -> (Activity, String) {
     // Both times count from the handshake until the first byte moves.
     let since = info.since_sent.min(info.since_received);
     let never = info.bytes_received == 0 && info.bytes_acked == 0;
@@ -63,8 +67,24 @@ fn by_time(info: SocketInfo) -> (Activity, String) {
             format!("last byte {ago} ago")
         });
     }
-    let why = format!("no bytes for {ago}; protocol unknown: it may still be a request in flight");
-    (Activity::Quiet, why)
+    match leaving {
+        // A byte that came since the parser was asked would be recent.
+        Some(Leaving { idle: true, .. }) => {
+            (Activity::Idle, format!("answered {ago} ago, and no byte since"))
+        }
+        _ => (Activity::Quiet, format!("no bytes for {ago}; {}", doubt(leaving))),
+    }
+}
+
+/// Why a connection without a byte for a while is not taken for idle.
+fn doubt(leaving: Option<&Leaving>) -> &'static str {
+    match leaving.map_or(Protocol::Unknown, |leaving| leaving.protocol) {
+        Protocol::Unknown => "protocol unknown: it may still be a request in flight",
+        Protocol::Http1 => "HTTP/1 whose last response was not seen to end: it may still be coming",
+        Protocol::Http2 => "HTTP/2: a stream may still be open",
+        Protocol::Tls => "TLS: it may still be a request in flight",
+        Protocol::Upgraded => "upgraded, such as a WebSocket: either side may go on at any time",
+    }
 }
 
 fn busy(why: impl Into<String>) -> (Activity, String) {
@@ -101,7 +121,7 @@ mod tests {
             state: TcpState::Established,
             local: ([10, 0, 0, 1], 8080).into(),
             peer: ([10, 0, 0, 2], 40000).into(),
-            held: true,
+            inode: 7,
             unread: 0,
             unacked: 0,
             info: info(12_000, 12_400),
@@ -113,7 +133,7 @@ mod tests {
         use Activity::{Busy, Handshake, Lingering, Quiet};
         use TcpState::{CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, SynRecv};
         let at = |state| Socket { state, ..settled() };
-        let unheld = |state| Socket { held: false, ..at(state) };
+        let unheld = |state| Socket { inode: 0, ..at(state) };
         let unsent = SocketInfo { not_sent: 7, ..settled().info.unwrap() };
         let silent = SocketInfo { bytes_received: 0, bytes_acked: 0, ..info(3, 3).unwrap() };
         let cases = [
@@ -137,8 +157,41 @@ mod tests {
             (unheld(Closing), Busy, "our FIN is not yet acknowledged"),
         ];
         for (socket, expected, words) in cases {
-            let (activity, why) = activity(&socket);
+            let (activity, why) = activity(&socket, None);
             assert_eq!(activity, expected, "{socket:?}");
+            assert!(why.contains(words), "{why:?} lacks {words:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_parser_proves_that_a_connection_is_idle() {
+        use Activity::{Busy, Idle, Quiet};
+        use Protocol::{Http1, Http2, Tls, Unknown, Upgraded};
+        let leaving = |protocol, idle| Leaving {
+            protocol,
+            told: None,
+            fin_sent: false,
+            fin_raced: false,
+            idle,
+            barrier: None,
+        };
+        let unread = Socket { unread: 5, ..settled() };
+        let fresh = Socket { info: info(9_000, 120), ..settled() };
+        let gone = Socket { state: TcpState::FinWait2, ..settled() };
+        let cases = [
+            (settled(), leaving(Http1, true), Idle, "answered 12s ago, and no byte since"),
+            (unread, leaving(Http1, true), Busy, "5 bytes received and not yet read"),
+            (fresh, leaving(Http1, true), Busy, "last byte 120ms ago"),
+            (gone, leaving(Http1, true), Activity::Lingering, "may still be executing"),
+            (settled(), leaving(Http1, false), Quiet, "response was not seen to end"),
+            (settled(), leaving(Http2, false), Quiet, "a stream may still be open"),
+            (settled(), leaving(Tls, false), Quiet, "TLS: it may still be a request"),
+            (settled(), leaving(Upgraded, false), Quiet, "either side may go on"),
+            (settled(), leaving(Unknown, false), Quiet, "protocol unknown"),
+        ];
+        for (socket, leaving, expected, words) in cases {
+            let (activity, why) = activity(&socket, Some(&leaving));
+            assert_eq!(activity, expected, "{leaving:?}");
             assert!(why.contains(words), "{why:?} lacks {words:?}");
         }
     }

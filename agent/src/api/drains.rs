@@ -1,9 +1,11 @@
 //! What the HTTP interface wants of the executor; tests put a fake in its place.
 
+use std::collections::HashMap;
+
 use tokio::sync::broadcast;
 
 use crate::{
-    drain::{Service, Spec},
+    drain::{Leaving, Service, Spec},
     executor::{DrainError, Executor, Owner, Status, Totals, Update},
 };
 
@@ -22,6 +24,10 @@ pub trait Drains: Send + Sync + 'static {
         services: Vec<Service>,
     ) -> impl Future<Output = Result<Vec<Status>, DrainError>> + Send;
     fn prove(&self, service: Service) -> impl Future<Output = Result<Status, DrainError>> + Send;
+    fn leaving(
+        &self,
+        service: Service,
+    ) -> impl Future<Output = Result<HashMap<u64, Leaving>, DrainError>> + Send;
     fn draining(&self) -> impl Future<Output = Result<Vec<Service>, DrainError>> + Send;
     fn renew(&self, service: Service) -> impl Future<Output = ()> + Send;
     fn subscribe(&self) -> broadcast::Receiver<Update>;
@@ -48,6 +54,10 @@ impl Drains for Executor {
 
     async fn prove(&self, service: Service) -> Result<Status, DrainError> {
         Self::prove(self, service).await
+    }
+
+    async fn leaving(&self, service: Service) -> Result<HashMap<u64, Leaving>, DrainError> {
+        Self::leaving(self, service).await
     }
 
     async fn draining(&self) -> Result<Vec<Service>, DrainError> {

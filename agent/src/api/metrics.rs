@@ -11,8 +11,15 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{app::App, drains::Drains, error::ApiError, protocol::StateName, status::exists};
+use super::{
+    app::App,
+    drains::Drains,
+    error::ApiError,
+    protocol::{StateName, UntellableFlows},
+    status::exists,
+};
 use crate::{
+    drain::{RetireReport, Service},
     executor::{Status, Totals},
     kernel::Faults,
 };
@@ -82,11 +89,26 @@ struct StateLabels {
     state: &'static str,
 }
 
+#[derive(Debug, EncodeLabelSet)]
+struct HowLabels {
+    netns: u32,
+    port: u16,
+    how: &'static str,
+}
+
+#[derive(Debug, EncodeLabelSet)]
+struct ReasonLabels {
+    netns: u32,
+    port: u16,
+    reason: &'static str,
+}
+
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_build(&mut encoder)?;
         self.encode_counters(&mut encoder)?;
-        self.encode_services(&mut encoder)
+        self.encode_services(&mut encoder)?;
+        self.encode_retiring(&mut encoder)
     }
 }
 
@@ -173,8 +195,77 @@ impl Snapshot {
         let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
         for status in &self.services {
             let labels = ServiceLabels { netns: status.service.netns, port: status.service.port };
-            let value = i64::try_from(value(status)).unwrap_or(i64::MAX);
-            ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+            gauge(value(status)).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    /// The services that have a drain, with what became of their connections.
+    fn reports(&self) -> impl Iterator<Item = (Service, &RetireReport)> {
+        self.services
+            .iter()
+            .filter_map(|status| Some((status.service, &status.drain.as_ref()?.report)))
+    }
+
+    fn encode_retiring(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_told(encoder)?;
+        self.encode_report(encoder, "drain_fin_sent", "Connections given a FIN", |r| r.fin_sent)?;
+        self.encode_report(
+            encoder,
+            "drain_fin_raced",
+            "Connections whose client sent something after our FIN",
+            |r| r.fin_raced,
+        )?;
+        self.encode_report(
+            encoder,
+            "drain_left",
+            "Connections that ended without a FIN or reset of ours",
+            |r| r.left,
+        )?;
+        self.encode_report(encoder, "drain_aborted", "Connections reset at the deadline", |r| {
+            r.aborted
+        })?;
+        self.encode_untellable(encoder)
+    }
+
+    fn encode_report(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &'static str,
+        help: &str,
+        value: impl Fn(&RetireReport) -> u64,
+    ) -> fmt::Result {
+        let kind = ConstGauge::new(0_i64).metric_type();
+        let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+        for (Service { netns, port }, report) in self.reports() {
+            gauge(value(report)).encode(metric.encode_family(&ServiceLabels { netns, port })?)?;
+        }
+        Ok(())
+    }
+
+    fn encode_told(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let kind = ConstGauge::new(0_i64).metric_type();
+        let help = "Connections told to leave";
+        let mut metric = encoder.encode_descriptor("drain_told", help, None, kind)?;
+        for (Service { netns, port }, report) in self.reports() {
+            let by = [("header", report.told_by_header), ("goaway", report.told_by_goaway)];
+            for (how, told) in by {
+                let labels = HowLabels { netns, port, how };
+                gauge(told).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_untellable(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let kind = ConstGauge::new(0_i64).metric_type();
+        let help = "Connections there are now that cannot be told to leave";
+        let mut metric = encoder.encode_descriptor("drain_untellable", help, None, kind)?;
+        for (Service { netns, port }, report) in self.reports() {
+            for (barrier, flows) in UntellableFlows::from(&report.untellable).by_reason() {
+                let labels = ReasonLabels { netns, port, reason: barrier.as_str() };
+                gauge(flows).encode(metric.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }
@@ -197,4 +288,8 @@ impl Snapshot {
         }
         Ok(())
     }
+}
+
+fn gauge(value: u64) -> ConstGauge<i64> {
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
 }

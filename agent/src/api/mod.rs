@@ -2,8 +2,8 @@
 //! server, and who may do what.
 //!
 //! [`server`] accepts connections and limits what they may cost, [`peer`] asks the kernel who calls,
-//! [`auth`] decides whether they may, `routes` answers, and `events` streams. `activity` and
-//! `status` are pure: from the kernel's and the executor's view to the words of [`protocol`].
+//! [`auth`] decides whether they may, `routes` answers, and `events` streams. `activity`,
+//! `retiring` and `status` are pure: from the kernel's and the executor's view to the words of [`protocol`].
 
 mod activity;
 mod app;
@@ -15,6 +15,7 @@ mod extract;
 mod metrics;
 pub mod peer;
 pub mod protocol;
+mod retiring;
 mod routes;
 mod seats;
 pub mod server;

@@ -19,12 +19,17 @@
 //! listener, flow or drain. The event stream keeps alive the leases of those services only that the caller
 //! may also drain; it ends when the drains of all its services have ended.
 
-use std::time::Duration;
+mod retire;
+
+use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::retire::{
+    AtDeadline, FlowBarrier, FlowProtocol, FlowRetired, RetireKind, RetireStatus, UntellableFlows,
+};
 pub use crate::drain::{NewConnections, SettledBy, StateName};
-use crate::drain::{Service, Spec, SpecError, SpecRequest};
+use crate::drain::{RetireRequest, Service, Spec, SpecError, SpecRequest};
 
 /// Most ports of one drain, and most services of one event stream.
 pub const MAX_PORTS: usize = 64;
@@ -59,6 +64,24 @@ pub struct DrainRequest {
     /// What happens to new connections once the gate is closed.
     #[serde(default)]
     pub new: NewConnections,
+    /// How connections are made to leave; empty: they leave when they want to. Left out: `http` and `idle`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retire: Option<Vec<RetireKind>>,
+    /// How long a connection must have been idle before it gets a FIN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_after_ms: Option<u64>,
+    /// How long a connection must have been quiet before it gets a FIN; needed with `quiet`, and only there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiet_flow_after_ms: Option<u64>,
+    /// How long a connection that is closed on our side still counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linger_ms: Option<u64>,
+    /// Over how long the turns of the connections are spread; left out: the shortest settling time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread_ms: Option<u64>,
+    /// What happens at the deadline to connections that remain; left out: they stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_deadline: Option<AtDeadline>,
 }
 
 /// A network namespace as a request names it.
@@ -148,6 +171,8 @@ pub struct DrainStatus {
     pub keep_closed: bool,
     /// Why the gate was closed; null while settling.
     pub settled_by: Option<SettledBy>,
+    /// What has become of its connections.
+    pub retire: RetireStatus,
 }
 
 /// One line of the event stream.
@@ -194,6 +219,14 @@ pub struct FlowStatus {
     pub activity: Activity,
     /// Why it is thought so, in words.
     pub why: String,
+    /// What it speaks; known only while the service is draining.
+    pub protocol: FlowProtocol,
+    /// The last thing that was done to make it leave; null if nothing was.
+    pub retire: Option<FlowRetired>,
+    /// Whether bytes came from the client after our FIN.
+    pub fin_raced: bool,
+    /// Why it cannot be told to leave; null if it can or was, or if nobody looks.
+    pub barrier: Option<FlowBarrier>,
 }
 
 /// What a connection is doing.
@@ -202,6 +235,8 @@ pub struct FlowStatus {
 pub enum Activity {
     /// Data is on its way, or was a moment ago.
     Busy,
+    /// Proven: an HTTP/1 connection whose last response was seen to end, and no byte since.
+    Idle,
     /// Nothing unsent, unacked or unread, and no bytes for a while: it may well be a request in flight.
     Quiet,
     /// The handshake is not finished.
@@ -256,6 +291,24 @@ impl ServiceStatus {
 #[path = "protocol_tests.rs"]
 mod tests;
 
+/// A v4-mapped address as the IPv4 address it is.
+pub(super) fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+impl From<&DrainRequest> for RetireRequest {
+    fn from(request: &DrainRequest) -> Self {
+        Self {
+            set: request.retire.as_ref().map(|kinds| kinds.iter().copied().collect()),
+            idle_after: request.idle_after_ms.map(Duration::from_millis),
+            quiet_flow_after: request.quiet_flow_after_ms.map(Duration::from_millis),
+            linger: request.linger_ms.map(Duration::from_millis),
+            spread: request.spread_ms.map(Duration::from_millis),
+            at_deadline: request.at_deadline.unwrap_or_default(),
+        }
+    }
+}
+
 impl From<&DrainRequest> for SpecRequest {
     fn from(request: &DrainRequest) -> Self {
         Self {
@@ -266,6 +319,7 @@ impl From<&DrainRequest> for SpecRequest {
             lease: request.lease_ms.map(Duration::from_millis),
             keep_closed: request.keep_closed,
             new: request.new,
+            retire: request.into(),
         }
     }
 }

@@ -36,6 +36,19 @@ fn status() -> ServiceStatus {
             lease_in_ms: 3,
             keep_closed: false,
             settled_by: Some(SettledBy::MaxSettle),
+            retire: RetireStatus {
+                what: vec![RetireKind::Http1, RetireKind::Quiet],
+                at_deadline: AtDeadline::Abort,
+                told_by_header: 9,
+                told_by_goaway: 3,
+                fin_sent: 4,
+                fin_raced: 1,
+                left: 30,
+                aborted: 1,
+                cut: vec!["10.0.0.7:40112".into()],
+                untellable: UntellableFlows { tls: 2, zero_copy: 1, ..UntellableFlows::default() },
+                lacks: None,
+            },
         }),
     }
 }
@@ -48,6 +61,15 @@ fn status_json() -> serde_json::Value {
         "drain": {
             "age_ms": 1, "deadline_in_ms": 2, "lease_in_ms": 3, "keep_closed": false,
             "settled_by": "max_settle",
+            "retire": {
+                "what": ["http1", "quiet"], "at_deadline": "abort", "told_by_header": 9,
+                "told_by_goaway": 3, "fin_sent": 4, "fin_raced": 1, "left": 30, "aborted": 1,
+                "cut": ["10.0.0.7:40112"], "lacks": null,
+                "untellable": {
+                    "tls": 2, "ktls": 0, "mptcp": 0, "zero_copy": 1, "foreign": 0, "upgraded": 0,
+                    "unknown_protocol": 0, "refused": 0,
+                },
+            },
         },
     })
 }
@@ -62,11 +84,18 @@ fn requests() {
         quiet_ms: Some(0),
         lease_ms: Some(600_000),
         keep_closed: true,
+        retire: Some(vec![RetireKind::Http, RetireKind::Quiet]),
+        idle_after_ms: None,
+        quiet_flow_after_ms: Some(5000),
+        linger_ms: Some(0),
+        spread_ms: Some(1000),
+        at_deadline: Some(AtDeadline::Abort),
         ..short
     };
     let written = json!({
         "ports": [80], "netns": "host", "quiet_ms": 0, "lease_ms": 600_000, "keep_closed": true,
-        "new": "reject",
+        "new": "reject", "retire": ["http", "quiet"], "quiet_flow_after_ms": 5000, "linger_ms": 0,
+        "spread_ms": 1000, "at_deadline": "abort",
     });
     both_ways(&full, &written);
     both_ways(&NetnsRef::Inode(4_026_531_840), &json!(4_026_531_840_u32));
@@ -74,9 +103,66 @@ fn requests() {
 
 #[test]
 fn an_option_that_is_not_there_is_refused() {
-    for unknown in [json!({"ports": [80], "retire": "http"}), json!({"ports": [80], "new": "drop"})]
-    {
+    for unknown in [
+        json!({"ports": [80], "retire": "http"}),
+        json!({"ports": [80], "retire": ["http2"]}),
+        json!({"ports": [80], "at_deadline": "reset"}),
+        json!({"ports": [80], "new": "drop"}),
+    ] {
         assert!(serde_json::from_value::<DrainRequest>(unknown).is_err());
+    }
+}
+
+#[test]
+fn what_is_to_leave_is_the_cores_to_understand() {
+    let spec = |more: serde_json::Value| {
+        let mut request = json!({"ports": [80]});
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let request: DrainRequest = serde_json::from_value(request).unwrap();
+        Spec::try_from(&request).map(|spec| *spec.retire()).map_err(|error| error.to_string())
+    };
+    let left_out = spec(json!({})).unwrap();
+    assert_eq!(left_out.set.to_string(), "http,idle");
+    assert_eq!(spec(json!({"retire": []})).unwrap().set.to_string(), "none");
+    assert_eq!(spec(json!({"retire": ["idle", "http1"]})).unwrap().set.to_string(), "http1,idle");
+    let all = json!({
+        "retire": ["idle", "quiet"], "idle_after_ms": 1, "quiet_flow_after_ms": 2, "linger_ms": 3,
+        "spread_ms": 4, "at_deadline": "abort",
+    });
+    let all = spec(all).unwrap();
+    let ms = Duration::from_millis;
+    assert_eq!((all.idle_after, all.quiet_flow_after), (ms(1), Some(ms(2))));
+    assert_eq!((all.linger, all.spread, all.at_deadline), (ms(3), ms(4), AtDeadline::Abort));
+    let error = spec(json!({"retire": ["quiet"]})).unwrap_err();
+    assert!(error.contains("needs --quiet-flow-after"), "{error}");
+}
+
+#[test]
+fn flows() {
+    let flow = FlowStatus {
+        peer: "10.0.0.7:1".into(),
+        local: "10.0.0.8:80".into(),
+        tcp_state: "ESTAB".into(),
+        age_ms: None,
+        bytes_in: 1,
+        bytes_out: 2,
+        activity: Activity::Idle,
+        why: "answered".into(),
+        protocol: FlowProtocol::Http1,
+        retire: Some(FlowRetired::FinSent),
+        fin_raced: true,
+        barrier: None,
+    };
+    let written = json!({
+        "peer": "10.0.0.7:1", "local": "10.0.0.8:80", "tcp_state": "ESTAB", "age_ms": null,
+        "bytes_in": 1, "bytes_out": 2, "activity": "idle", "why": "answered", "protocol": "http1",
+        "retire": "fin_sent", "fin_raced": true, "barrier": null,
+    });
+    both_ways(&flow, &written);
+    for (barrier, _) in UntellableFlows::default().by_reason() {
+        both_ways(&barrier, &json!(barrier.as_str()));
+        let counter = serde_json::to_value(UntellableFlows::default()).unwrap();
+        assert_eq!(counter[barrier.as_str()], 0, "one name for a reason and its counter");
     }
 }
 

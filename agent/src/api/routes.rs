@@ -24,7 +24,7 @@ use super::{
         DrainAccepted, DrainRequest, FlowList, MAX_PORTS, NetnsRef, ServiceList, ServiceStatus,
         StateName, Undrained,
     },
-    status::{exists, flow_list},
+    status::{Retiring, exists, flow_list},
 };
 use crate::{
     drain::{Service, Spec, SpecRequest},
@@ -223,12 +223,15 @@ async fn flows<D: Drains>(
     Calling(caller): Calling,
 ) -> Answer<FlowList> {
     app.authorize_read(&caller, service.netns)?;
-    app.existing(service).await?;
+    let retiring = match app.existing(service).await?.drain {
+        Some(drain) => Some(Retiring { drain, leaving: app.drains.leaving(service).await? }),
+        None => None,
+    };
     let list = app.kernel_result(move |kernel| {
         let look = kernel.look(service.netns, Some(service.port))?;
         let cookies: Vec<_> = look.sockets.iter().map(|socket| socket.cookie).collect();
         let established = kernel.established_at(&cookies)?;
-        Ok(flow_list(&look, &established, kernel.now()))
+        Ok(flow_list(&look, &established, retiring.as_ref(), kernel.now()))
     });
     match list.await? {
         Ok(list) => Ok(Json(list)),

@@ -12,14 +12,15 @@ use crate::{
     api::{
         auth::Caller,
         peer::Identify,
-        protocol::{ErrorBody, ErrorCode},
+        protocol::{AtDeadline, ErrorBody, ErrorCode, FlowProtocol, FlowRetired, RetireKind},
         server::serve_connection,
         testing::{
             Asked, FOREIGN, FakeDrains, FakeKernel, Invisible, Known, POD, ROOTS, WEB, app_user,
-            draining, node_admin,
+            connection, draining, leaving, node_admin,
         },
     },
-    kernel::{Socket, TcpState},
+    drain::Leaving,
+    kernel::{Protocol, Socket, ToldBy},
 };
 
 type Client = http1::SendRequest<Full<Bytes>>;
@@ -116,6 +117,22 @@ async fn bad_input_changes_nothing_and_says_what_would_fit() {
             400,
             Usage,
             "unknown field `forward`",
+        ),
+        (
+            "POST",
+            "/v1/drains",
+            "{\"ports\":[8080],\"retire\":[\"http2\"]}",
+            400,
+            Usage,
+            "unknown variant `http2`",
+        ),
+        (
+            "POST",
+            "/v1/drains",
+            "{\"ports\":[8080],\"retire\":[\"quiet\"]}",
+            400,
+            Usage,
+            "--retire quiet needs --quiet-flow-after",
         ),
         ("POST", "/v1/drains", "{\"ports\":[0]}", 400, Usage, "1 to 65535"),
         ("POST", "/v1/drains", "{\"ports\":[70000]}", 400, Usage, "70000"),
@@ -253,16 +270,7 @@ async fn lists_are_sorted_and_hold_what_drains_without_a_listener() {
 
 #[tokio::test]
 async fn flows_are_told_or_cannot_be_verified() {
-    let socket = Socket {
-        cookie: 5,
-        state: TcpState::Established,
-        local: ([10, 0, 0, 1], 8080).into(),
-        peer: ([10, 0, 0, 2], 40000).into(),
-        held: false,
-        unread: 0,
-        unacked: 0,
-        info: None,
-    };
+    let socket = Socket { inode: 0, ..connection(5) };
     let path = "/v1/services/4026532100:8080/flows";
     let ask = async |blind| {
         let kernel = FakeKernel { sockets: vec![socket.clone()], blind };
@@ -276,6 +284,27 @@ async fn flows_are_told_or_cannot_be_verified() {
     assert_eq!(list.flows[0].why, "waiting to be accepted by the server");
     let (status, body) = ask(true).await;
     assert_eq!((status, error(&body).0), (503, ErrorCode::Unverifiable));
+}
+
+#[tokio::test]
+async fn a_drain_tells_how_its_connections_leave() {
+    let drains = FakeDrains::new();
+    let kernel = FakeKernel { sockets: vec![connection(5)], blind: false };
+    let mut client = client(drains.app_with(kernel), Arc::new(Known(app_user()))).await;
+    let told = Leaving { told: Some(ToldBy::Goaway), ..leaving(Protocol::Http2) };
+    drains.set_leaving(5, told);
+    let path = "/v1/services/4026532100:8080/flows";
+    let (_, before) = get::<FlowList>(&mut client, path).await;
+    let of = |list: &FlowList| (list.flows[0].protocol, list.flows[0].retire);
+    assert_eq!(of(&before), (FlowProtocol::Unknown, None), "nobody looks while it serves");
+    let body = r#"{"ports":[8080],"retire":["http"],"at_deadline":"abort"}"#;
+    let (status, body) = drain(&mut client, body).await;
+    let accepted: DrainAccepted = serde_json::from_slice(&body).unwrap();
+    let retire = &accepted.services[0].drain.as_ref().unwrap().retire;
+    assert_eq!((status, &*retire.what), (202, &[RetireKind::Http][..]));
+    assert_eq!(retire.at_deadline, AtDeadline::Abort);
+    let (_, during) = get::<FlowList>(&mut client, path).await;
+    assert_eq!(of(&during), (FlowProtocol::Http2, Some(FlowRetired::ToldByGoaway)));
 }
 
 #[tokio::test]
@@ -317,7 +346,12 @@ async fn a_client_that_goes_leaves_no_stream_behind() {
 #[tokio::test]
 async fn metrics_tell_totals_faults_and_what_drains() {
     let drains = FakeDrains::new();
-    drains.set(draining(WEB, StateName::Rejecting, 3));
+    let mut retiring = draining(WEB, StateName::Rejecting, 3);
+    let report = &mut retiring.drain.as_mut().unwrap().report;
+    (report.told_by_header, report.told_by_goaway, report.left) = (9, 2, 30);
+    (report.fin_sent, report.fin_raced, report.aborted) = (4, 1, 5);
+    report.untellable.zero_copy = 6;
+    drains.set(retiring);
     let mut client = client_of(&drains, app_user()).await;
     assert_eq!(send(&mut client, Method::GET, "/nowhere", "", "").await.0, 404);
     let (_, body) = send(&mut client, Method::GET, "/metrics", "", "").await;
@@ -329,6 +363,14 @@ async fn metrics_tell_totals_faults_and_what_drains() {
         "drainctl_service_flows{netns=\"4026532100\",port=\"8080\"} 3",
         "drainctl_service_state{netns=\"4026532100\",port=\"8080\",state=\"rejecting\"} 1",
         "drainctl_service_state{netns=\"4026532100\",port=\"8080\",state=\"drained\"} 0",
+        "drainctl_drain_told{netns=\"4026532100\",port=\"8080\",how=\"header\"} 9",
+        "drainctl_drain_told{netns=\"4026532100\",port=\"8080\",how=\"goaway\"} 2",
+        "drainctl_drain_fin_sent{netns=\"4026532100\",port=\"8080\"} 4",
+        "drainctl_drain_fin_raced{netns=\"4026532100\",port=\"8080\"} 1",
+        "drainctl_drain_left{netns=\"4026532100\",port=\"8080\"} 30",
+        "drainctl_drain_aborted{netns=\"4026532100\",port=\"8080\"} 5",
+        "drainctl_drain_untellable{netns=\"4026532100\",port=\"8080\",reason=\"zero_copy\"} 6",
+        "drainctl_drain_untellable{netns=\"4026532100\",port=\"8080\",reason=\"tls\"} 0",
     ] {
         assert!(text.lines().any(|each| each == line), "no {line:?} in:\n{text}");
     }

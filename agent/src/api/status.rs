@@ -1,13 +1,14 @@
 //! From the kernel's and the executor's view of a service to what goes over the socket.
 
-use std::{cmp::Reverse, net::SocketAddr, time::Duration};
+use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
 use super::{
     activity::activity,
-    protocol::{DrainStatus, FlowList, FlowStatus, ServiceStatus},
+    protocol::{DrainStatus, FlowList, FlowStatus, RetireStatus, ServiceStatus, canonical},
+    retiring,
 };
 use crate::{
-    drain::Boot,
+    drain::{Boot, Leaving},
     executor::{DrainView, Status},
     kernel::{Look, Socket, TcpState},
 };
@@ -38,6 +39,11 @@ fn drain_status(drain: &DrainView, now: Boot) -> DrainStatus {
         lease_in_ms: millis(drain.lease_until.since(now)),
         keep_closed: drain.keep_closed,
         settled_by: drain.settled_by,
+        retire: RetireStatus {
+            what: drain.retire.set.kinds(),
+            at_deadline: drain.retire.at_deadline,
+            ..(&drain.report).into()
+        },
     }
 }
 
@@ -47,12 +53,26 @@ pub(super) fn exists(status: &Status) -> bool {
     status.listeners > 0 || connections > 0 || status.drain.is_some() || status.unknown.is_some()
 }
 
+/// What is known of the connections of a draining service, apart from the look.
+pub(super) struct Retiring {
+    /// The drain.
+    pub(super) drain: DrainView,
+    /// How each connection is on its way out, by socket cookie.
+    pub(super) leaving: HashMap<u64, Leaving>,
+}
+
 /// The connections of a look, handshakes first, then oldest first. `established` says when each began,
-/// in the order of the look; `None` is older than the agent.
-pub(super) fn flow_list(look: &Look, established: &[Option<Boot>], now: Boot) -> FlowList {
+/// in the order of the look; `None` is older than the agent. `retiring` is there while the service drains.
+pub(super) fn flow_list(
+    look: &Look,
+    established: &[Option<Boot>],
+    retiring: Option<&Retiring>,
+    now: Boot,
+) -> FlowList {
     let began = established.iter().copied().chain(std::iter::repeat(None));
+    let both = look.sockets.iter().zip(began);
     let mut flows: Vec<_> =
-        look.sockets.iter().zip(began).map(|(socket, began)| flow(socket, began, now)).collect();
+        both.map(|(socket, began)| flow(socket, began, retiring, now)).collect();
     flows.sort_by_key(|flow| {
         let handshake = flow.tcp_state == tcp_state_name(TcpState::SynRecv);
         (Reverse(handshake), Reverse(flow.age_ms.unwrap_or(u64::MAX)))
@@ -60,8 +80,15 @@ pub(super) fn flow_list(look: &Look, established: &[Option<Boot>], now: Boot) ->
     FlowList { flows }
 }
 
-fn flow(socket: &Socket, began: Option<Boot>, now: Boot) -> FlowStatus {
-    let (activity, why) = activity(socket);
+fn flow(
+    socket: &Socket,
+    began: Option<Boot>,
+    retiring: Option<&Retiring>,
+    now: Boot,
+) -> FlowStatus {
+    let followed = retiring.and_then(|all| Some((all, all.leaving.get(&socket.cookie)?)));
+    let leaving = followed.map(|(_, leaving)| leaving);
+    let (activity, why) = activity(socket, leaving);
     let info = socket.info.unwrap_or_default();
     FlowStatus {
         peer: canonical(socket.peer).to_string(),
@@ -72,12 +99,12 @@ fn flow(socket: &Socket, began: Option<Boot>, now: Boot) -> FlowStatus {
         bytes_out: info.bytes_acked,
         activity,
         why,
+        protocol: leaving.map(|leaving| leaving.protocol.into()).unwrap_or_default(),
+        retire: leaving.and_then(retiring::last_step),
+        fin_raced: leaving.is_some_and(|leaving| leaving.fin_raced),
+        barrier: followed
+            .and_then(|(all, leaving)| retiring::barrier(socket, leaving, &all.drain, now)),
     }
-}
-
-/// A v4-mapped address as the IPv4 address it is.
-fn canonical(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
 /// As `ss` names it.
@@ -101,42 +128,38 @@ fn millis(time: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::{
-        api::protocol::{SettledBy, StateName},
-        drain::Service,
-        executor::Owner,
+        api::{
+            protocol::{
+                AtDeadline, FlowBarrier, FlowProtocol, FlowRetired, RetireKind, SettledBy,
+                StateName,
+            },
+            testing,
+        },
+        drain::{RetireReport, Service},
+        kernel::{Protocol, ToldBy},
     };
 
-    const NOW: Boot = Boot::from_nanos(100_000_000_000);
+    const NOW: Boot = testing::NOW;
+    const SERVICE: Service = Service { netns: 7, port: 80 };
 
     fn ago(ms: u64) -> Boot {
         NOW - Duration::from_millis(ms)
     }
 
     fn nothing() -> Status {
-        Status {
-            service: Service { netns: 7, port: 80 },
-            state: StateName::Serving,
-            flows: 0,
-            handshakes: 0,
-            lingering: 0,
-            rejected: 0,
-            last_new: None,
-            listeners: 0,
-            unknown: None,
-            drain: None,
-        }
+        Status { listeners: 0, ..testing::serving(SERVICE) }
     }
 
     fn draining() -> Status {
-        let drain = DrainView {
+        let status = testing::draining(SERVICE, StateName::Rejecting, 0);
+        let drain = status.drain.map(|drain| DrainView {
             started: ago(4_000),
             deadline: ago(1),
-            lease_until: NOW + Duration::from_secs(9),
             keep_closed: true,
             settled_by: Some(SettledBy::Quiet),
-            owner: Owner { uid: 0, netns: 7 },
-        };
-        Status { last_new: Some(ago(250)), drain: Some(drain), ..nothing() }
+            ..drain
+        });
+        Status { last_new: Some(ago(250)), listeners: 0, drain, ..status }
     }
 
     #[test]
@@ -146,6 +169,26 @@ mod tests {
         assert_eq!(status.id, "7:80");
         assert_eq!(status.last_new_age_ms, Some(250));
         assert_eq!((drain.age_ms, drain.deadline_in_ms, drain.lease_in_ms), (4_000, 0, 9_000));
+    }
+
+    #[test]
+    fn what_has_become_of_the_connections() {
+        let mut status = draining();
+        let drain = status.drain.as_mut().unwrap();
+        drain.retire.at_deadline = AtDeadline::Abort;
+        drain.report = RetireReport {
+            told_by_header: 9,
+            told_by_goaway: 3,
+            aborted: 1,
+            cut: vec!["[::ffff:10.0.0.2]:40000".parse().unwrap()],
+            ..RetireReport::default()
+        };
+        drain.report.untellable.tls = 2;
+        let retire = service_status(&status, NOW).drain.unwrap().retire;
+        assert_eq!(retire.what, [RetireKind::Http, RetireKind::Idle]);
+        assert_eq!((retire.told(), retire.untellable.tls, retire.aborted), (12, 2, 1));
+        assert_eq!(retire.at_deadline, AtDeadline::Abort);
+        assert_eq!(retire.cut, ["10.0.0.2:40000"], "IPv4 as IPv4");
     }
 
     #[test]
@@ -169,7 +212,7 @@ mod tests {
             state,
             local: "[::ffff:10.0.0.1]:80".parse().unwrap(),
             peer: format!("[::ffff:10.0.0.2]:{peer_port}").parse().unwrap(),
-            held: true,
+            inode: 7,
             unread: 0,
             unacked: 0,
             info: None,
@@ -186,10 +229,33 @@ mod tests {
             socket(Established, 4),
         ];
         let look = Look { sockets, listeners: vec![] };
-        let list = flow_list(&look, &[Some(ago(5)), Some(ago(9)), None, None], NOW);
+        let list = flow_list(&look, &[Some(ago(5)), Some(ago(9)), None, None], None, NOW);
         let peers: Vec<_> = list.flows.iter().map(|flow| flow.peer.as_str()).collect();
         assert_eq!(peers, ["10.0.0.2:3", "10.0.0.2:4", "10.0.0.2:2", "10.0.0.2:1"]);
         assert_eq!(list.flows[2].tcp_state, "CLOSE-WAIT");
         assert_eq!(list.flows[2].age_ms, Some(9));
+    }
+    #[test]
+    fn how_each_connection_is_on_its_way_out() {
+        let sockets = [1, 2, 3, 4].map(testing::connection).to_vec();
+        let look = Look { sockets, listeners: vec![] };
+        let begun = [Some(ago(40)), Some(ago(30)), Some(ago(20)), Some(ago(10))];
+        let told = Leaving { told: Some(ToldBy::Header), ..testing::leaving(Protocol::Http1) };
+        let raced = Leaving { fin_sent: true, fin_raced: true, ..told };
+        let leaving = [(1, told), (2, testing::leaving(Protocol::Tls)), (3, raced)].into();
+        let drain = draining().drain.unwrap();
+        let list = flow_list(&look, &begun, Some(&Retiring { drain, leaving }), NOW);
+        let flows: Vec<_> = list
+            .flows
+            .iter()
+            .map(|flow| (flow.protocol, flow.retire, flow.fin_raced, flow.barrier))
+            .collect();
+        let expected = [
+            (FlowProtocol::Http1, Some(FlowRetired::ToldByHeader), false, None),
+            (FlowProtocol::Tls, None, false, Some(FlowBarrier::Tls)),
+            (FlowProtocol::Http1, Some(FlowRetired::FinSent), true, None),
+            (FlowProtocol::Unknown, None, false, None),
+        ];
+        assert_eq!(flows, expected);
     }
 }

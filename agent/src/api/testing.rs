@@ -1,7 +1,7 @@
 //! A node with no kernel and no executor behind the HTTP interface, and a client to ask it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
 };
 
@@ -14,9 +14,12 @@ use super::{
     protocol::StateName,
 };
 use crate::{
-    drain::{Boot, Service, Spec},
+    drain::{Boot, Leaving, RetireReport, Service, Spec, SpecRequest},
     executor::{DrainError, DrainView, Owner, Status, Totals, Update},
-    kernel::{Faults, Kernel, KernelError, Listener, Look, Reconciled, Socket, Tracked, Watch},
+    kernel::{
+        Abort, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, Protocol, Reconciled,
+        RetireLacks, RetireOrder, Socket, TcpState, Tracked, Watch,
+    },
 };
 
 pub(super) const HOST: u32 = 4_026_531_840;
@@ -135,6 +138,27 @@ impl Kernel for FakeKernel {
     fn rejected(&self, _: Service) -> Result<u64, KernelError> {
         Ok(0)
     }
+    fn retire(&self, _: Service, _: &RetireOrder) -> Result<(), KernelError> {
+        Ok(())
+    }
+    fn followed(&self, _: Service) -> Result<Vec<Followed>, KernelError> {
+        Ok(Vec::new())
+    }
+    fn unfollow(&self, _: &[u64]) -> Result<(), KernelError> {
+        Ok(())
+    }
+    fn restore(&self, _: Service) -> Result<(), KernelError> {
+        Ok(())
+    }
+    fn finish(&self, _: u32, _: &[Finish]) -> Result<Vec<u64>, KernelError> {
+        Ok(Vec::new())
+    }
+    fn abort(&self, _: u32, _: &[Abort]) -> Result<Vec<u64>, KernelError> {
+        Ok(Vec::new())
+    }
+    fn retire_lacks(&self) -> RetireLacks {
+        RetireLacks::default()
+    }
     fn faults(&self) -> Result<Faults, KernelError> {
         Ok(Faults { events_lost: 3, ..Faults::default() })
     }
@@ -152,8 +176,28 @@ pub(super) enum Asked {
 #[derive(Clone)]
 pub(super) struct FakeDrains {
     services: Arc<Mutex<BTreeMap<Service, Status>>>,
+    leaving: Arc<Mutex<HashMap<u64, Leaving>>>,
     asked: Arc<Mutex<Vec<Asked>>>,
     updates: broadcast::Sender<Update>,
+}
+
+/// A connection from port `cookie` of 10.0.0.2 that the server has accepted.
+pub(super) fn connection(cookie: u16) -> Socket {
+    Socket {
+        cookie: cookie.into(),
+        state: TcpState::Established,
+        local: ([10, 0, 0, 1], WEB.port).into(),
+        peer: ([10, 0, 0, 2], cookie).into(),
+        inode: 7,
+        unread: 0,
+        unacked: 0,
+        info: None,
+    }
+}
+
+/// A connection to which nothing has happened yet.
+pub(super) fn leaving(protocol: Protocol) -> Leaving {
+    Leaving { protocol, told: None, fin_sent: false, fin_raced: false, idle: false, barrier: None }
 }
 
 /// A service with one listener that serves.
@@ -175,12 +219,15 @@ pub(super) fn serving(service: Service) -> Status {
 /// Draining, with a lease of nine seconds, started by [`app_user`].
 pub(super) fn draining(service: Service, state: StateName, flows: u64) -> Status {
     let seconds = std::time::Duration::from_secs;
+    let spec = Spec::try_from(SpecRequest::default()).expect("the defaults fit");
     let drain = DrainView {
         started: NOW,
         deadline: NOW + seconds(5),
         lease_until: NOW + seconds(9),
         keep_closed: false,
         settled_by: None,
+        retire: *spec.retire(),
+        report: RetireReport::default(),
         owner: Owner { uid: 1000, netns: POD },
     };
     Status { state, flows, drain: Some(drain), ..serving(service) }
@@ -191,6 +238,7 @@ impl FakeDrains {
         let services = [WEB, ROOTS, FOREIGN].map(|service| (service, serving(service)));
         Self {
             services: Arc::new(Mutex::new(services.into())),
+            leaving: Arc::default(),
             asked: Arc::default(),
             updates: broadcast::Sender::new(4),
         }
@@ -207,6 +255,11 @@ impl FakeDrains {
         self.services.lock().unwrap().insert(status.service, status);
     }
 
+    /// Makes this the way on which the connection with this socket cookie is.
+    pub(super) fn set_leaving(&self, cookie: u64, leaving: Leaving) {
+        self.leaving.lock().unwrap().insert(cookie, leaving);
+    }
+
     pub(super) fn say(&self, service: Service, ended: Option<&str>) {
         let _ = self.updates.send(Update { service, ended: ended.map(Into::into) });
     }
@@ -221,7 +274,10 @@ impl FakeDrains {
     }
 
     pub(super) fn app(&self) -> Arc<App<Self>> {
-        let kernel = FakeKernel { sockets: Vec::new(), blind: false };
+        self.app_with(FakeKernel { sockets: Vec::new(), blind: false })
+    }
+
+    pub(super) fn app_with(&self, kernel: FakeKernel) -> Arc<App<Self>> {
         Arc::new(App::new(self.clone(), Arc::new(kernel)))
     }
 
@@ -236,7 +292,7 @@ impl FakeDrains {
 }
 
 impl Drains for FakeDrains {
-    async fn drain(&self, of: Vec<Service>, _: Spec, _: Owner) -> Result<bool, DrainError> {
+    async fn drain(&self, of: Vec<Service>, spec: Spec, _: Owner) -> Result<bool, DrainError> {
         self.ask(Asked::Drain(of.clone()));
         for service in of {
             if self.get(service).drain.is_some() {
@@ -246,7 +302,9 @@ impl Drains for FakeDrains {
             if self.get(service).listeners == 0 {
                 return Err(DrainError::NoSuchService(service));
             }
-            self.set(draining(service, StateName::Settling, 2));
+            let mut status = draining(service, StateName::Settling, 2);
+            status.drain.iter_mut().for_each(|drain| drain.retire = *spec.retire());
+            self.set(status);
         }
         Ok(false)
     }
@@ -263,6 +321,10 @@ impl Drains for FakeDrains {
     }
     async fn prove(&self, service: Service) -> Result<Status, DrainError> {
         Ok(self.get(service))
+    }
+    async fn leaving(&self, service: Service) -> Result<HashMap<u64, Leaving>, DrainError> {
+        let drains = self.get(service).drain.is_some();
+        Ok(if drains { self.leaving.lock().unwrap().clone() } else { HashMap::new() })
     }
     async fn draining(&self) -> Result<Vec<Service>, DrainError> {
         let services = self.services.lock().unwrap();

@@ -9,6 +9,7 @@ use super::{
     exit,
     value::{self, AgentAddress, IfUnreachable},
 };
+use crate::drain::RetireSet;
 
 /// Takes an unmodified TCP server out of service so that no client sees an error, and says when it is safe
 /// to stop it.
@@ -39,10 +40,11 @@ pub(super) enum Verb {
     ///
     /// First the service goes on accepting ("settling") until no new connection has come for --quiet, so that
     /// a load balancer that learns of it late loses nothing. Then the kernel refuses new connections
-    /// (connect() fails at once with ECONNREFUSED) while established ones go on being served. drainctl
-    /// returns 0 when no connection, handshake or lingering request is left, proven by an independent look;
-    /// or 3 at the deadline, with a list of what remains. The ports stay closed either way, until `drainctl
-    /// undrain`, until a new instance listens, or until the lease is over.
+    /// (connect() fails at once with ECONNREFUSED) while established ones go on being served. From the first
+    /// moment on these are made to leave (--retire): HTTP/1 by `Connection: close`, HTTP/2 by GOAWAY, idle ones
+    /// by a FIN. drainctl returns 0 when no connection, handshake or lingering request is left, proven by an
+    /// independent look; or 3 at the deadline, with a list of what remains. The ports stay closed either way,
+    /// until `drainctl undrain`, until a new instance listens, or until the lease is over.
     ///
     ///   preStop:  drainctl drain --port 8080 --timeout 25s
     #[command(after_help = exit::TABLE, verbatim_doc_comment)]
@@ -56,10 +58,12 @@ pub(super) enum Verb {
     /// Show the TCP services of a network namespace: state, connections, drain
     #[command(after_help = exit::TABLE)]
     Status(StatusArgs),
-    /// List the connections of a service: peer, age, bytes, and whether each is busy or quiet, and why
+    /// List the connections of a service: peer, age, bytes, what each is doing, and what made it leave
     ///
     /// "quiet" means that nothing is unsent, unacknowledged or unread and no bytes came for a while. It may
-    /// well be a request in flight: a server that thinks, or a stream that pauses.
+    /// well be a request in flight: a server that thinks, or a stream that pauses. "idle" is proven: the last
+    /// HTTP/1 response was seen to end. It is known only while the service is draining, and so is RETIRE: how a
+    /// connection was told to leave, or why it cannot be told.
     #[command(after_help = exit::TABLE)]
     Flows(PortArgs),
     /// Ask once: is it safe to stop the server? 0 only if drained, and proven again now
@@ -169,7 +173,52 @@ pub(super) struct DrainArgs {
     #[arg(long, value_name = "wait=DURATION|fail", default_value = "wait=5s")]
     pub(super) if_unreachable: IfUnreachable,
     #[command(flatten)]
+    pub(super) retire: RetireArgs,
+    #[command(flatten)]
     pub(super) target: TargetArgs,
+}
+
+/// What happens to the connections that are there.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connections that are there already")]
+pub(super) struct RetireArgs {
+    /// Make connections leave: none, or a list of http (or http1), idle and quiet [default: http,idle]
+    ///
+    ///   http   HTTP/1 responses say `Connection: close`, HTTP/2 connections get a GOAWAY
+    ///   http1  the same, but HTTP/2 is left alone
+    ///   idle   connections proven to be idle get a FIN after --idle-after, as at a keep-alive timeout
+    ///   quiet  so does any other on which nothing has moved for --quiet-flow-after (TLS, HTTP/2, WebSocket,
+    ///          unknown protocols); it may cut a request in flight
+    ///   none   connections leave when they want to
+    #[arg(long, value_name = "LIST", verbatim_doc_comment)]
+    pub(super) retire: Option<RetireSet>,
+    /// How long a connection must have been idle before it gets a FIN; with --retire idle [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    pub(super) idle_after: Option<Duration>,
+    /// How long nothing must have moved on a connection that is not proven to be idle before it gets a FIN;
+    /// needed with --retire quiet, and only there. Choose it longer than the longest pause of any request
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    pub(super) quiet_flow_after: Option<Duration>,
+    /// How long a connection that the server closed on its side, and still holds, counts; a request may still
+    /// be executing on it [default: 2s]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    pub(super) linger: Option<Duration>,
+    /// Over how long connections are told, one after the other, so that clients do not all come back at
+    /// once; from the start of the drain, less than --timeout, 0s: all at once [default: --min-settle]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    pub(super) spread: Option<Duration>,
+    /// What happens at --timeout to the connections that remain [default: leave]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(super) at_deadline: Option<AtDeadline>,
+}
+
+/// What happens at the deadline to the connections that remain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum AtDeadline {
+    /// Nothing: they go on, and drainctl exits 3
+    Leave,
+    /// They are reset, and their clients see an error. 0 if the port is then proven empty, else 3
+    Abort,
 }
 
 /// What happens to new connections after settling.
@@ -245,15 +294,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_to_leave_and_how() {
+        let set = |words: &str| {
+            let args = ["drainctl", "drain", "--port", "80", "--retire", words];
+            let Verb::Drain(args) = Cli::try_parse_from(args).unwrap().verb else { panic!() };
+            args.retire.retire.unwrap().to_string()
+        };
+        for words in ["http", "http1", "idle", "http,idle", "http,idle,quiet", "none"] {
+            assert_eq!(set(words), words);
+        }
+        let args = ["drainctl", "drain", "--port", "80"];
+        let Verb::Drain(args) = Cli::try_parse_from(args).unwrap().verb else { panic!() };
+        assert_eq!(args.retire.retire, None, "what is left out is the agent's to default");
+    }
+
+    #[test]
     fn what_is_wrong_or_not_built_is_a_usage_error() {
-        let table: [&[&str]; 15] = [
+        let table: [&[&str]; 16] = [
             &["drain"],
             &["drain", "--port", "0"],
             &["drain", "--port", "70000"],
             &["drain", "--port", "80", "--timeout", "25"],
             &["drain", "--port", "80", "--timeout", "auto"],
             &["drain", "--port", "80", "--new", "drop"],
-            &["drain", "--port", "80", "--retire", "http"],
+            &["drain", "--port", "80", "--retire", "http2"],
+            &["drain", "--port", "80", "--at-deadline", "reset"],
             &["drain", "--port", "80", "--pid", "1", "--host"],
             &["drain", "--port", "80", "--pod", "default/web"],
             &["drain", "--port", "80", "--agent", "http://127.0.0.1:1"],

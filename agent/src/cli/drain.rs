@@ -6,11 +6,12 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    args::{DrainArgs, New},
+    args::{self, DrainArgs, New},
     client::{Client, ClientError},
     exit::{Exit, Failure},
     flows,
     follow::{Backoff, follow},
+    leaving,
     progress::Progress,
     target::Target,
     text::{self, Streams},
@@ -20,9 +21,10 @@ use super::{
 };
 use crate::{
     api::protocol::{
-        DrainAccepted, DrainRequest, MAX_PORTS, NewConnections, ServiceStatus, StateName,
+        AtDeadline, DrainAccepted, DrainRequest, MAX_PORTS, NewConnections, ServiceStatus,
+        StateName,
     },
-    drain::Spec,
+    drain::{RetireSet, Spec},
 };
 
 /// What `--json` prints.
@@ -73,6 +75,7 @@ fn request(args: &DrainArgs, target: &Target) -> Result<DrainRequest, Failure> {
             ports.len()
         )));
     }
+    let retire = &args.retire;
     let ms = |value: Option<Duration>| value.map(|value| value.as_millis() as u64);
     Ok(DrainRequest {
         ports,
@@ -86,6 +89,15 @@ fn request(args: &DrainArgs, target: &Target) -> Result<DrainRequest, Failure> {
         new: match args.new {
             New::Reject => NewConnections::Reject,
         },
+        retire: retire.retire.map(RetireSet::kinds),
+        idle_after_ms: ms(retire.idle_after),
+        quiet_flow_after_ms: ms(retire.quiet_flow_after),
+        linger_ms: ms(retire.linger),
+        spread_ms: ms(retire.spread),
+        at_deadline: retire.at_deadline.map(|at_deadline| match at_deadline {
+            args::AtDeadline::Leave => AtDeadline::Leave,
+            args::AtDeadline::Abort => AtDeadline::Abort,
+        }),
     })
 }
 
@@ -211,12 +223,17 @@ fn tell(verdict: &Verdict, watched: &Watched, seconds: f64, streams: &mut Stream
     let ports = text::ports(&ports);
     let rejected = watched.services().map(|service| service.rejected).sum();
     let refused = text::count(rejected, "connection attempt");
+    let (_, cut) = leaving::told_and_cut(watched.services());
     match verdict {
         Verdict::Reached => {
             let verb = if watched.services().count() == 1 { "is" } else { "are" };
+            let cut = match cut {
+                0 => String::new(),
+                some => format!("; cut {} at the deadline", text::count(some, "connection")),
+            };
             streams.say(&format!(
                 "drained: {ports} {verb} proven empty after {seconds:.1}s \
-                 (refused {refused} while draining)"
+                 (refused {refused} while draining{cut})"
             ));
         }
         Verdict::Remaining => streams.note(&format!(
@@ -230,6 +247,12 @@ fn tell(verdict: &Verdict, watched: &Watched, seconds: f64, streams: &mut Stream
         Verdict::Ended(why) => streams.note(&format!(
             "drainctl: the drain ended before it was drained: {why}; connections may remain"
         )),
+    }
+    if let Some(cut) = leaving::cut(watched.services()) {
+        streams.note(&format!("drainctl: {cut}"));
+    }
+    for remark in watched.services().flat_map(leaving::remarks) {
+        streams.note(&format!("drainctl: {remark}"));
     }
 }
 

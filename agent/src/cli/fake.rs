@@ -24,8 +24,8 @@ use tokio::{net::UnixListener, sync::Notify};
 
 use super::{Exit, Streams, run};
 use crate::api::protocol::{
-    DrainAccepted, DrainStatus, ErrorBody, ErrorCode, ErrorDetail, ServiceStatus, StateName,
-    StreamEvent,
+    Activity, DrainAccepted, DrainStatus, ErrorBody, ErrorCode, ErrorDetail, FlowProtocol,
+    FlowStatus, RetireStatus, ServiceStatus, StateName, StreamEvent,
 };
 
 /// Network namespace of every service here.
@@ -39,6 +39,7 @@ pub(super) fn service(port: u16, state: StateName) -> ServiceStatus {
         lease_in_ms: 600_000,
         keep_closed: false,
         settled_by: None,
+        retire: RetireStatus::default(),
     };
     ServiceStatus {
         id: format!("{NETNS}:{port}"),
@@ -64,6 +65,24 @@ pub(super) fn with_deadline(port: u16, state: StateName, deadline_in_ms: u64) ->
         drain.deadline_in_ms = deadline_in_ms;
     }
     service
+}
+
+/// A busy connection to port 8080, a minute old.
+pub(super) fn flow() -> FlowStatus {
+    FlowStatus {
+        peer: "10.0.0.1:40000".into(),
+        local: "10.0.1.1:8080".into(),
+        tcp_state: "ESTAB".into(),
+        age_ms: Some(61_000),
+        bytes_in: 100,
+        bytes_out: 2048,
+        activity: Activity::Busy,
+        why: "unacknowledged data".into(),
+        protocol: FlowProtocol::Unknown,
+        retire: None,
+        fin_raced: false,
+        barrier: None,
+    }
 }
 
 /// A status event.

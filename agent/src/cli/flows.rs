@@ -1,4 +1,4 @@
-//! `drainctl flows`: the connections of a service, and what each is doing.
+//! `drainctl flows`: the connections of a service, what each is doing, and how it was made to leave.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use super::{
     args::PortArgs,
     client::{Client, ClientError},
     exit::{Exit, Failure},
-    services,
+    leaving, services,
     target::Target,
     text::{self, Streams, Table},
 };
@@ -96,7 +96,8 @@ async fn fetch(client: &Client, service: &ServiceStatus) -> Result<Vec<FlowStatu
 }
 
 fn table(flows: &[FlowStatus]) -> String {
-    let mut table = Table::new(&["PEER", "LOCAL", "AGE", "IN", "OUT", "TCP", "ACTIVITY", "WHY"]);
+    let mut table =
+        Table::new(&["PEER", "LOCAL", "AGE", "IN", "OUT", "TCP", "ACTIVITY", "RETIRE", "WHY"]);
     for flow in flows {
         table.row(vec![
             flow.peer.clone(),
@@ -106,6 +107,7 @@ fn table(flows: &[FlowStatus]) -> String {
             text::bytes(flow.bytes_out),
             flow.tcp_state.clone(),
             activity(flow.activity).to_owned(),
+            leaving::cell(flow),
             flow.why.clone(),
         ]);
     }
@@ -115,6 +117,7 @@ fn table(flows: &[FlowStatus]) -> String {
 fn activity(activity: Activity) -> &'static str {
     match activity {
         Activity::Busy => "busy",
+        Activity::Idle => "idle",
         Activity::Quiet => "quiet",
         Activity::Handshake => "handshake",
         Activity::Lingering => "lingering",

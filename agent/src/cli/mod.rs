@@ -10,6 +10,7 @@ mod exit;
 mod fake;
 mod flows;
 mod follow;
+mod leaving;
 mod progress;
 mod ready;
 mod services;

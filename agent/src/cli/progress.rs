@@ -4,6 +4,7 @@
 use tokio::time::Instant;
 
 use super::{
+    leaving,
     text::{self, Streams},
     watched::Watched,
 };
@@ -95,8 +96,9 @@ fn live_line(watched: &Watched, now: Instant) -> String {
     format!("{}: {}; {left}s left", states.join(", "), counts(watched.services()))
 }
 
-/// What is left, and what was refused.
-fn counts<'a>(services: impl Iterator<Item = &'a ServiceStatus>) -> String {
+/// What is left, what was done to make it leave, and what was refused.
+fn counts<'a>(services: impl Iterator<Item = &'a ServiceStatus> + Clone) -> String {
+    let (told, cut) = leaving::told_and_cut(services.clone());
     let (mut flows, mut handshakes, mut lingering, mut rejected) = (0, 0, 0, 0);
     for service in services {
         flows += service.flows;
@@ -110,6 +112,12 @@ fn counts<'a>(services: impl Iterator<Item = &'a ServiceStatus>) -> String {
     }
     if lingering > 0 {
         parts.push(format!("{lingering} lingering"));
+    }
+    if told > 0 {
+        parts.push(format!("{told} told"));
+    }
+    if cut > 0 {
+        parts.push(format!("{cut} cut"));
     }
     parts.push(format!("{rejected} refused"));
     parts.join(", ")
@@ -126,6 +134,8 @@ mod tests {
         let now = Instant::now();
         let mut status = service(8080, StateName::Rejecting);
         status.flows = 1;
+        let retire = &mut status.drain.as_mut().unwrap().retire;
+        (retire.told_by_header, retire.told_by_goaway) = (2, 1);
         let watched = Watched::new(Goal::Drain, vec![status.clone()], now);
         {
             let mut progress = Progress::new(&mut streams, silent);
@@ -138,13 +148,13 @@ mod tests {
 
     #[test]
     fn a_line_for_each_change_where_there_is_no_terminal() {
-        let line = "drainctl: port 8080: rejecting; 1 flow, 0 refused; deadline in 25.0s\n";
+        let line = "drainctl: port 8080: rejecting; 1 flow, 3 told, 0 refused; deadline in 25.0s\n";
         assert_eq!(written(false, false), line);
     }
 
     #[test]
     fn one_line_in_place_on_a_terminal_erased_at_the_end() {
-        let line = format!("{ERASE}8080 rejecting: 1 flow, 0 refused; 25s left{ERASE}");
+        let line = format!("{ERASE}8080 rejecting: 1 flow, 3 told, 0 refused; 25s left{ERASE}");
         assert_eq!(written(true, false), line);
     }
 

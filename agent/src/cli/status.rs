@@ -4,7 +4,7 @@ use super::{
     args::StatusArgs,
     client::Client,
     exit::{Exit, Failure},
-    services,
+    leaving, services,
     target::Target,
     text::{self, Streams, Table},
 };
@@ -73,6 +73,9 @@ fn table(services: &[ServiceStatus]) -> String {
     }
     let mut lines = table.render();
     for service in services {
+        if let Some(summary) = leaving::summary(service) {
+            lines += &format!("\nport {}: {summary}", service.port);
+        }
         if let Some(why) = &service.unknown {
             lines += &format!("\nport {}: the count cannot be verified: {why}", service.port);
         }
@@ -111,19 +114,25 @@ fn deadline(service: &ServiceStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::protocol::StateName, cli::fake::service};
+    use crate::{
+        api::protocol::{RetireKind, StateName},
+        cli::fake::service,
+    };
 
     #[test]
     fn a_table_people_can_read() {
         let mut draining = service(8080, StateName::Rejecting);
         draining.flows = 3;
         draining.unknown = Some("the map of flows is full".into());
+        let retire = &mut draining.drain.as_mut().unwrap().retire;
+        (retire.what, retire.left) = (vec![RetireKind::Idle], 30);
         let text = table(&[service(80, StateName::Serving), draining]);
         let lines: Vec<&str> = text.lines().collect();
         let head = "PORT  STATE      FLOWS  HANDSHAKES  LINGERING  REFUSED  LAST-NEW  DEADLINE";
         assert_eq!(lines[0], head);
         assert!(lines[2].ends_with("in 25.0s"), "{text}");
-        assert_eq!(lines[3], "port 8080: the count cannot be verified: the map of flows is full");
+        assert_eq!(lines[3], "port 8080: 0 told, 0 FIN, 30 left, 0 aborted");
+        assert_eq!(lines[4], "port 8080: the count cannot be verified: the map of flows is full");
     }
 
     #[test]

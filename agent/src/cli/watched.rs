@@ -6,10 +6,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::args::Until;
-use crate::api::protocol::{ServiceStatus, StateName, StreamEvent};
+use crate::api::protocol::{AtDeadline, ServiceStatus, StateName, StreamEvent};
 
 /// How long after its deadline the agent may take to say what became of a drain.
 const VERDICT_GRACE: Duration = Duration::from_secs(2);
+
+/// The same where it resets what remains at the deadline, and only then looks whether the port is empty.
+const ABORT_GRACE: Duration = Duration::from_secs(10);
 
 /// How long after a service was seen serving its reason may take to arrive.
 const REASON_GRACE: Duration = Duration::from_millis(250);
@@ -113,7 +116,7 @@ impl Watched {
     }
 
     /// The services as last heard of.
-    pub(super) fn services(&self) -> impl Iterator<Item = &ServiceStatus> {
+    pub(super) fn services(&self) -> impl Iterator<Item = &ServiceStatus> + Clone {
         self.entries.iter().map(|entry| &entry.status)
     }
 
@@ -130,10 +133,12 @@ impl Watched {
         }
     }
 
-    /// Until when to wait for the next event before [`Watched::overdue`] is the verdict.
+    /// Until when to wait for the next event before [`Watched::overdue`] is the verdict. Once the deadline has
+    /// passed each event begins that time anew: as long as the agent says that it is not done, it is waited for.
     pub(super) fn patience(&self, now: Instant) -> Instant {
         let late = match self.goal {
             Goal::Wait(..) => self.deadline(now),
+            Goal::Drain if self.aborts() => self.deadline(now) + ABORT_GRACE,
             Goal::Drain => self.deadline(now) + VERDICT_GRACE,
         };
         match self.lifted() {
@@ -174,6 +179,12 @@ impl Watched {
     /// The verdict when the agent says that it knows no such service.
     pub(super) fn forgotten(&self) -> Verdict {
         Verdict::Ended("the agent knows neither the service nor its drain any more".into())
+    }
+
+    /// Whether connections are reset at the deadline.
+    fn aborts(&self) -> bool {
+        let mut drains = self.services().filter_map(|service| service.drain.as_ref());
+        drains.any(|drain| drain.retire.at_deadline == AtDeadline::Abort)
     }
 
     /// The earliest service seen serving after it drained, whose reason has not arrived.
@@ -270,6 +281,23 @@ mod tests {
         let watched = Watched::new(Goal::Drain, vec![service(1, Rejecting)], now);
         assert_eq!(watched.patience(now), now + Duration::from_secs(25) + VERDICT_GRACE);
         assert!(matches!(watched.overdue(), Verdict::Unknown(_)));
+    }
+
+    #[test]
+    fn an_agent_that_resets_connections_at_the_deadline_gets_the_time_for_it() {
+        let now = Instant::now();
+        let mut aborting = service(1, Rejecting);
+        let drain = aborting.drain.as_mut().unwrap();
+        (drain.retire.at_deadline, drain.deadline_in_ms) = (AtDeadline::Abort, 0);
+        let mut watched = Watched::new(Goal::Drain, vec![aborting.clone()], now);
+        assert_eq!(watched.verdict(), None, "rejecting at the deadline is no verdict");
+        assert_eq!(watched.patience(now), now + ABORT_GRACE);
+        let later = now + Duration::from_secs(1);
+        watched.apply(StreamEvent::Status { service: aborting.clone() }, later);
+        assert_eq!(watched.patience(later), later + ABORT_GRACE, "it is still at it");
+        aborting.state = Drained;
+        watched.apply(StreamEvent::Status { service: aborting }, later);
+        assert_eq!(watched.verdict(), Some(Verdict::Reached));
     }
 
     #[test]

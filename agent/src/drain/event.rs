@@ -1,7 +1,7 @@
 //! What goes into a [`Machine`](super::Machine) and what comes out of it: plain data.
 
 use super::{Boot, Spec, verdict::Judgement};
-use crate::kernel::Watch;
+use crate::kernel::{RetireOrder, Watch};
 
 /// Something that happened to a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,12 @@ pub enum Event {
     },
     /// Answer to [`Action::Verify`].
     Judged(Judgement),
+    /// [`Action::Retire`] is done, whatever came of it.
+    Retired,
+    /// [`Action::Abort`] is done.
+    Aborted,
+    /// [`Action::Abort`] failed, with the reason.
+    AbortFailed(String),
     /// Every listener of the drain's start is closed, and another listens on the port.
     NewInstance,
     /// The network namespace is gone, or its number belongs to another one now.
@@ -67,6 +73,9 @@ impl Event {
             Self::Hint => "hint",
             Self::Accepted { .. } => "accepted",
             Self::Judged(_) => "judged",
+            Self::Retired => "retired",
+            Self::Aborted => "aborted",
+            Self::AbortFailed(_) => "abort failed",
             Self::NewInstance => "new instance",
             Self::NetnsGone => "namespace gone",
         }
@@ -108,6 +117,15 @@ pub enum Action {
     /// Look, and judge what was seen: [`Event::NewInstance`] and [`Event::NetnsGone`] where they apply, and
     /// [`Event::Judged`].
     Verify,
+    /// One round: have the flows followed and told, and give a FIN to those whose turn it is. [`Event::Retired`].
+    /// It may wait for the gate, and the gate never for it.
+    Retire(RetireOrder),
+    /// The drain is over: leave the flows alone again. No answer: if it fails, the flows are told until
+    /// [`RetireOrder::until`].
+    Restore,
+    /// Reset all flows that remain, unless [`Machine::wants_abort`](super::Machine::wants_abort) has changed by
+    /// then: [`Event::Aborted`] or [`Event::AbortFailed`].
+    Abort,
     /// Send [`Event::Timer`] then; replaces the time asked for before.
     WakeAt(Boot),
     /// Connections still arrived when `max-settle` was reached: log where they came from.

@@ -1,23 +1,22 @@
 //! The states of one drain and every way between them.
 
+mod judging;
+mod retiring;
+mod settling;
 mod view;
 
 use std::time::Duration;
 
-use super::{Action, Arrivals, Boot, Event, Judgement, Phase, SettledBy, Spec, Verdict};
+pub use self::{judging::SOON, retiring::RETIRE_STEP};
+use self::{retiring::Aborting, settling::SETTLE_STEP};
+use super::{Action, Boot, Event, Phase, SettledBy, Spec};
 use crate::kernel::Watch;
 
 /// Time between two looks when nothing hints at a change: for events that were lost, and for namespaces
 /// and listeners that went without one.
 pub const BACKUP: Duration = Duration::from_secs(1);
-/// Time between two looks when only handshakes or lingering connections are left, which end without an event.
-pub const SOON: Duration = Duration::from_millis(20);
-/// The same while flows are left too, which do end with an event.
-const NOT_SO_SOON: Duration = Duration::from_millis(200);
 /// Time between two attempts at opening the gate.
 const REOPEN: Duration = Duration::from_millis(200);
-/// Shortest time between two looks at arrivals while settling.
-const SETTLE_STEP: Duration = Duration::from_millis(10);
 
 /// An event that cannot happen in this phase: a bug of whoever sent it. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +55,11 @@ pub struct Machine {
     ending: String,
     /// When to try again to open the gate; `None` while an attempt is under way.
     reopen_at: Option<Boot>,
+    /// When the next round of retiring is due; `None` while one is under way, or if there are none.
+    retire_at: Option<Boot>,
+    /// Whether flows may be followed and told, which must not outlive the drain.
+    restore_due: bool,
+    aborting: Aborting,
 }
 
 impl Machine {
@@ -78,6 +82,9 @@ impl Machine {
             patience: SOON,
             ending: String::new(),
             reopen_at: None,
+            retire_at: None,
+            restore_due: false,
+            aborting: Aborting::NotYet,
         }
     }
 
@@ -127,6 +134,7 @@ impl Machine {
             (P::Settling, E::Timer) => {
                 out.push(Action::ReadArrivals);
                 self.verify_if_due(now, &mut out);
+                self.retire_if_due(now, &mut out);
                 self.settle_at = self.settle_at.max(now + SETTLE_STEP);
             }
             (P::Settling, E::Arrivals(arrivals)) => self.settle(arrivals, now, &mut out),
@@ -157,6 +165,14 @@ impl Machine {
             // The next recheck tries again; if it stays that way, the old lease ends the drain.
             (P::Rejecting | P::Drained | P::Expired, E::RenewFailed) => {}
 
+            (P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired, E::Retired) => {
+                self.retire_at = Some(now + RETIRE_STEP)
+            }
+            (P::Rejecting | P::Drained | P::Expired, E::Aborted) => self.aborted(now, &mut out),
+            (P::Rejecting | P::Drained | P::Expired, E::AbortFailed(reason)) => {
+                self.abort_failed(&reason, now, &mut out);
+            }
+
             (P::Opening, E::GateOpened) => {
                 let reason = std::mem::take(&mut self.ending);
                 self.over(reason, &mut out);
@@ -183,7 +199,10 @@ impl Machine {
                 | E::NewInstance
                 | E::GateClosed { .. }
                 | E::GateRenewed { .. }
-                | E::RenewFailed,
+                | E::RenewFailed
+                | E::Retired
+                | E::Aborted
+                | E::AbortFailed(_),
             ) => {}
 
             (phase, event) => return Err(IllegalEvent { phase, event: event.name() }),
@@ -193,15 +212,20 @@ impl Machine {
 
     /// Every drain under way has its next wake-up, whatever happened.
     fn finish(&mut self, mut out: Vec<Action>, now: Boot) -> Vec<Action> {
-        let at = match self.phase {
+        let (at, retires) = match self.phase {
             Phase::Serving => return out,
-            Phase::Settling => self.settle_at.min(self.recheck_at).min(self.lease_until),
-            Phase::Closing => self.recheck_at,
-            Phase::Rejecting => self.recheck_at.min(self.deadline).min(self.gate_lease),
-            Phase::Drained | Phase::Expired => self.recheck_at.min(self.gate_lease),
-            Phase::Opening => self.reopen_at.unwrap_or(now + BACKUP),
+            Phase::Settling => (self.settle_at.min(self.recheck_at).min(self.lease_until), true),
+            Phase::Closing => (self.recheck_at, false),
+            Phase::Rejecting => {
+                let deadline = self.deadline_due().unwrap_or(self.recheck_at);
+                (self.recheck_at.min(deadline).min(self.gate_lease), true)
+            }
+            Phase::Expired => (self.recheck_at.min(self.gate_lease), true),
+            Phase::Drained => (self.recheck_at.min(self.gate_lease), false),
+            Phase::Opening => (self.reopen_at.unwrap_or(now + BACKUP), false),
         };
-        out.push(Action::WakeAt(at));
+        let round = self.retire_at.filter(|_| retires).unwrap_or(at);
+        out.push(Action::WakeAt(at.min(round)));
         out
     }
 
@@ -211,17 +235,21 @@ impl Machine {
         self.lease_until = now + self.spec.lease();
         self.settle_at = now + self.spec.min_settle();
         self.recheck_at = now + BACKUP;
+        self.retire_at = self.spec.retire().is_any().then_some(now);
         if self.spec.at_once() {
+            // The first round comes once the gate is closed: it must not wait for a look.
             self.close(SettledBy::AtOnce, "a drain began, with quiet 0", out);
         } else {
             self.go(Phase::Settling, "a drain began", out);
             self.watch(false, out);
+            self.retire_if_due(now, out);
         }
     }
 
     fn joined(&mut self, other: &Spec, now: Boot, out: &mut Vec<Action>) {
         self.spec = self.spec.joined_by(other);
         self.deadline = now + self.spec.timeout();
+        self.aborting = Aborting::NotYet;
         if matches!(self.phase, Phase::Settling | Phase::Closing) {
             self.lease_until = now + self.spec.lease();
         } else {
@@ -234,39 +262,6 @@ impl Machine {
         out.push(Action::RenewGate { lease_until: self.lease_until });
     }
 
-    /// Closes the gate if settling is over, else says when to ask again.
-    fn settle(&mut self, arrivals: Arrivals, now: Boot, out: &mut Vec<Action>) {
-        let newest = match arrivals {
-            Arrivals::Never => self.started,
-            Arrivals::Last(at) => at,
-            Arrivals::Unknown => now,
-        };
-        let quiet = now.since(newest) >= self.spec.quiet();
-        let age = now.since(self.started);
-        if age >= self.spec.min_settle() && quiet {
-            self.close(SettledBy::Quiet, "no new connection came for the quiet time", out);
-        } else if age >= self.spec.max_settle() && arrivals == Arrivals::Never {
-            self.close(SettledBy::Quiet, "max-settle is reached, and no connection ever came", out);
-        } else if age >= self.spec.max_settle() {
-            self.close(
-                SettledBy::MaxSettle,
-                "max-settle is reached while connections still arrive",
-                out,
-            );
-            out.push(Action::LogSources);
-        } else {
-            let earliest = (newest + self.spec.quiet()).max(self.started + self.spec.min_settle());
-            let latest = self.started + self.spec.max_settle();
-            self.settle_at = earliest.max(now + SETTLE_STEP).min(latest);
-        }
-    }
-
-    fn close(&mut self, settled_by: SettledBy, reason: &str, out: &mut Vec<Action>) {
-        self.settled_by = Some(settled_by);
-        self.go(Phase::Closing, reason, out);
-        out.push(Action::CloseGate { lease_until: self.lease_until });
-    }
-
     fn closed(&mut self, lease_until: Boot, now: Boot, out: &mut Vec<Action>) {
         self.look_from = now;
         self.gate_lease = lease_until;
@@ -276,66 +271,21 @@ impl Machine {
         }
         self.watch(true, out);
         self.verify(now, out);
+        self.retire_if_due(now, out);
     }
 
     /// A wake-up with the gate closed.
     fn tick(&mut self, now: Boot, out: &mut Vec<Action>) {
         if self.phase == Phase::Rejecting && now >= self.deadline {
-            self.go(Phase::Expired, "the deadline passed", out);
-            self.verify(now, out);
+            self.deadline_passed(now, out);
+        }
+        if self.phase != Phase::Drained {
+            self.retire_if_due(now, out);
         }
         if now >= self.recheck_at && self.lease_until > self.gate_lease {
             out.push(Action::RenewGate { lease_until: self.lease_until });
         }
         self.verify_if_due(now, out);
-    }
-
-    fn judged(&mut self, judgement: Judgement, now: Boot, out: &mut Vec<Action>) {
-        let Judgement { verdict, at, silent } = judgement;
-        if at < self.look_from {
-            return self.verify(now, out);
-        }
-        self.look_from = at;
-        self.recheck_at = now + self.pause(&verdict, silent);
-        self.unknown = None;
-        match verdict {
-            Verdict::Empty => {
-                self.proven_at = at;
-                if self.phase != Phase::Drained {
-                    self.go(Phase::Drained, "zero is proven", out);
-                }
-            }
-            Verdict::NotEmpty(counts) => {
-                if self.phase == Phase::Drained {
-                    if counts.flows > 0 {
-                        out.push(Action::FlowAfterDrained);
-                    }
-                    self.fall_back(&format!("a look found {counts}"), now, out);
-                }
-            }
-            Verdict::Unknown(reason) => {
-                if self.phase == Phase::Drained {
-                    self.fall_back(&format!("the count cannot be verified: {reason}"), now, out);
-                }
-                self.unknown = Some(reason);
-            }
-        }
-    }
-
-    /// How long after this verdict to look again if nothing hints at a change.
-    fn pause(&mut self, verdict: &Verdict, silent: bool) -> Duration {
-        let pause = match verdict {
-            Verdict::Unknown(_) if silent => {
-                let pause = self.patience;
-                self.patience = (pause * 2).min(BACKUP);
-                return pause;
-            }
-            Verdict::NotEmpty(counts) if silent && counts.flows == 0 => SOON,
-            Verdict::NotEmpty(_) if silent => NOT_SO_SOON,
-            _ => BACKUP,
-        };
-        self.patience = SOON;
-        pause
     }
 
     /// Drained no more.
@@ -353,6 +303,7 @@ impl Machine {
         self.go(Phase::Opening, &reason, out);
         self.ending = reason;
         self.reopen(out);
+        self.restore(out);
     }
 
     fn reopen(&mut self, out: &mut Vec<Action>) {
@@ -370,6 +321,7 @@ impl Machine {
     fn over(&mut self, reason: String, out: &mut Vec<Action>) {
         self.unknown = None;
         self.go(Phase::Serving, &reason, out);
+        self.restore(out);
         out.push(Action::Watch(Watch::default()));
         out.push(Action::Ended(reason));
     }

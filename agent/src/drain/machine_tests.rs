@@ -73,6 +73,9 @@ fn summary(actions: &[Action]) -> String {
         Action::ReadArrivals => Some("arrivals"),
         Action::Verify => Some("verify"),
         Action::LogSources => Some("sources"),
+        Action::Retire(_) => Some("retire"),
+        Action::Restore => Some("restore"),
+        Action::Abort => Some("abort"),
         Action::FlowAfterDrained => Some("flow!"),
         Action::Ended(_) => Some("ended"),
         Action::WakeAt(_) | Action::Transition { .. } => None,
@@ -198,7 +201,7 @@ fn the_deadline_and_the_lease() {
     machine.step(Event::GateRenewed { lease_until: t(1_100_000) }, t(500_001)).expect("legal");
     assert!(!machine.lease_is_over(t(600_000)));
     let actions = machine.step(judged(Verdict::Empty, t(1_100_000)), t(1_100_000)).expect("legal");
-    assert_eq!((machine.phase(), summary(&actions).as_str()), (Phase::Opening, "open"));
+    assert_eq!((machine.phase(), summary(&actions).as_str()), (Phase::Opening, "open restore"));
     let actions = machine.step(Event::GateOpened, t(1_100_001)).expect("legal");
     assert!(actions.contains(&Action::Ended("the lease is over".into())), "{actions:?}");
 }

@@ -7,6 +7,7 @@ mod event;
 mod instance;
 mod machine;
 mod names;
+mod retire;
 mod spec;
 mod time;
 mod verdict;
@@ -18,9 +19,13 @@ use std::fmt;
 
 pub use event::{Action, Arrivals, Event, Phase};
 pub use instance::{is_new_instance, listeners};
-pub use machine::{BACKUP, IllegalEvent, Machine, SOON};
+pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON};
 pub use names::{NewConnections, SettledBy, StateName};
-pub use spec::{LEASE_MARGIN, LINGER, LONGEST, LONGEST_LEASE, Spec, SpecError, SpecRequest};
+pub use retire::{
+    AtDeadline, IDLE_AFTER, LINGER, Leaving, Retire, RetireError, RetireKind, RetireReport,
+    RetireRequest, RetireSet, Retirement, Round, Untellable, remaining,
+};
+pub use spec::{LEASE_MARGIN, LONGEST, LONGEST_LEASE, Spec, SpecError, SpecRequest};
 pub use time::Boot;
 pub use verdict::{Counts, Judgement, Lingerers, Opinion, Verdict, compare, full_map, judge};
 

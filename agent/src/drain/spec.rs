@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
-use super::NewConnections;
+use super::{
+    NewConnections,
+    retire::{Retire, RetireError, RetireRequest},
+};
 
-/// How long a connection in FIN_WAIT2 counts at most, from when it was first seen.
-pub const LINGER: Duration = Duration::from_secs(2);
 /// By how much the lease exceeds the timeout at least.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(60);
 /// Longest `--quiet`, `--min-settle`, `--max-settle` and `--timeout`.
@@ -37,6 +38,8 @@ pub struct SpecRequest {
     pub keep_closed: bool,
     /// What happens to new connections once the gate is closed.
     pub new: NewConnections,
+    /// What happens to the connections that are there.
+    pub retire: RetireRequest,
 }
 
 /// What a drain is to do. Its values fit together: 0 < timeout, min-settle ≤ max-settle < timeout, and
@@ -50,6 +53,7 @@ pub struct Spec {
     lease: Duration,
     keep_closed: bool,
     new: NewConnections,
+    retire: Retire,
 }
 
 /// Why options make no drain. The text is for people and names the options as the command line does.
@@ -79,6 +83,9 @@ pub enum SpecError {
         /// `--max-settle`.
         max: Duration,
     },
+    /// The options about connections that are there already contradict each other.
+    #[error(transparent)]
+    Retire(#[from] RetireError),
     /// Settling would use up the whole timeout.
     #[error(
         "{option} {} must be shorter than --timeout {}: lower {option} or raise --timeout",
@@ -118,8 +125,9 @@ impl TryFrom<SpecRequest> for Spec {
         if lease < least {
             return Err(SpecError::LeaseTooShort { lease, timeout });
         }
+        let retire = request.retire.validate(min_settle, timeout)?;
         let SpecRequest { keep_closed, new, .. } = request;
-        Ok(Self { quiet, min_settle, max_settle, timeout, lease, keep_closed, new })
+        Ok(Self { quiet, min_settle, max_settle, timeout, lease, keep_closed, new, retire })
     }
 }
 
@@ -128,6 +136,10 @@ fn check_ranges(request: &SpecRequest) -> Result<(), SpecError> {
         return Err(SpecError::ZeroTimeout);
     }
     let options = [
+        ("--idle-after", request.retire.idle_after, LONGEST),
+        ("--quiet-flow-after", request.retire.quiet_flow_after, LONGEST),
+        ("--linger", request.retire.linger, LONGEST),
+        ("--spread", request.retire.spread, LONGEST),
         ("--quiet", request.quiet, LONGEST),
         ("--min-settle", request.min_settle, LONGEST),
         ("--max-settle", request.max_settle, LONGEST),
@@ -206,9 +218,15 @@ impl Spec {
         self.new
     }
 
+    /// What happens to the connections that are there.
+    pub fn retire(&self) -> &Retire {
+        &self.retire
+    }
+
     /// In which options a second request (`other`) contradicts this drain, in words; `None` if it may join.
-    /// How long to settle no longer matters once the gate is `closed`; how long to wait is nothing to
-    /// contradict, see [`Spec::joined_by`].
+    /// How long to settle no longer matters once the gate is `closed`; how long to wait, and how long a flow
+    /// may idle or linger, is nothing to contradict, see [`Spec::joined_by`]. What is done to the flows that
+    /// are there is.
     pub fn contradiction(&self, other: &Self, closed: bool) -> Option<String> {
         let settling = [
             ("--quiet", self.quiet, other.quiet),
@@ -229,17 +247,20 @@ impl Spec {
             differences
                 .push(format!("--new is {:?}, not {:?}", self.new, other.new).to_lowercase());
         }
+        differences.extend(self.retire.contradictions(&other.retire));
         (!differences.is_empty()).then(|| differences.join(", "))
     }
 
     /// The drain that two who ask for the same share: it waits and lives as long as the longer of both, and
-    /// settles no longer than the shorter.
+    /// settles no longer than the shorter; its flows may idle and linger for the longer of both, and their turns
+    /// stay as they are.
     #[must_use]
     pub fn joined_by(self, other: &Self) -> Self {
         Self {
             max_settle: self.max_settle.min(other.max_settle).max(self.min_settle),
             timeout: self.timeout.max(other.timeout),
             lease: self.lease.max(other.lease),
+            retire: self.retire.joined_by(&other.retire),
             ..self
         }
     }

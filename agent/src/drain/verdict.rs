@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, time::Duration};
 
-use super::{Boot, LINGER};
+use super::{Boot, retire::LINGER};
 use crate::kernel::{Look, Socket, TcpState, Tracked};
 
 /// What a service was found to hold.
@@ -55,12 +55,30 @@ impl fmt::Display for Counts {
 }
 
 /// Since when each FIN_WAIT2 connection of a service has been there.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Lingerers {
+    linger: Duration,
     first_seen: HashMap<u64, Boot>,
 }
 
+/// For services without a drain.
+impl Default for Lingerers {
+    fn default() -> Self {
+        Self::new(LINGER)
+    }
+}
+
 impl Lingerers {
+    /// They count for `linger`, and for at least two round trips.
+    pub fn new(linger: Duration) -> Self {
+        Self { linger, first_seen: HashMap::new() }
+    }
+
+    /// From now on they count for this long.
+    pub fn set_linger(&mut self, linger: Duration) {
+        self.linger = linger;
+    }
+
     /// How many of the look's FIN_WAIT2 connections count at `now`; remembers the new ones and forgets
     /// those that are gone.
     pub fn observe(&mut self, look: &Look, now: Boot) -> u64 {
@@ -77,20 +95,20 @@ impl Lingerers {
         held_in_fin_wait2(look)
             .filter(|socket| {
                 let first_seen = self.first_seen.get(&socket.cookie).copied().unwrap_or(now);
-                now.since(first_seen) < linger(socket)
+                now.since(first_seen) < self.linger_of(socket)
             })
             .count() as u64
+    }
+
+    /// At least two round trips after our FIN, so that the peer's answer to it can have come.
+    fn linger_of(&self, socket: &Socket) -> Duration {
+        self.linger.max(socket.info.map_or(Duration::ZERO, |info| info.rtt * 2))
     }
 }
 
 /// Only while a process holds it can a request still be executing.
 fn held_in_fin_wait2(look: &Look) -> impl Iterator<Item = &Socket> {
-    look.sockets.iter().filter(|socket| socket.state == TcpState::FinWait2 && socket.held)
-}
-
-/// At least two round trips after our FIN, so that the peer's answer to it can have come.
-fn linger(socket: &Socket) -> Duration {
-    LINGER.max(socket.info.map_or(Duration::ZERO, |info| info.rtt * 2))
+    look.sockets.iter().filter(|socket| socket.state == TcpState::FinWait2 && socket.is_held())
 }
 
 /// Whether the tracker and a look tell the same about flows.
@@ -186,7 +204,8 @@ mod tests {
 
     fn socket(cookie: u64, state: TcpState, held: bool) -> Socket {
         let any = ([127, 0, 0, 1], 80).into();
-        Socket { cookie, state, local: any, peer: any, held, unread: 0, unacked: 0, info: None }
+        let inode = u32::from(held);
+        Socket { cookie, state, local: any, peer: any, inode, unread: 0, unacked: 0, info: None }
     }
 
     fn at(ms: u64) -> Boot {
@@ -227,6 +246,16 @@ mod tests {
         assert_eq!(lingerers.observe(&both, at(2200)), 1, "a second one has its own time");
         assert_eq!(lingerers.observe(&Look::default(), at(2300)), 0);
         assert!(lingerers.first_seen.is_empty(), "those that are gone are forgotten");
+    }
+
+    #[test]
+    fn a_drain_may_have_another_linger_time_and_who_joins_it_a_longer_one() {
+        let look = Look { sockets: vec![socket(1, TcpState::FinWait2, true)], ..Look::default() };
+        let mut lingerers = Lingerers::new(Duration::from_millis(500));
+        lingerers.observe(&look, at(0));
+        assert_eq!((lingerers.count(&look, at(499)), lingerers.count(&look, at(500))), (1, 0));
+        lingerers.set_linger(Duration::from_secs(5));
+        assert_eq!((lingerers.count(&look, at(4999)), lingerers.count(&look, at(5000))), (1, 0));
     }
 
     #[test]

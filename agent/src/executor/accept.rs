@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use tokio::sync::oneshot;
@@ -71,8 +71,7 @@ impl Task {
     pub(super) fn drain(&mut self, request: Request) {
         let (kernel, done) = (Arc::clone(&self.kernel), self.done.clone());
         tokio::task::spawn_blocking(move || {
-            let at_once = request.spec.at_once();
-            let check = |service: &Service| check(&*kernel, *service, at_once);
+            let check = |service: &Service| check(&*kernel, *service, &request.spec);
             let checks = request.services.iter().map(check).collect();
             // Nobody is there to take it once the agent has stopped.
             let _ = done.send(Internal::Checked(Checked { request, checks }));
@@ -166,7 +165,7 @@ impl Task {
         for check in checks {
             let service = check.service;
             if self.is_draining(service) {
-                self.step(service, Event::Join(Box::new(spec)));
+                self.join(service, spec);
             } else {
                 self.start(check, spec, owner);
                 started.push(service);
@@ -174,6 +173,15 @@ impl Task {
         }
         self.count(|totals| totals.drains += started.len() as u64);
         self.waiting.push(Waiting { services, started, joined, failure: None, reply });
+    }
+
+    fn join(&mut self, service: Service, spec: Spec) {
+        self.step(service, Event::Join(Box::new(spec)));
+        if let Some(entry) = self.entries.get(&service) {
+            let linger = entry.machine.spec().retire().linger;
+            let mut lingerers = entry.lingerers.lock().unwrap_or_else(PoisonError::into_inner);
+            lingerers.set_linger(linger);
+        }
     }
 
     fn start(&mut self, check: Check, spec: Spec, owner: Owner) {
@@ -243,10 +251,10 @@ impl Request {
 
 /// Whether there is anything to drain. A gate that is to close at once does not wait for a look where the
 /// tracker knows already.
-fn check(kernel: &dyn Kernel, service: Service, at_once: bool) -> Result<Check, KernelError> {
+fn check(kernel: &dyn Kernel, service: Service, spec: &Spec) -> Result<Check, KernelError> {
     let netns_cookie = kernel.netns_cookie(service.netns)?;
-    let mut lingerers = Lingerers::default();
-    if at_once && kernel.tracked(service)?.flows > 0 {
+    let mut lingerers = Lingerers::new(spec.retire().linger);
+    if spec.at_once() && kernel.tracked(service)?.flows > 0 {
         return Ok(Check { service, netns_cookie, exists: true, listeners: None, lingerers });
     }
     let look = kernel.look(service.netns, Some(service.port))?;

@@ -43,7 +43,7 @@ impl Task {
             Action::CloseGate { lease_until } => entry.push(Op::Close(lease_until)),
             Action::RenewGate { lease_until } => entry.push(Op::Renew(lease_until)),
             Action::OpenGate => {
-                entry.drop_looks();
+                entry.drop_moot();
                 entry.push(Op::Open);
             }
             Action::Forget => entry.push(Op::Forget),
@@ -54,6 +54,9 @@ impl Task {
             Action::ReadArrivals => entry.push(Op::ReadArrivals),
             Action::Verify => entry.push(Op::Verify),
             Action::LogSources => entry.push(Op::LogSources),
+            Action::Retire(order) => entry.push(Op::Retire(order)),
+            Action::Restore => entry.push(Op::Restore { attempt: 1 }),
+            Action::Abort => entry.push(Op::Abort),
             Action::WakeAt(at) => entry.wake_at = Some(at),
             Action::FlowAfterDrained => {
                 error!(%service, "a flow appeared in a drained service");
@@ -80,7 +83,7 @@ impl Task {
     fn ended(&mut self, service: Service, reason: String) {
         let Some(entry) = self.entries.get_mut(&service) else { return };
         entry.wake_at = None;
-        entry.drop_looks();
+        entry.drop_moot();
         for reply in entry.undrains.drain(..) {
             // Whoever asked may have gone away.
             let _ = reply.send(Ok(true));
@@ -88,7 +91,7 @@ impl Task {
         self.tell(service, Some(reason));
     }
 
-    fn tell(&self, service: Service, ended: Option<String>) {
+    pub(super) fn tell(&self, service: Service, ended: Option<String>) {
         // It fails if nobody has subscribed.
         let _ = self.updates.send(Update { service, ended });
     }
@@ -104,6 +107,9 @@ impl Task {
                 Err(error) => self.failed(service, op, error),
             }
         } else if let Err(error) = result {
+            if let Op::Restore { attempt } = op {
+                self.not_restored(service, epoch, attempt);
+            }
             let error = explain(&error);
             warn!(%service, ?op, error, "an operation for a drain that is over failed");
         }
@@ -114,7 +120,14 @@ impl Task {
 
     fn succeeded(&mut self, service: Service, op: Op, answer: Answer) {
         match (op, answer) {
-            (_, Answer::Verified(found)) => self.verified(service, found),
+            (_, Answer::Verified(found, booked)) => {
+                if let Some(report) = booked {
+                    self.take_report(service, report);
+                }
+                self.verified(service, found);
+            }
+            (_, Answer::Retired(retired)) => self.retired(service, retired),
+            (_, Answer::Aborted(cut)) => self.aborted(service, cut),
             (_, Answer::Arrivals(arrivals)) => self.step(service, Event::Arrivals(arrivals)),
             (Op::Close(lease_until), _) => self.step(service, Event::GateClosed { lease_until }),
             (Op::Renew(lease_until), _) => self.step(service, Event::GateRenewed { lease_until }),
@@ -130,6 +143,9 @@ impl Task {
         }
         if let KernelError::NoNetns(_) = error {
             return self.step(service, Event::NetnsGone);
+        }
+        if let Op::Retire(_) = op {
+            return self.round_failed(service, reason);
         }
         error!(%service, ?op, error = reason, "the kernel refused");
         match op {
@@ -150,7 +166,13 @@ impl Task {
             Op::ReadArrivals => {
                 self.step(service, Event::Arrivals(Arrivals::Unknown));
             }
-            Op::Forget | Op::LogSources => {}
+            Op::Abort => self.step(service, Event::AbortFailed(reason)),
+            Op::Restore { attempt } => {
+                if let Some(epoch) = self.entries.get(&service).map(|entry| entry.epoch) {
+                    self.not_restored(service, epoch, attempt);
+                }
+            }
+            Op::Forget | Op::LogSources | Op::Retire(_) => {}
         }
     }
 

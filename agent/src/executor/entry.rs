@@ -14,7 +14,7 @@ use super::{
     task::Internal,
 };
 use crate::{
-    drain::{Boot, Lingerers, Machine, Phase, Service, Spec, Verdict},
+    drain::{Boot, Lingerers, Machine, Phase, RetireReport, Retirement, Service, Spec, Verdict},
     kernel::{Kernel, Watch},
 };
 
@@ -40,6 +40,13 @@ pub(super) struct Entry {
     pub(super) provers: Vec<(u64, oneshot::Sender<Vec<Status>>)>,
     /// Number of the newest verification begun.
     pub(super) verifications: u64,
+    pub(super) ledger: Arc<Mutex<Retirement>>,
+    /// As of the newest round.
+    pub(super) report: RetireReport,
+    /// Why the newest round was not a whole one.
+    pub(super) round_failed: Option<String>,
+    /// Number of the next attempt at restoring the flows, if it waits for its time.
+    pub(super) restoring: Option<u32>,
     queue: VecDeque<(u64, Op)>,
     busy: bool,
 }
@@ -53,7 +60,7 @@ impl Entry {
             owner,
             netns_cookie: None,
             listeners: None,
-            lingerers: Arc::default(),
+            lingerers: Arc::new(Mutex::new(Lingerers::new(spec.retire().linger))),
             wake_at: None,
             newest_verdict: None,
             open_failed: None,
@@ -61,6 +68,10 @@ impl Entry {
             undrains: Vec::new(),
             provers: Vec::new(),
             verifications: 0,
+            ledger: Arc::default(),
+            report: RetireReport::default(),
+            round_failed: None,
+            restoring: None,
             queue: VecDeque::new(),
             busy: false,
         }
@@ -68,7 +79,9 @@ impl Entry {
 
     /// A new drain of the same service: what the old one left to be done is done first.
     pub(super) fn succeed(self, old: Self) -> Self {
-        Self { queue: old.queue, busy: old.busy, ..self }
+        let mut queue = old.queue;
+        queue.extend(old.restoring.map(|attempt| (old.epoch, Op::Restore { attempt })));
+        Self { queue, busy: old.busy, ..self }
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -77,10 +90,12 @@ impl Entry {
 
     /// Whether it can be forgotten.
     pub(super) fn is_done(&self) -> bool {
-        !self.is_draining() && !self.busy && self.queue.is_empty()
+        let at_rest = !self.busy && self.queue.is_empty() && self.restoring.is_none();
+        at_rest && !self.is_draining()
     }
 
-    /// Puts an operation in the queue. A verification that has not begun yet serves two askers.
+    /// Puts an operation in the queue. A verification that has not begun yet serves two askers, and a round
+    /// that has not begun yet lets the gate pass.
     pub(super) fn push(&mut self, op: Op) {
         if op == Op::Verify {
             if self.queue.contains(&(self.epoch, Op::Verify)) {
@@ -90,12 +105,20 @@ impl Entry {
                 self.queue.push_back((self.epoch, Op::Watch(watch)));
             }
         }
+        let is_round = |(_, op): &(u64, Op)| matches!(op, Op::Retire(_));
+        let gate = matches!(op, Op::Close(_) | Op::Renew(_) | Op::Open);
+        let passed = self.queue.iter().copied().find(|queued| gate && is_round(queued));
+        self.queue.retain(|queued| passed != Some(*queued));
         self.queue.push_back((self.epoch, op));
+        self.queue.extend(passed);
     }
 
-    /// Drops the looks that nobody needs any more.
-    pub(super) fn drop_looks(&mut self) {
-        self.queue.retain(|(_, op)| !matches!(op, Op::Verify | Op::ReadArrivals | Op::LogSources));
+    /// Drops what a drain that ends has no use for any more.
+    pub(super) fn drop_moot(&mut self) {
+        let moot = |op: &Op| {
+            matches!(op, Op::Verify | Op::ReadArrivals | Op::LogSources | Op::Retire(_) | Op::Abort)
+        };
+        self.queue.retain(|(_, op)| !moot(op));
     }
 
     /// Begins the next operation, unless one is under way.
@@ -107,7 +130,7 @@ impl Entry {
         if self.busy {
             return;
         }
-        let Some((epoch, op)) = self.queue.pop_front() else { return };
+        let Some((epoch, op)) = self.next() else { return };
         self.busy = true;
         if op == Op::Verify {
             self.verifications += 1;
@@ -120,8 +143,19 @@ impl Entry {
             netns_cookie: self.netns_cookie,
             started: self.machine.started(),
             lingerers: Arc::clone(&self.lingerers),
+            retire: *self.machine.spec().retire(),
+            ledger: Arc::clone(&self.ledger),
+            books: self.machine.spec().retire().is_any() && self.machine.phase() != Phase::Drained,
         };
         job.spawn(done.clone());
+    }
+
+    /// Takes the next operation out of the queue. A reset that another drain has put off by joining is none.
+    fn next(&mut self) -> Option<(u64, Op)> {
+        if !self.machine.wants_abort() {
+            self.queue.retain(|(_, op)| *op != Op::Abort);
+        }
+        self.queue.pop_front()
     }
 
     /// The operation under way is done.
@@ -136,6 +170,8 @@ impl Entry {
             lease_until: self.machine.lease_until(),
             keep_closed: self.machine.spec().keep_closed(),
             settled_by: self.machine.settled_by(),
+            retire: *self.machine.spec().retire(),
+            report: self.report.clone(),
             owner: self.owner,
         }
     }

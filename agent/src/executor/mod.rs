@@ -6,6 +6,8 @@ mod carry;
 mod entry;
 mod ops;
 mod report;
+mod retired;
+mod rounds;
 mod task;
 mod verify;
 
@@ -21,6 +23,7 @@ mod tests;
 mod verdict_tests;
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -29,7 +32,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::task::{Command, Task};
 use crate::{
-    drain::{Boot, Service, SettledBy, Spec, StateName},
+    drain::{Boot, Leaving, Retire, RetireReport, Service, SettledBy, Spec, StateName},
     kernel::{Event, Kernel, KernelError},
 };
 
@@ -113,6 +116,10 @@ pub struct DrainView {
     pub keep_closed: bool,
     /// Why settling ended.
     pub settled_by: Option<SettledBy>,
+    /// How its flows are made to leave.
+    pub retire: Retire,
+    /// What has become of them.
+    pub report: RetireReport,
     /// Who started it.
     pub owner: Owner,
 }
@@ -207,6 +214,15 @@ impl Executor {
     /// [`DrainError::Stopping`] only.
     pub async fn draining(&self) -> Result<Vec<Service>, DrainError> {
         self.ask(|reply| Command::Draining { reply }).await
+    }
+
+    /// How each flow of the service's drain is on its way out, by socket cookie, as of the newest round; empty
+    /// if it is not draining.
+    ///
+    /// # Errors
+    /// [`DrainError::Stopping`] only.
+    pub async fn leaving(&self, service: Service) -> Result<HashMap<u64, Leaving>, DrainError> {
+        self.ask(|reply| Command::Leaving { service, reply }).await
     }
 
     /// Renews the lease of the service's drain to its full length, if there is a drain.

@@ -12,12 +12,13 @@ use tracing::{field::display, warn};
 
 use super::{
     explain,
+    rounds::{Cut, Flows, Retired},
     task::Internal,
     verify::{Verification, check_netns, verify},
 };
 use crate::{
-    drain::{Arrivals, Boot, Lingerers, Service},
-    kernel::{Kernel, KernelError, Watch},
+    drain::{Arrivals, Boot, Lingerers, Retire, RetireReport, Retirement, Service, Verdict},
+    kernel::{Kernel, KernelError, RetireOrder, Watch},
 };
 
 /// How many sources of late connections are logged.
@@ -34,6 +35,12 @@ pub(super) enum Op {
     ReadArrivals,
     LogSources,
     Verify,
+    Retire(RetireOrder),
+    /// Attempts are counted from 1.
+    Restore {
+        attempt: u32,
+    },
+    Abort,
 }
 
 /// What came of an [`Op`].
@@ -41,7 +48,10 @@ pub(super) enum Op {
 pub(super) enum Answer {
     Done,
     Arrivals(Arrivals),
-    Verified(Verification),
+    /// With the flows counted once more if zero is proven, so that whoever waited for it has all of them.
+    Verified(Verification, Option<RetireReport>),
+    Retired(Retired),
+    Aborted(Cut),
 }
 
 /// An [`Op`] and what it needs.
@@ -54,6 +64,10 @@ pub(super) struct Job {
     pub(super) netns_cookie: Option<u64>,
     pub(super) started: Boot,
     pub(super) lingerers: Arc<Mutex<Lingerers>>,
+    pub(super) retire: Retire,
+    pub(super) ledger: Arc<Mutex<Retirement>>,
+    /// Whether a verification that finds nothing is news.
+    pub(super) books: bool,
 }
 
 /// An [`Op`] is done.
@@ -93,10 +107,39 @@ impl Job {
             Op::LogSources => self.log_sources()?,
             Op::Verify => {
                 let found = verify(kernel, service, &self.lingerers, self.netns_cookie)?;
-                return Ok(Answer::Verified(found));
+                let booked = self.book(&found);
+                return Ok(Answer::Verified(found, booked));
             }
+            Op::Retire(order) => return Ok(Answer::Retired(self.flows().round(&order)?)),
+            Op::Restore { .. } => kernel.restore(service)?,
+            Op::Abort => return Ok(Answer::Aborted(self.flows().abort()?)),
         }
         Ok(Answer::Done)
+    }
+
+    fn flows(&self) -> Flows<'_> {
+        Flows {
+            kernel: &*self.kernel,
+            service: self.service,
+            started: self.started,
+            netns_cookie: self.netns_cookie,
+            retire: &self.retire,
+            ledger: &self.ledger,
+        }
+    }
+
+    /// No round comes after zero: what happened since the last one is counted now.
+    fn book(&self, found: &Verification) -> Option<RetireReport> {
+        if !self.books || found.judgement.verdict != Verdict::Empty {
+            return None;
+        }
+        let booked = self.flows().book();
+        booked.inspect_err(|error| self.not_booked(error)).ok()
+    }
+
+    fn not_booked(&self, error: &KernelError) {
+        let error = explain(error);
+        warn!(service = %self.service, error, "connections that left last may not be counted");
     }
 
     fn arrivals(&self) -> Arrivals {

@@ -3,6 +3,7 @@
 //! seed is printed when one is broken; `DRAINCTL_SEED=N` runs that seed alone.
 
 mod invariants;
+mod leaving;
 mod operations;
 mod world;
 
@@ -14,9 +15,9 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use self::world::random_spec;
+use self::{leaving::Fates, world::random_spec};
 use crate::{
-    drain::{Action, BACKUP, Boot, Event, LINGER, Lingerers, Machine, Phase, Service},
+    drain::{Action, BACKUP, Boot, Event, Lingerers, Machine, Phase, Retirement, Service},
     kernel::{
         self, EventKind, Kernel,
         fake::{FakeKernel, Op},
@@ -79,6 +80,8 @@ struct Simulation {
     newest_look: Boot,
     wake_at: Boot,
     lingerers: Mutex<Lingerers>,
+    ledger: Mutex<Retirement>,
+    fates: Fates,
     listeners: Option<BTreeSet<u64>>,
     netns_cookie: Option<u64>,
     /// Until when the kernel was told to keep the gate closed.
@@ -88,6 +91,8 @@ struct Simulation {
     half_closed: HashMap<u64, Boot>,
     /// A flow came through a closed gate.
     intruded: bool,
+    /// What remained at a deadline was reset since the drain began.
+    aborted: bool,
     /// The namespace died since the drain began.
     netns_lost: bool,
     /// What may break: nothing, the look, or everything but the look.
@@ -116,12 +121,15 @@ impl Simulation {
             newest_look: now,
             wake_at: now,
             lingerers: Mutex::default(),
+            ledger: Mutex::default(),
+            fates: Fates::default(),
             listeners: None,
             netns_cookie: None,
             gate_lease: now,
             newest: None,
             half_closed: HashMap::new(),
             intruded: false,
+            aborted: false,
             netns_lost: false,
             faults,
             phases: BTreeSet::new(),
@@ -185,6 +193,11 @@ impl Simulation {
                 Action::Transition { .. } | Action::Ended(_) => {}
                 Action::LogSources | Action::FlowAfterDrained => {}
                 Action::Verify if self.queue.contains(&Action::Verify) => {}
+                Action::CloseGate { .. } | Action::RenewGate { .. } | Action::OpenGate => {
+                    let is_round = |queued: &Action| matches!(queued, Action::Retire(_));
+                    let at = self.queue.iter().position(is_round).unwrap_or(self.queue.len());
+                    self.queue.insert(at, action);
+                }
                 operation => self.queue.push_back(operation),
             }
         }
@@ -208,7 +221,8 @@ impl Simulation {
         for (cookie, _) in self.kernel.sockets(WEB) {
             self.kernel.close(cookie);
         }
-        self.rest_until(self.kernel.now() + LINGER + BACKUP * 3);
+        let linger = self.machine.spec().retire().linger;
+        self.rest_until(self.kernel.now() + linger + BACKUP * 3);
         let phase = self.machine.phase();
         let empty = [Phase::Serving, Phase::Drained].contains(&phase);
         assert!(empty, "{} although nothing is left: {:?}", phase.name(), self.machine.unknown());
@@ -216,6 +230,7 @@ impl Simulation {
         self.rest_until(self.kernel.now() + BACKUP);
         assert_eq!(self.machine.phase(), Phase::Serving, "the lease is over");
         assert!(!self.kernel.gate_is_closed(WEB));
+        assert_eq!(self.kernel.order(WEB), None, "nobody is told any more");
     }
 
     fn rest_until(&mut self, until: Boot) {

@@ -22,7 +22,7 @@ use super::{
     report::{self, Asked, Seen},
 };
 use crate::{
-    drain::{Boot, Event, Phase, Service, Spec},
+    drain::{Boot, Event, Leaving, Phase, Service, Spec},
     kernel::{self, EventKind, Kernel},
 };
 
@@ -49,6 +49,10 @@ pub(super) enum Command {
     Draining {
         reply: oneshot::Sender<Vec<Service>>,
     },
+    Leaving {
+        service: Service,
+        reply: oneshot::Sender<HashMap<u64, Leaving>>,
+    },
     Renew {
         service: Service,
     },
@@ -63,6 +67,11 @@ pub(super) enum Internal {
     Done(OpDone),
     Checked(Checked),
     Seen(Vec<Seen>, oneshot::Sender<Vec<Status>>),
+    /// Time to try again to restore the flows of a drain that is over.
+    Restore {
+        service: Service,
+        epoch: u64,
+    },
 }
 
 /// See the module.
@@ -150,6 +159,7 @@ impl Task {
             Command::Draining { reply } => {
                 let _ = reply.send(self.draining());
             }
+            Command::Leaving { service, reply } => self.leaving(service, reply),
             Command::Renew { service } => {
                 if self.is_draining(service) {
                     self.step(service, Event::Renew);
@@ -164,6 +174,7 @@ impl Task {
             Internal::Done(done) => self.op_done(done),
             Internal::Checked(checked) => self.checked(checked),
             Internal::Seen(seen, reply) => self.seen(seen, reply),
+            Internal::Restore { service, epoch } => self.restore_again(service, epoch),
         }
     }
 
@@ -255,13 +266,14 @@ impl Task {
 
     fn is_stopped(&self) -> bool {
         let Some(stop) = &self.stop else { return false };
-        let open = self.draining();
-        if open.is_empty() {
+        // Those that are done are forgotten.
+        if self.entries.is_empty() {
             return true;
         }
         if Instant::now() < stop.until {
             return false;
         }
+        let open = self.draining();
         for service in open {
             error!(%service, "the gate could not be opened before the end; its lease will open it");
         }

@@ -52,7 +52,7 @@ fn add(look: &mut Look, response: &InetResponse) {
         state,
         local,
         peer: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
-        held: h.inode != 0,
+        inode: h.inode,
         unread: h.recv_queue,
         unacked: h.send_queue,
         info: response.nlas.iter().find_map(info),

@@ -66,7 +66,7 @@ fn a_connection_is_one_whichever_family_it_came_by() {
             state: TcpState::Established,
             local: (WEB, 8080).into(),
             peer: (PEER, 40_000).into(),
-            held: true,
+            inode: 7,
             unread: 3,
             unacked: 4,
             info: None,

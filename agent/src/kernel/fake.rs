@@ -3,6 +3,7 @@
 //! real kernel is proven against it by the integration tests.
 
 mod model;
+mod retiring;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -31,11 +32,17 @@ pub(crate) enum Op {
     OpenGate,
     Rejected,
     Faults,
+    Retire,
+    Followed,
+    Unfollow,
+    Restore,
+    Finish,
+    Abort,
 }
 
 impl Op {
     /// All of them.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -48,6 +55,12 @@ impl Op {
         Self::OpenGate,
         Self::Rejected,
         Self::Faults,
+        Self::Retire,
+        Self::Followed,
+        Self::Unfollow,
+        Self::Restore,
+        Self::Finish,
+        Self::Abort,
     ];
 }
 
@@ -176,6 +189,7 @@ impl FakeKernel {
 
     fn accept(&self, model: &mut Model, service: Service) -> u64 {
         let cookie = model.add_socket(service, TcpState::Established);
+        model.follow(service, cookie);
         let (now, full, blind) = (model.now, model.tracker_full, model.tracker_blind);
         if blind {
             return cookie;
@@ -196,20 +210,26 @@ impl FakeKernel {
 
     /// A connection moves to another TCP state.
     pub(crate) fn set_state(&self, cookie: u64, state: TcpState, held: bool) {
-        let mut model = self.model();
+        self.move_to(&mut self.model(), cookie, state, held);
+    }
+
+    fn move_to(&self, model: &mut Model, cookie: u64, state: TcpState, held: bool) {
         let Some((service, socket)) = model.sockets.get_mut(&cookie) else { return };
-        (socket.state, socket.held) = (state, held);
+        (socket.state, socket.inode) = (state, if held { cookie as u32 } else { 0 });
         let service = *service;
         if !state.is_flow() {
-            self.uncount(&mut model, service, cookie);
+            self.uncount(model, service, cookie);
         }
     }
 
     /// A connection or handshake is over.
     pub(crate) fn close(&self, cookie: u64) {
-        let mut model = self.model();
+        self.remove(&mut self.model(), cookie);
+    }
+
+    fn remove(&self, model: &mut Model, cookie: u64) {
         let Some((service, _)) = model.sockets.remove(&cookie) else { return };
-        self.uncount(&mut model, service, cookie);
+        self.uncount(model, service, cookie);
     }
 
     /// The tracker sees that a flow is none any more.

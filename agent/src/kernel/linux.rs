@@ -12,9 +12,12 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::{
-    Event, Faults, Kernel, KernelError, Look, Reconciled, Tracked, Watch, diag, events,
+    Abort, Event, Faults, Finish, Followed, Kernel, KernelError, Look, Reconciled, RetireLacks,
+    RetireOrder, Tracked, Watch, destroy, diag, events, finish,
     gate::Gates,
     netns::{self, Namespaces},
+    offsets::Offsets,
+    retire::Retiring,
     settle::Unsettled,
     sys,
     tracker::{Sizes, Tracker, tracked},
@@ -43,6 +46,7 @@ pub struct Linux {
     host: u32,
     tracker: Mutex<Tracker>,
     gates: Arc<Mutex<Gates>>,
+    retiring: Retiring,
     /// See [`Linux::let_gate_settle`].
     unsettled: Unsettled,
     /// Lost flows that were accounted for by a later reconciliation.
@@ -60,13 +64,16 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
     };
     let host = netns::host()?;
     let sizes = Sizes { max_flows: config.max_flows, max_services: config.max_services };
-    let mut tracker = Tracker::start(&cgroup, sizes)?;
+    let offsets = Offsets::read()?;
+    let mut tracker = Tracker::start(&cgroup, sizes, &offsets)?;
     let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
+    let retiring = Retiring::start(sizes, &offsets, tracker.take_join()?);
     let linux = Arc::new(Linux {
         namespaces: Namespaces::default(),
         host,
         tracker: Mutex::new(tracker),
         gates: Arc::new(Mutex::new(Gates::load()?)),
+        retiring,
         unsettled: Unsettled::default(),
         forgiven: Mutex::default(),
     });
@@ -291,6 +298,38 @@ impl Kernel for Linux {
         lock(&self.gates).rejected(service)
     }
 
+    fn retire(&self, service: Service, order: &RetireOrder) -> Result<(), KernelError> {
+        self.retiring.retire(service, order, &self.namespaces, &self.tracker)
+    }
+
+    fn followed(&self, service: Service) -> Result<Vec<Followed>, KernelError> {
+        self.retiring.followed(service)
+    }
+
+    fn unfollow(&self, cookies: &[u64]) -> Result<(), KernelError> {
+        self.retiring.unfollow(cookies)
+    }
+
+    fn restore(&self, service: Service) -> Result<(), KernelError> {
+        self.retiring.restore(service, &self.tracker)
+    }
+
+    fn finish(&self, netns: u32, flows: &[Finish]) -> Result<Vec<u64>, KernelError> {
+        finish::finish(&self.namespaces, netns, flows)
+    }
+
+    fn offer_goaway(&self, netns: u32, flows: &[Finish]) -> Result<Vec<u64>, KernelError> {
+        self.retiring.offer(flows, |flows| finish::write_goaway(&self.namespaces, netns, flows))
+    }
+
+    fn abort(&self, netns: u32, flows: &[Abort]) -> Result<Vec<u64>, KernelError> {
+        self.namespaces.inside(netns, || destroy::destroy(flows))
+    }
+
+    fn retire_lacks(&self) -> RetireLacks {
+        self.retiring.lacks()
+    }
+
     fn faults(&self) -> Result<Faults, KernelError> {
         self.tracker().faults()
     }
@@ -312,7 +351,7 @@ fn flows(look: &Look) -> impl Iterator<Item = u64> + '_ {
 }
 
 /// A panic in another thread does not make kernel state unusable.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -3,10 +3,12 @@
 //!
 //! All calls block for microseconds to a few milliseconds; async code calls them on a blocking thread.
 
+mod destroy;
 mod diag;
 mod events;
 #[cfg(test)]
 pub(crate) mod fake;
+mod finish;
 mod gate;
 mod linux;
 mod netns;
@@ -14,6 +16,8 @@ mod objects;
 mod offsets;
 pub mod peer;
 pub mod probe;
+mod retire;
+mod retiring;
 mod settle;
 mod sys;
 mod tracker;
@@ -21,6 +25,9 @@ mod tracker;
 use std::{fmt, net::SocketAddr, time::Duration};
 
 pub use linux::{Config, Linux, open};
+pub use retiring::{
+    Abort, Barrier, Finish, Followed, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
+};
 
 use crate::drain::{Boot, Service};
 
@@ -106,6 +113,62 @@ pub trait Kernel: Send + Sync + 'static {
     /// The map cannot be read.
     fn rejected(&self, service: Service) -> Result<u64, KernelError>;
 
+    /// Has the flows of the service followed and told to leave, those that still arrive included. Called
+    /// again it renews the order and takes in the flows that were missed. Without [`Kernel::retire_lacks`] of
+    /// telling, that is; else flows are not followed, and this is no error.
+    ///
+    /// # Errors
+    /// The namespace is gone, or a map or program failed. Flows taken in until then stay so until
+    /// [`Kernel::restore`].
+    fn retire(&self, service: Service, order: &RetireOrder) -> Result<(), KernelError>;
+
+    /// Every flow of the service that is, or was, followed since [`Kernel::retire`]; those that ended stay
+    /// until [`Kernel::unfollow`].
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn followed(&self, service: Service) -> Result<Vec<Followed>, KernelError>;
+
+    /// Forgets flows that have ended.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    fn unfollow(&self, cookies: &[u64]) -> Result<(), KernelError>;
+
+    /// Leaves all flows of the service alone again: from when this returns on, the kernel sends what their
+    /// servers write. Of a service that does not retire, or a namespace that is gone, it is no error.
+    ///
+    /// # Errors
+    /// A map cannot be written; called again it goes on.
+    fn restore(&self, service: Service) -> Result<(), KernelError>;
+
+    /// Sends a FIN on these flows, as their server would at a keep-alive timeout (`shutdown(SHUT_WR)` on a
+    /// borrowed descriptor, which is closed at once). Returns the cookies of those that got one; the others
+    /// have moved, ended, or have no process any more.
+    ///
+    /// # Errors
+    /// The namespace is gone, /proc cannot be read, or the kernel cannot borrow descriptors
+    /// (`pidfd_getfd`, Linux 5.6).
+    fn finish(&self, netns: u32, flows: &[Finish]) -> Result<Vec<u64>, KernelError>;
+
+    /// Offers a GOAWAY to these flows, whose servers have nothing to say just now. The kernel sends it only at a
+    /// proven place, in the flow's turn and never twice. Returns the cookies of those that were told; one
+    /// that was not may be at another time.
+    ///
+    /// # Errors
+    /// As for [`Kernel::finish`].
+    fn offer_goaway(&self, netns: u32, flows: &[Finish]) -> Result<Vec<u64>, KernelError>;
+
+    /// Resets these flows (`SOCK_DESTROY`). Returns the cookies of those that were reset; the others ended by
+    /// themselves.
+    ///
+    /// # Errors
+    /// The namespace is gone, or the kernel has no `SOCK_DESTROY` (`CONFIG_INET_DIAG_DESTROY`).
+    fn abort(&self, netns: u32, flows: &[Abort]) -> Result<Vec<u64>, KernelError>;
+
+    /// What this kernel lacks for retiring.
+    fn retire_lacks(&self) -> RetireLacks;
+
     /// What went wrong in the kernel programs, for the whole node.
     ///
     /// # Errors
@@ -148,8 +211,9 @@ pub struct Socket {
     pub local: SocketAddr,
     /// The peer's address and port.
     pub peer: SocketAddr,
-    /// Whether a process holds it: false in the accept queue, and after `close(2)`.
-    pub held: bool,
+    /// Inode number of the socket, as in `/proc/PID/fd`; 0 if no process holds it, which is so in the accept
+    /// queue and after `close(2)`.
+    pub inode: u32,
     /// Bytes received and not read by the process.
     pub unread: u32,
     /// Bytes written by the process and not acknowledged by the peer.
@@ -186,6 +250,13 @@ pub enum TcpState {
     CloseWait,
     LastAck,
     Closing,
+}
+
+impl Socket {
+    /// Whether a process holds it.
+    pub fn is_held(&self) -> bool {
+        self.inode != 0
+    }
 }
 
 impl TcpState {

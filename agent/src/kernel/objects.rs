@@ -13,6 +13,10 @@ pub(super) const TRACK: Object =
 pub(super) const GATE: Object =
     Object(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gate.o")));
 
+/// `sk_msg` and iterators: makes flows leave.
+pub(super) const RETIRE: Object =
+    Object(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/retire.o")));
+
 impl Object {
     /// The bytes to load.
     ///

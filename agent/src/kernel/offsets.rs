@@ -18,6 +18,22 @@ pub(super) struct Offsets {
     pub(super) skc_state: u32,
     /// `struct inet_sock`, `inet_sport`.
     pub(super) inet_sport: u32,
+    /// `struct sock_common`, `skc_cookie`.
+    pub(super) skc_cookie: u32,
+    /// `struct sock`, `sk_user_data`.
+    pub(super) sk_user_data: u32,
+    /// `struct sock_common`, `skc_flags`.
+    pub(super) sk_flags: u32,
+    /// Not an offset: the number of the bit `SOCK_ZEROCOPY` in `sk_flags` (`enum sock_flags`).
+    pub(super) sock_zerocopy: u32,
+    /// `struct tcp_sock`, `copied_seq`.
+    pub(super) copied_seq: u32,
+    /// `struct tcp_sock`, `snd_una`.
+    pub(super) snd_una: u32,
+    /// `struct tcp_sock`, `write_seq`.
+    pub(super) write_seq: u32,
+    /// `struct tcp_sock`, `bytes_received`.
+    pub(super) bytes_received: u32,
 }
 
 impl Offsets {
@@ -33,6 +49,14 @@ impl Offsets {
             net_inum: offset("net.ns.inum")?,
             skc_state: offset("sock_common.skc_state")?,
             inet_sport: offset("inet_sock.inet_sport")?,
+            skc_cookie: offset("sock_common.skc_cookie")?,
+            sk_user_data: offset("sock.sk_user_data")?,
+            sk_flags: offset("sock_common.skc_flags")?,
+            sock_zerocopy: enumerator(&btf, "sock_flags", "SOCK_ZEROCOPY")?,
+            copied_seq: offset("tcp_sock.copied_seq")?,
+            snd_una: offset("tcp_sock.snd_una")?,
+            write_seq: offset("tcp_sock.write_seq")?,
+            bytes_received: offset("tcp_sock.bytes_received")?,
         })
     }
 }
@@ -55,6 +79,20 @@ fn offset(btf: &Btf, path: &str) -> Result<u32, KernelError> {
         here = inner;
     }
     Ok(bits / 8)
+}
+
+/// Value of a name in an enumeration.
+fn enumerator(btf: &Btf, of: &str, name: &str) -> Result<u32, KernelError> {
+    let fail = |e: btf_rs::Error| KernelError::op("find", name, e);
+    for t in btf.resolve_types_by_name(of).map_err(fail)? {
+        let Type::Enum(e) = t else { continue };
+        for member in &e.members {
+            if btf.resolve_name(member).map_err(fail)? == name {
+                return Ok(member.val());
+            }
+        }
+    }
+    Err(KernelError::op("find", name, format!("{VMLINUX} has no such value in enum {of}")))
 }
 
 /// Bit offset and type of a member, also inside anonymous structs and unions.

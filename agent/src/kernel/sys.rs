@@ -41,3 +41,50 @@ pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     };
     if rc == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
+
+/// The cookie of a socket (`SO_COOKIE`): never reused while the machine runs.
+///
+/// # Errors
+/// It is no socket.
+pub(super) fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the buffer is eight bytes long, as `len` says, and both live across the call.
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if rc == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Offset of `tcpi_bytes_received` in `struct tcp_info` (`include/uapi/linux/tcp.h`).
+const TCPI_BYTES_RECEIVED: usize = 128;
+
+/// Payload bytes that a TCP socket has received (`tcpi_bytes_received`).
+///
+/// # Errors
+/// It is no TCP socket.
+pub(super) fn bytes_received(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut info = [0_u8; TCPI_BYTES_RECEIVED + size_of::<u64>()];
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most as many bytes as `len` says the buffer has.
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let bytes = info[TCPI_BYTES_RECEIVED..].try_into();
+    bytes.map(u64::from_ne_bytes).map_err(io::Error::other)
+}

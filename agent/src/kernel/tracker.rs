@@ -10,7 +10,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, MapError, RingBuf},
+    maps::{Array, HashMap, MapData, MapError, ProgramArray, RingBuf},
     programs::{CgroupAttachMode, Iter, SchedClassifier, SockOps, TestRun as _, TestRunOptions},
 };
 use drainctl_common::{
@@ -33,6 +33,8 @@ pub(super) struct Tracker {
     services: HashMap<MapData, ServiceKey, ServiceCounts>,
     faults: Array<MapData, u64>,
     max_flows: usize,
+    /// What is reported of which service, as it was set last: a set of [`watch`] bits.
+    watches: std::collections::HashMap<Service, u32>,
 }
 
 /// How large the tracker's maps are.
@@ -44,8 +46,12 @@ pub(super) struct Sizes {
 
 impl Tracker {
     /// Loads the programs and attaches the counting one to the root of cgroup v2.
-    pub(super) fn start(cgroup: &Path, sizes: Sizes) -> Result<Self, KernelError> {
-        let mut ebpf = load(sizes)?;
+    pub(super) fn start(
+        cgroup: &Path,
+        sizes: Sizes,
+        offsets: &Offsets,
+    ) -> Result<Self, KernelError> {
+        let mut ebpf = load(sizes, offsets)?;
         let adopt = load_programs(&mut ebpf)?;
         let mut tracker = Self {
             adopt,
@@ -53,6 +59,7 @@ impl Tracker {
             services: map(&mut ebpf, "SERVICES", HashMap::try_from)?,
             faults: map(&mut ebpf, "FAULTS", Array::try_from)?,
             max_flows: sizes.max_flows as usize,
+            watches: std::collections::HashMap::new(),
             ebpf,
         };
         tracker.attach(cgroup)?;
@@ -71,6 +78,11 @@ impl Tracker {
     /// The ring buffer of events, once.
     pub(super) fn take_events(&mut self) -> Result<RingBuf<MapData>, KernelError> {
         map(&mut self.ebpf, "EVENTS", RingBuf::try_from)
+    }
+
+    /// Where the program is to be put that runs after the tracker for connections of retiring services, once.
+    pub(super) fn take_join(&mut self) -> Result<ProgramArray<MapData>, KernelError> {
+        map(&mut self.ebpf, "JOIN", ProgramArray::try_from)
     }
 
     /// Reader of what the programs log, once.
@@ -154,11 +166,28 @@ impl Tracker {
     /// Sets what is reported for a service, which is known from then on.
     pub(super) fn watch(&mut self, service: Service, wanted: Watch) -> Result<(), KernelError> {
         let bit = |wanted, bit| if wanted { bit } else { 0 };
-        let watch = bit(wanted.listeners, watch::LISTENERS) | bit(wanted.flows, watch::FLOWS);
+        let bits = bit(wanted.listeners, watch::LISTENERS) | bit(wanted.flows, watch::FLOWS);
+        self.set_watch(service, watch::LISTENERS | watch::FLOWS, bits)
+    }
+
+    /// Sets whether the retire programs take in new connections of a service.
+    pub(super) fn join_new(&mut self, service: Service, wanted: bool) -> Result<(), KernelError> {
+        self.set_watch(service, watch::JOIN, if wanted { watch::JOIN } else { 0 })
+    }
+
+    /// Changes those bits of a service's watch that are in `mask`. The agent is the only one that sets them.
+    fn set_watch(&mut self, service: Service, mask: u32, bits: u32) -> Result<(), KernelError> {
+        let before = self.watches.get(&service).copied().unwrap_or(0);
+        let watch = before & !mask | bits;
         if watch != 0 {
             self.know(service)?;
         }
-        self.repair(service, &Repair { watch, ..Repair::new(key(service)) }).map(drop)
+        self.repair(service, &Repair { watch, ..Repair::new(key(service)) })?;
+        match watch {
+            0 => self.watches.remove(&service),
+            _ => self.watches.insert(service, watch),
+        };
+        Ok(())
     }
 
     /// Whether the named flow was removed.
@@ -222,7 +251,7 @@ fn is_unused(counts: &ServiceCounts, alive: bool, before: Boot) -> bool {
 }
 
 /// The key of a service in the maps.
-fn key(service: Service) -> ServiceKey {
+pub(super) fn key(service: Service) -> ServiceKey {
     ServiceKey::new(service.netns, service.port)
 }
 
@@ -246,9 +275,8 @@ fn address(words: [u32; 4]) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
 }
 
-fn load(sizes: Sizes) -> Result<Ebpf, KernelError> {
+fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
     let bytes = TRACK.bytes()?;
-    let offsets = Offsets::read()?;
     EbpfLoader::new()
         .btf(None) // The offsets below are all it needs.
         .override_global("OFF_SKC_NET", &offsets.skc_net, true)
@@ -279,7 +307,10 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<&'static str, KernelError> {
     Ok("adopt")
 }
 
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, KernelError>
+pub(super) fn program<'a, P>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut P, KernelError>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
 {
@@ -288,7 +319,7 @@ where
     program.try_into().map_err(|e| KernelError::op("use program", name, e))
 }
 
-fn map<M>(
+pub(super) fn map<M>(
     ebpf: &mut Ebpf,
     name: &'static str,
     convert: impl FnOnce(aya::maps::Map) -> Result<M, MapError>,

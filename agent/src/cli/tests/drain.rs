@@ -1,13 +1,14 @@
 //! `drain`: how it ends.
 
 use hyper::StatusCode;
+use serde_json::json;
 
 use super::*;
 use crate::{
-    api::protocol::{Activity, ErrorCode, FlowList, FlowStatus},
+    api::protocol::{AtDeadline, ErrorCode, FlowList, FlowStatus},
     cli::{
         Exit,
-        fake::{status, with_deadline},
+        fake::{flow, status, with_deadline},
     },
 };
 use StateName::{Drained, Expired, Rejecting, Serving, Settling};
@@ -26,7 +27,7 @@ fn drained_is_0() {
     let expected =
         ["settling", "rejecting", "drained"].map(|s| format!("drainctl: port 8080: {s}"));
     assert_eq!(states, expected, "a line for each change of state");
-    assert_eq!(fake.body(POST)["ports"], serde_json::json!([8080]));
+    assert_eq!(fake.body(POST)["ports"], json!([8080]));
 }
 
 #[test]
@@ -34,7 +35,7 @@ fn what_was_not_said_is_not_sent_and_what_was_said_is() {
     let fake = draining(vec![Answer::Events(vec![status(service(8080, Drained))], true)]);
     fake.drainctl(&DRAIN);
     let sent = fake.body(POST);
-    assert_eq!(sent, serde_json::json!({ "ports": [8080], "keep_closed": false, "new": "reject" }));
+    assert_eq!(sent, json!({ "ports": [8080], "keep_closed": false, "new": "reject" }));
     let fake = draining(vec![Answer::Events(vec![status(service(8080, Drained))], true)]);
     let options = [
         "drain",
@@ -52,28 +53,36 @@ fn what_was_not_said_is_not_sent_and_what_was_said_is() {
         "70s",
         "--keep-closed",
         "--host",
+        "--retire",
+        "http1,idle,quiet",
+        "--idle-after",
+        "2s",
+        "--quiet-flow-after",
+        "3s",
+        "--linger",
+        "4s",
+        "--spread",
+        "0s",
+        "--at-deadline",
+        "abort",
     ];
     fake.drainctl(&options);
-    let all = serde_json::json!({
+    let all = json!({
         "ports": [8080], "netns": "host", "quiet_ms": 500, "min_settle_ms": 1000,
         "max_settle_ms": 2000, "timeout_ms": 10_000, "lease_ms": 70_000, "keep_closed": true,
-        "new": "reject",
+        "new": "reject", "retire": ["http1", "idle", "quiet"], "idle_after_ms": 2000,
+        "quiet_flow_after_ms": 3000, "linger_ms": 4000, "spread_ms": 0, "at_deadline": "abort",
     });
     assert_eq!(fake.body(POST), all);
+    let fake = draining(vec![Answer::Events(vec![status(service(8080, Drained))], true)]);
+    fake.drainctl(&["drain", "--port", "8080", "--retire", "none", "--at-deadline", "leave"]);
+    let sent = fake.body(POST);
+    assert_eq!((&sent["retire"], &sent["at_deadline"]), (&json!([]), &json!("leave")));
 }
 
 #[test]
 fn expired_is_3_and_lists_what_remains() {
-    let flow = |n: u16| FlowStatus {
-        peer: format!("10.0.0.{n}:40000"),
-        local: "10.0.1.1:8080".into(),
-        tcp_state: "ESTAB".into(),
-        age_ms: Some(61_000),
-        bytes_in: 100,
-        bytes_out: 2048,
-        activity: Activity::Busy,
-        why: "unacknowledged data".into(),
-    };
+    let flow = |n: u16| FlowStatus { peer: format!("10.0.0.{n}:40000"), ..flow() };
     let mut expired = with_deadline(8080, Expired, 0);
     expired.flows = 12;
     let flows = FlowList { flows: (1..=12).map(flow).collect() };
@@ -89,6 +98,43 @@ fn expired_is_3_and_lists_what_remains() {
     assert_eq!(ran.err.matches("10.0.0.").count(), 10, "at most ten lines: {ran:?}");
     assert!(ran.err.contains("and 2 more"), "{ran:?}");
     assert!(ran.err.contains("1m01s"), "how long: {ran:?}");
+}
+
+/// A drain that resets what remains at its deadline, which has passed.
+fn aborting(state: StateName, aborted: u16) -> ServiceStatus {
+    let mut service = with_deadline(8080, state, 0);
+    let retire = &mut service.drain.as_mut().unwrap().retire;
+    retire.at_deadline = AtDeadline::Abort;
+    retire.aborted = aborted.into();
+    retire.cut = (1..=aborted).map(|n| format!("10.0.0.{n}:40000")).collect();
+    service
+}
+
+#[test]
+fn drained_after_an_abort_is_0_and_says_who_was_cut() {
+    let abort = [&DRAIN[..], &["--at-deadline", "abort"]].concat();
+    let events = [aborting(Rejecting, 0), aborting(Rejecting, 12), aborting(Drained, 12)];
+    let fake = draining(vec![Answer::Events(events.map(status).to_vec(), true)]);
+    let ran = fake.drainctl(&abort);
+    assert_eq!(ran.exit, Exit::Done, "{ran:?}");
+    assert!(ran.out.contains("while draining; cut 12 connections at the deadline)"), "{ran:?}");
+    let cut = "drainctl: cut at the deadline: 10.0.0.1:40000, 10.0.0.2:40000, ";
+    assert!(ran.err.contains(cut) && ran.err.contains(" and 2 more"), "{ran:?}");
+    let json = fake.drainctl(&[&abort[..], &["--json"]].concat()).json();
+    assert_eq!((&json["outcome"], &json["exit"]), (&json!("drained"), &json!(0)));
+    let retire = &json["services"][0]["drain"]["retire"];
+    assert_eq!((&retire["aborted"], &retire["cut"][11]), (&json!(12), &json!("10.0.0.12:40000")));
+}
+
+#[test]
+fn an_abort_that_leaves_something_is_3() {
+    let mut expired = aborting(Expired, 1);
+    expired.flows = 2;
+    let fake = draining(vec![Answer::Events(vec![status(expired)], true)]);
+    let ran = fake.drainctl(&DRAIN);
+    assert_eq!((ran.exit, &*ran.out), (Exit::Deadline, ""), "{ran:?}");
+    assert!(ran.err.contains("port 8080 still has 2 flows"), "{ran:?}");
+    assert!(ran.err.contains("cut at the deadline: 10.0.0.1:40000\n"), "{ran:?}");
 }
 
 #[test]

@@ -62,7 +62,12 @@ fn unreachable_is_4_and_names_the_path() {
 
 #[test]
 fn contradictions_are_refused_before_anything_is_sent() {
-    let table: [&[&str]; 6] = [
+    let table: [&[&str]; 11] = [
+        &["--retire", "quiet"],
+        &["--quiet-flow-after", "5s"],
+        &["--retire", "http", "--idle-after", "5s"],
+        &["--retire", "none", "--spread", "1s"],
+        &["--spread", "25s"],
         &["--min-settle", "10s", "--max-settle", "5s"],
         &["--max-settle", "25s"],
         &["--max-settle", "30s"],

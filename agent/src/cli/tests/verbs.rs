@@ -4,10 +4,12 @@ use hyper::StatusCode;
 
 use super::*;
 use crate::{
-    api::protocol::{Activity, ErrorCode, FlowList, FlowStatus, ServiceList, Undrained},
+    api::protocol::{
+        Activity, ErrorCode, FlowBarrier, FlowList, FlowStatus, ServiceList, Undrained,
+    },
     cli::{
         Exit,
-        fake::{drainctl, status},
+        fake::{drainctl, flow, status},
     },
 };
 use StateName::{Drained, Rejecting, Serving};
@@ -72,14 +74,10 @@ fn flows_of_a_namespace_by_path() {
     let find = format!("GET /v1/services?netns={inode}&port=8080");
     let list = ServiceList { services: vec![service(8080, Serving)] };
     let flow = FlowStatus {
-        peer: "[2001:db8::1]:5".into(),
-        local: "[2001:db8::2]:8080".into(),
-        tcp_state: "ESTAB".into(),
-        age_ms: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        activity: Activity::Quiet,
-        why: "no bytes for 3s".into(),
+        activity: Activity::Idle,
+        why: "answered 3s ago, and no byte since".into(),
+        barrier: Some(FlowBarrier::Tls),
+        ..flow()
     };
     let fake = Fake::start(vec![
         (&find, vec![Answer::ok(&list)]),
@@ -90,7 +88,8 @@ fn flows_of_a_namespace_by_path() {
     ]);
     let ran = fake.drainctl(&["flows", "--port", "8080", "--netns", "/proc/self/ns/net"]);
     assert_eq!(ran.exit, Exit::Done, "{ran:?}");
-    assert!(ran.out.contains("quiet") && ran.out.contains("no bytes for 3s"), "{ran:?}");
+    assert!(ran.out.contains("idle") && ran.out.contains("answered 3s ago"), "{ran:?}");
+    assert!(ran.out.contains("RETIRE") && ran.out.contains("cannot: TLS"), "{ran:?}");
 }
 
 #[test]

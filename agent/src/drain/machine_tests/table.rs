@@ -28,7 +28,7 @@ fn every_event_in_every_phase() {
     let e = Table;
     #[rustfmt::skip]
     let table: Vec<Row> = vec![
-        ("a drain begins", Serving, e.start(), Some((Settling, "watch"))),
+        ("a drain begins", Serving, e.start(), Some((Settling, "watch retire"))),
         ("nothing to join", Serving, e.join(), None),
         ("nothing to renew", Serving, e.renew(), None),
         ("nothing to end", Serving, e.undrain(), None),
@@ -44,11 +44,14 @@ fn every_event_in_every_phase() {
         ("nobody asked for a verdict", Serving, e.judged(), None),
         ("nobody compares listeners", Serving, e.instance(), None),
         ("no drain to lose", Serving, e.gone(), None),
+        ("nothing is retired", Serving, e.retired(), None),
+        ("nothing is reset", Serving, e.aborted(), None),
+        ("nor was to be", Serving, e.abort_failed(), None),
 
         ("it has begun already", Settling, e.start(), None),
         ("a second drain joins", Settling, e.join(), Some((Settling, ""))),
         ("the lease is renewed; no gate has it yet", Settling, e.renew(), Some((Settling, ""))),
-        ("undrain: the gate was never closed", Settling, e.undrain(), Some((Serving, "unwatch ended"))),
+        ("undrain: the gate was never closed", Settling, e.undrain(), Some((Serving, "restore unwatch ended"))),
         ("time to see whether it is settled, and to look", Settling, e.timer(), Some((Settling, "arrivals verify"))),
         ("settled: no connection ever came", Settling, e.arrivals(), Some((Closing, "close"))),
         ("the gate is not being closed", Settling, e.closed(), None),
@@ -59,30 +62,36 @@ fn every_event_in_every_phase() {
         ("a listener came or went", Settling, e.hint(), Some((Settling, "verify"))),
         ("connections are welcome", Settling, e.accepted(), Some((Settling, ""))),
         ("zero means nothing while the gate is open", Settling, e.judged(), Some((Settling, ""))),
-        ("restarted before the gate closed", Settling, e.instance(), Some((Serving, "unwatch ended"))),
-        ("the namespace dies", Settling, e.gone(), Some((Serving, "forget unwatch ended"))),
+        ("restarted before the gate closed", Settling, e.instance(), Some((Serving, "restore unwatch ended"))),
+        ("the namespace dies", Settling, e.gone(), Some((Serving, "forget restore unwatch ended"))),
+        ("a round is done, the next comes later", Settling, e.retired(), Some((Settling, ""))),
+        ("no deadline has passed", Settling, e.aborted(), None),
+        ("no deadline has passed", Settling, e.abort_failed(), None),
 
         ("it has begun already", Closing, e.start(), None),
         ("a second drain joins", Closing, e.join(), Some((Closing, ""))),
         ("the lease is renewed, and confirmed once it is closed", Closing, e.renew(), Some((Closing, ""))),
-        ("undrain: the gate may close any moment, so open it", Closing, e.undrain(), Some((Opening, "open"))),
+        ("undrain: the gate may close any moment, so open it", Closing, e.undrain(), Some((Opening, "open restore"))),
         ("the kernel takes its time", Closing, e.timer(), Some((Closing, ""))),
         ("an answer asked for before", Closing, e.arrivals(), Some((Closing, ""))),
         ("the gate is closed", Closing, e.closed(), Some((Rejecting, "watch verify"))),
         ("the gate is not closed yet", Closing, e.renewed(), None),
         ("nor renewed", Closing, e.renew_failed(), None),
         ("nobody opens it", Closing, e.opened(), None),
-        ("the gate cannot be closed", Closing, e.failed(), Some((Serving, "unwatch ended"))),
+        ("the gate cannot be closed", Closing, e.failed(), Some((Serving, "restore unwatch ended"))),
         ("there will be a look anyway", Closing, e.hint(), Some((Closing, ""))),
         ("the gate is still open", Closing, e.accepted(), Some((Closing, ""))),
         ("zero means nothing while the gate is open", Closing, e.judged(), Some((Closing, ""))),
-        ("restarted at the last moment", Closing, e.instance(), Some((Opening, "open"))),
-        ("the namespace dies", Closing, e.gone(), Some((Serving, "forget unwatch ended"))),
+        ("restarted at the last moment", Closing, e.instance(), Some((Opening, "open restore"))),
+        ("the namespace dies", Closing, e.gone(), Some((Serving, "forget restore unwatch ended"))),
+        ("a round is done, the next waits for the gate", Closing, e.retired(), Some((Closing, ""))),
+        ("no deadline has passed", Closing, e.aborted(), None),
+        ("no deadline has passed", Closing, e.abort_failed(), None),
 
         ("it has begun already", Rejecting, e.start(), None),
         ("a second drain joins", Rejecting, e.join(), Some((Rejecting, "renew verify"))),
         ("the lease is renewed", Rejecting, e.renew(), Some((Rejecting, "renew"))),
-        ("undrain", Rejecting, e.undrain(), Some((Opening, "open"))),
+        ("undrain", Rejecting, e.undrain(), Some((Opening, "open restore"))),
         ("the backup look is due", Rejecting, e.timer(), Some((Rejecting, "verify"))),
         ("an answer asked for before", Rejecting, e.arrivals(), Some((Rejecting, ""))),
         ("it is closed already", Rejecting, e.closed(), None),
@@ -96,13 +105,16 @@ fn every_event_in_every_phase() {
         ("flows are left", Rejecting, e.flows(), Some((Rejecting, ""))),
         ("it cannot be told", Rejecting, e.unknown(), Some((Rejecting, ""))),
         ("the look began before the gate was closed", Rejecting, e.old_zero(), Some((Rejecting, "verify"))),
-        ("restarted", Rejecting, e.instance(), Some((Opening, "open"))),
-        ("the namespace dies", Rejecting, e.gone(), Some((Serving, "forget unwatch ended"))),
+        ("restarted", Rejecting, e.instance(), Some((Opening, "open restore"))),
+        ("the namespace dies", Rejecting, e.gone(), Some((Serving, "forget restore unwatch ended"))),
+        ("a round is done, the next comes later", Rejecting, e.retired(), Some((Rejecting, ""))),
+        ("an answer from before somebody joined", Rejecting, e.aborted(), Some((Rejecting, "verify"))),
+        ("an answer from before somebody joined", Rejecting, e.abort_failed(), Some((Rejecting, "verify"))),
 
         ("it has begun already", Drained, e.start(), None),
         ("a second drain joins, and has it proven again", Drained, e.join(), Some((Drained, "renew verify"))),
         ("the lease is renewed", Drained, e.renew(), Some((Drained, "renew"))),
-        ("undrain", Drained, e.undrain(), Some((Opening, "open"))),
+        ("undrain", Drained, e.undrain(), Some((Opening, "open restore"))),
         ("the backup look is due", Drained, e.timer(), Some((Drained, "verify"))),
         ("an answer asked for before", Drained, e.arrivals(), Some((Drained, ""))),
         ("it is closed already", Drained, e.closed(), None),
@@ -118,13 +130,16 @@ fn every_event_in_every_phase() {
         ("a look finds a handshake", Drained, e.handshake(), Some((Rejecting, ""))),
         ("it cannot be told any more", Drained, e.unknown(), Some((Rejecting, ""))),
         ("the look began before the gate was closed", Drained, e.old_zero(), Some((Drained, "verify"))),
-        ("restarted", Drained, e.instance(), Some((Opening, "open"))),
-        ("the namespace dies", Drained, e.gone(), Some((Serving, "forget unwatch ended"))),
+        ("restarted", Drained, e.instance(), Some((Opening, "open restore"))),
+        ("the namespace dies", Drained, e.gone(), Some((Serving, "forget restore unwatch ended"))),
+        ("the last round is done", Drained, e.retired(), Some((Drained, ""))),
+        ("the last flow ended by itself meanwhile", Drained, e.aborted(), Some((Drained, "verify"))),
+        ("so the reset was not needed", Drained, e.abort_failed(), Some((Drained, "verify"))),
 
         ("it has begun already", Expired, e.start(), None),
         ("a second drain joins, with a new deadline", Expired, e.join(), Some((Rejecting, "renew verify"))),
         ("the lease is renewed", Expired, e.renew(), Some((Expired, "renew"))),
-        ("undrain", Expired, e.undrain(), Some((Opening, "open"))),
+        ("undrain", Expired, e.undrain(), Some((Opening, "open restore"))),
         ("the backup look is due", Expired, e.timer(), Some((Expired, "verify"))),
         ("an answer asked for before", Expired, e.arrivals(), Some((Expired, ""))),
         ("it is closed already", Expired, e.closed(), None),
@@ -137,8 +152,11 @@ fn every_event_in_every_phase() {
         ("zero is proven, late", Expired, e.judged(), Some((Drained, ""))),
         ("flows are left", Expired, e.flows(), Some((Expired, ""))),
         ("it cannot be told", Expired, e.unknown(), Some((Expired, ""))),
-        ("restarted", Expired, e.instance(), Some((Opening, "open"))),
-        ("the namespace dies", Expired, e.gone(), Some((Serving, "forget unwatch ended"))),
+        ("restarted", Expired, e.instance(), Some((Opening, "open restore"))),
+        ("the namespace dies", Expired, e.gone(), Some((Serving, "forget restore unwatch ended"))),
+        ("a round is done, the next comes later", Expired, e.retired(), Some((Expired, ""))),
+        ("a flow came back from drained meanwhile", Expired, e.aborted(), Some((Expired, "verify"))),
+        ("a flow came back from drained meanwhile", Expired, e.abort_failed(), Some((Expired, "verify"))),
 
         ("the old drain is not over yet", Opening, e.start(), None),
         ("what is over cannot be joined", Opening, e.join(), None),
@@ -156,6 +174,9 @@ fn every_event_in_every_phase() {
         ("nobody counts any more", Opening, e.judged(), Some((Opening, ""))),
         ("it opens anyway", Opening, e.instance(), Some((Opening, ""))),
         ("the namespace dies", Opening, e.gone(), Some((Serving, "forget unwatch ended"))),
+        ("a round is done, the last", Opening, e.retired(), Some((Opening, ""))),
+        ("undrained while flows were reset", Opening, e.aborted(), Some((Opening, ""))),
+        ("undrained while flows were to be reset", Opening, e.abort_failed(), Some((Opening, ""))),
     ];
     let mut covered = BTreeSet::new();
     for (description, phase, event, expected) in table {
@@ -176,7 +197,7 @@ fn every_event_in_every_phase() {
             (got, expected) => panic!("{description}: {got:?} instead of {expected:?}"),
         }
     }
-    assert_eq!(covered.len(), Phase::ALL.len() * 16, "every pair is in the table");
+    assert_eq!(covered.len(), Phase::ALL.len() * 19, "every pair is in the table");
 }
 
 /// Events of the table; those with a time come after whatever `machine_in` did.
@@ -205,4 +226,7 @@ impl Table {
     fn unknown(&self) -> Event { judged(Verdict::Unknown("no look".into()), t(4000)) }
     fn instance(&self) -> Event { Event::NewInstance }
     fn gone(&self) -> Event { Event::NetnsGone }
+    fn retired(&self) -> Event { Event::Retired }
+    fn aborted(&self) -> Event { Event::Aborted }
+    fn abort_failed(&self) -> Event { Event::AbortFailed("not supported".into()) }
 }

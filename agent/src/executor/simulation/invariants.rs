@@ -2,7 +2,7 @@
 
 use super::{Simulation, WEB};
 use crate::{
-    drain::{Action, Boot, Event, LINGER, Phase, Verdict},
+    drain::{Action, AtDeadline, Boot, Event, Phase, Verdict},
     kernel::{Kernel, TcpState},
 };
 
@@ -20,6 +20,9 @@ impl Simulation {
                 assert!(!closed || excused, "{} with a closed gate", phase.name());
             }
             Phase::Closing | Phase::Opening => {}
+        }
+        if phase == Phase::Serving && self.is_idle() {
+            assert_eq!(self.kernel.order(WEB), None, "serving, but told to leave");
         }
         if phase == Phase::Drained {
             let truth = self.kernel.truth(WEB);
@@ -40,7 +43,9 @@ impl Simulation {
     pub(super) fn check_timer(&self, now: Boot) {
         let late = now >= self.machine.deadline();
         let phase = self.machine.phase();
-        assert!(!(late && phase == Phase::Rejecting), "it expires by its deadline");
+        let aborts = self.machine.spec().retire().at_deadline == AtDeadline::Abort;
+        let resets = aborts && (self.machine.wants_abort() || self.aborted);
+        assert!(!(late && phase == Phase::Rejecting) || resets, "it expires by its deadline");
         assert!(!self.machine.lease_is_over(now), "the lease is over and nothing happens");
     }
 
@@ -58,9 +63,10 @@ impl Simulation {
     }
 
     fn check_half_closed(&self, now: Boot) {
+        let linger = self.machine.spec().retire().linger;
         for (cookie, state) in self.kernel.sockets(WEB) {
             let since = self.half_closed.get(&cookie).filter(|_| state == TcpState::FinWait2);
-            let young = since.is_some_and(|since| now.since(*since) < LINGER);
+            let young = since.is_some_and(|since| now.since(*since) < linger);
             assert!(!young || self.is_excused(now), "a half-closed request may still be executing");
         }
     }

@@ -1,11 +1,13 @@
 //! The executor's part: operations are carried out one at a time, and answers and events arrive late, or in
 //! another order.
 
+use std::sync::Arc;
+
 use rand::Rng;
 
 use super::{Simulation, WEB};
 use crate::{
-    drain::{Action, Arrivals, Event, Phase, is_new_instance},
+    drain::{Action, Arrivals, Event, Phase, Verdict, is_new_instance},
     executor::verify::{check_netns, verify},
     kernel::{EventKind, Kernel, KernelError, fake::Op},
 };
@@ -38,7 +40,7 @@ impl Simulation {
 
     /// Events of the answer, or that of a failure.
     fn carry_out(&mut self, action: Action) -> Result<Vec<Event>, (Option<Event>, KernelError)> {
-        let kernel = &*self.kernel;
+        let kernel = &*Arc::clone(&self.kernel);
         let failed = |error: KernelError| (Some(Event::GateFailed(error.to_string())), error);
         Ok(match action {
             Action::CloseGate { lease_until } => {
@@ -70,9 +72,15 @@ impl Simulation {
                     vec![Event::Arrivals(Arrivals::Unknown)]
                 }
             },
+            Action::Retire(order) => self.retire(&order)?,
+            Action::Restore => self.restore()?,
+            Action::Abort => self.abort()?,
             Action::Verify => {
                 let found = verify(kernel, WEB, &self.lingerers, self.netns_cookie);
                 let found = found.map_err(|e| (None, e))?;
+                if found.judgement.verdict == Verdict::Empty {
+                    self.book();
+                }
                 let at_start = self.listeners.get_or_insert_with(|| found.listeners.clone());
                 let new = is_new_instance(at_start, &found.listeners).then_some(Event::NewInstance);
                 new.into_iter().chain([Event::Judged(found.judgement)]).collect()

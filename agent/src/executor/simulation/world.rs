@@ -7,9 +7,12 @@ use std::{
 
 use rand::{Rng, rngs::SmallRng};
 
-use super::{Simulation, WEB};
+use super::{
+    Simulation, WEB,
+    leaving::{Fates, random_retire},
+};
 use crate::{
-    drain::{Event, Machine, Phase, Spec, SpecRequest, listeners},
+    drain::{Event, Lingerers, Machine, Phase, Spec, SpecRequest, listeners},
     kernel::{Kernel, TcpState, fake::Op},
 };
 
@@ -23,12 +26,14 @@ impl Simulation {
         let sockets = kernel.sockets(WEB);
         let any = (!sockets.is_empty()).then(|| sockets[self.rng.random_range(0..sockets.len())]);
         match (self.rng.random_range(0..100), any) {
-            (0..20, _) => drop(kernel.connect(WEB)),
-            (20..30, _) => drop(kernel.syn(WEB)),
+            (0..10, Some((cookie, state))) => self.talk(cookie, state),
+            (10..24, _) => drop(kernel.connect(WEB)),
+            (24..30, _) => drop(kernel.syn(WEB)),
             (30..60, Some((cookie, TcpState::SynRecv))) => drop(kernel.establish(cookie)),
             (30..75, Some((cookie, _))) => kernel.close(cookie),
             (75..85, Some((cookie, state))) if state != TcpState::SynRecv => {
-                let held = self.rng.random_bool(0.7);
+                // After close(2), no process holds it ever again.
+                let held = state.is_flow() && self.rng.random_bool(0.7);
                 kernel.set_state(cookie, TcpState::FinWait2, held);
                 if held {
                     self.half_closed.entry(cookie).or_insert(kernel.now());
@@ -98,7 +103,10 @@ impl Simulation {
         self.netns_cookie = cookie;
         self.netns_lost = false;
         self.intruded = false;
-        self.lingerers = Mutex::default();
+        self.lingerers = Mutex::new(Lingerers::new(self.machine.spec().retire().linger));
+        self.ledger = Mutex::default();
+        self.fates = Fates::default();
+        self.aborted = false;
         self.listeners = self.kernel.look(WEB.netns, Some(WEB.port)).ok().map(|l| listeners(&l));
         self.step(Event::Start);
     }
@@ -131,6 +139,7 @@ pub(super) fn random_spec(rng: &mut SmallRng) -> Spec {
         timeout: Some(Duration::from_millis(rng.random_range(3000..8000))),
         lease: Some(Duration::from_secs(68)),
         keep_closed: rng.random_bool(0.3),
+        retire: random_retire(rng),
         ..SpecRequest::default()
     };
     Spec::try_from(request).expect("within its limits")

@@ -5,11 +5,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use super::{FakeKernel, Hook, Op};
+use super::{FakeKernel, Hook, Op, retiring::Retiring};
 use crate::{
     drain::{Boot, Service},
     kernel::{
-        Faults, Kernel, KernelError, Listener, Look, Reconciled, Socket, TcpState, Tracked, Watch,
+        Abort, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, Reconciled,
+        RetireLacks, RetireOrder, Socket, SocketInfo, TcpState, Tracked, Watch,
     },
 };
 
@@ -33,6 +34,7 @@ pub(super) struct Model {
     pub(super) tracker_blind: bool,
     pub(super) events_lost: bool,
     pub(super) look_misses: u32,
+    pub(super) retiring: Retiring,
 }
 
 #[derive(Default)]
@@ -81,11 +83,12 @@ impl Model {
             state,
             local: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), service.port),
             peer: SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).into(), 40000),
-            held: state != TcpState::SynRecv,
+            inode: if state == TcpState::SynRecv { 0 } else { cookie as u32 },
             unread: 0,
             unacked: 0,
-            info: None,
+            info: Some(SocketInfo::default()),
         };
+        self.begin_talk(cookie);
         self.sockets.insert(cookie, (service, socket));
         cookie
     }
@@ -100,7 +103,7 @@ impl Model {
         let sockets = self.sockets.values().filter(|(of, _)| wanted(of));
         Look {
             listeners: listeners.flat_map(|(_, listeners)| listeners.clone()).collect(),
-            sockets: sockets.map(|(_, socket)| socket.clone()).collect(),
+            sockets: sockets.map(|(_, socket)| self.shown(socket)).collect(),
         }
     }
 
@@ -155,6 +158,8 @@ impl Kernel for FakeKernel {
                 look.sockets.remove(missed);
             }
         }
+        let flows = look.sockets.iter().filter(|socket| socket.state.is_flow());
+        model.show(flows.map(|socket| socket.cookie));
         Ok(look)
     }
 
@@ -201,6 +206,53 @@ impl Kernel for FakeKernel {
 
     fn rejected(&self, service: Service) -> Result<u64, KernelError> {
         Ok(self.enter(Op::Rejected)?.gates.get(&service).map_or(0, |gate| gate.rejected))
+    }
+
+    fn retire(&self, service: Service, order: &RetireOrder) -> Result<(), KernelError> {
+        let mut model = self.enter(Op::Retire)?;
+        model.netns_exists(service.netns)?;
+        model.retire(service, *order);
+        Ok(())
+    }
+
+    fn followed(&self, service: Service) -> Result<Vec<Followed>, KernelError> {
+        Ok(self.enter(Op::Followed)?.followed(service))
+    }
+
+    fn unfollow(&self, cookies: &[u64]) -> Result<(), KernelError> {
+        self.enter(Op::Unfollow)?.unfollow(cookies);
+        Ok(())
+    }
+
+    fn restore(&self, service: Service) -> Result<(), KernelError> {
+        self.enter(Op::Restore)?.restore(service);
+        Ok(())
+    }
+
+    fn finish(&self, netns: u32, flows: &[Finish]) -> Result<Vec<u64>, KernelError> {
+        let mut model = self.enter(Op::Finish)?;
+        model.netns_exists(netns)?;
+        let cookies = flows.iter().filter(|flow| model.finish(netns, flow)).map(|flow| flow.cookie);
+        let cookies: Vec<u64> = cookies.collect();
+        for cookie in &cookies {
+            self.move_to(&mut model, *cookie, TcpState::FinWait2, true);
+        }
+        Ok(cookies)
+    }
+
+    fn abort(&self, netns: u32, flows: &[Abort]) -> Result<Vec<u64>, KernelError> {
+        let mut model = self.enter(Op::Abort)?;
+        model.netns_exists(netns)?;
+        let cookies = flows.iter().filter(|flow| model.abort(netns, flow)).map(|flow| flow.cookie);
+        let cookies: Vec<u64> = cookies.collect();
+        for cookie in &cookies {
+            self.remove(&mut model, *cookie);
+        }
+        Ok(cookies)
+    }
+
+    fn retire_lacks(&self) -> RetireLacks {
+        RetireLacks { telling: self.model().retiring.lacks.clone() }
     }
 
     fn faults(&self) -> Result<Faults, KernelError> {

@@ -1,0 +1,90 @@
+//! Reading what the kernel knows of a socket.
+
+use core::ffi::c_void;
+
+use aya_ebpf::Global;
+
+/// Offset of `skc_cookie` in `struct sock_common`, bytes; so are the others of their fields.
+#[unsafe(no_mangle)]
+static OFF_SKC_COOKIE: Global<u32> = Global::new(0);
+/// `struct sock`, `sk_user_data`.
+#[unsafe(no_mangle)]
+static OFF_SK_USER_DATA: Global<u32> = Global::new(0);
+/// `struct sock_common`, `skc_flags`.
+#[unsafe(no_mangle)]
+static OFF_SK_FLAGS: Global<u32> = Global::new(0);
+/// Bit of `SOCK_ZEROCOPY` in `sk_flags` (`enum sock_flags`).
+#[unsafe(no_mangle)]
+static SOCK_ZEROCOPY: Global<u32> = Global::new(0);
+/// `struct tcp_sock`, `copied_seq`.
+#[unsafe(no_mangle)]
+static OFF_COPIED_SEQ: Global<u32> = Global::new(0);
+/// `struct tcp_sock`, `snd_una`.
+#[unsafe(no_mangle)]
+static OFF_SND_UNA: Global<u32> = Global::new(0);
+/// `struct tcp_sock`, `write_seq`.
+#[unsafe(no_mangle)]
+static OFF_WRITE_SEQ: Global<u32> = Global::new(0);
+/// `struct tcp_sock`, `bytes_received`.
+#[unsafe(no_mangle)]
+static OFF_BYTES_RECEIVED: Global<u32> = Global::new(0);
+
+/// A socket that a helper has said to be a `struct tcp_sock`, so that the verifier allows loads from it.
+#[derive(Clone, Copy)]
+pub(crate) struct TcpSock(*const c_void);
+
+impl TcpSock {
+    /// # Safety
+    /// `sock` came from `bpf_skc_to_tcp_sock`.
+    #[inline(always)]
+    pub(crate) unsafe fn new(sock: *const c_void) -> Option<Self> {
+        if sock.is_null() { None } else { Some(Self(sock)) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn as_ptr(self) -> *const c_void {
+        self.0
+    }
+
+    /// Its cookie; 0 if nobody has asked for one yet.
+    #[inline(always)]
+    pub(crate) fn cookie(self) -> u64 {
+        self.load(&OFF_SKC_COOKIE)
+    }
+
+    /// Whether it is in a sockmap, or used by something else in the kernel.
+    #[inline(always)]
+    pub(crate) fn has_user(self) -> bool {
+        self.load::<u64>(&OFF_SK_USER_DATA) != 0
+    }
+
+    /// Whether it wants to be told when zero-copy sends are done.
+    #[inline(always)]
+    pub(crate) fn is_zero_copy(self) -> bool {
+        self.load::<u64>(&OFF_SK_FLAGS) >> (SOCK_ZEROCOPY.load() & 63) & 1 != 0
+    }
+
+    /// Up to where the process has read.
+    #[inline(always)]
+    pub(crate) fn copied_seq(self) -> u32 {
+        self.load(&OFF_COPIED_SEQ)
+    }
+
+    /// Whether the peer has acknowledged all that was sent before.
+    #[inline(always)]
+    pub(crate) fn is_acknowledged(self) -> bool {
+        self.load::<u32>(&OFF_SND_UNA) == self.load::<u32>(&OFF_WRITE_SEQ)
+    }
+
+    /// Payload bytes received (`tcpi_bytes_received`).
+    #[inline(always)]
+    pub(crate) fn bytes_received(self) -> u64 {
+        self.load(&OFF_BYTES_RECEIVED)
+    }
+
+    #[inline(always)]
+    fn load<T>(self, offset: &Global<u32>) -> T {
+        // SAFETY: the verifier checks the load against the kernel's BTF.
+        unsafe { self.0.byte_add(offset.load() as usize).cast::<T>().read_volatile() }
+    }
+}

@@ -1,0 +1,182 @@
+//! Following what a server sends, and telling its clients.
+
+use aya_ebpf::{helpers::generated::bpf_skc_to_tcp_sock, macros::sk_msg, programs::SkMsgContext};
+use drainctl_common::{
+    http2::{Answering, Boundary, FRAME_LIMIT},
+    retire::{Followed, Rule, protocol},
+};
+
+use crate::{
+    http1, http2,
+    join::now,
+    maps::{FOLLOWED, RETIRING},
+    message::Message,
+    sock::TcpSock,
+};
+
+/// Verdicts of `sk_msg` (`enum sk_action`). What is dropped was not written, for the one who wrote (EACCES).
+const SK_DROP: u32 = 0;
+const SK_PASS: u32 = 1;
+
+/// TLS records: ChangeCipherSpec to application data (RFC 8446 §5.1), of any version.
+const TLS_TYPES: core::ops::RangeInclusive<u8> = 0x14..=0x17;
+const TLS_MAJOR: u8 = 3;
+
+/// Runs for everything that is written on a followed socket, before it is sent, under the socket's lock: by the
+/// server, and, where there is nothing of the server's to put a GOAWAY in, by the agent.
+#[sk_msg]
+fn tell(ctx: SkMsgContext) -> u32 {
+    match prepare(Message(ctx.msg)) {
+        Some((sending, cookie)) if http2::is_offer(&sending, cookie) => {
+            if http2::accept(&sending) {
+                SK_PASS
+            } else {
+                SK_DROP
+            }
+        }
+        Some((sending, _)) => {
+            sending.note();
+            follow(&sending);
+            SK_PASS
+        }
+        None => SK_PASS,
+    }
+}
+
+/// What there is to know about a message.
+pub(crate) struct Sending {
+    pub(crate) message: Message,
+    pub(crate) flow: *mut Followed,
+    pub(crate) size: u32,
+    read_seq: u32,
+    /// Payload bytes that have come from the client.
+    pub(crate) received: u64,
+    /// The server has read new bytes since its last message, and all of that is acknowledged.
+    pub(crate) fresh: bool,
+    /// It is the flow's turn.
+    pub(crate) due: bool,
+    pub(crate) what: u32,
+    /// A GOAWAY need not wait for a moment without open streams any more.
+    pub(crate) hurry: bool,
+    pub(crate) now: u64,
+}
+
+/// What there is to know of a message, if its flow is followed and may be told.
+#[inline(always)]
+fn prepare(message: Message) -> Option<(Sending, u64)> {
+    // SAFETY: the helper returns null for a socket that is not TCP.
+    let sock = unsafe { TcpSock::new(bpf_skc_to_tcp_sock(message.sk()).cast()) }?;
+    let cookie = sock.cookie();
+    let flow = FOLLOWED.get_ptr_mut(cookie)?;
+    // SAFETY: `flow` points to a live map value, and we are the only writer; rules are replaced as a whole.
+    let rule = unsafe { RETIRING.get((*flow).service) }?;
+    let now = now();
+    let size = message.size();
+    if now >= rule.until_ns || size == 0 {
+        return None;
+    }
+    let read_seq = sock.copied_seq();
+    // SAFETY: as above.
+    let (read_before, turn) = unsafe { ((*flow).read_seq, (*flow).turn_ns) };
+    let sending = Sending {
+        message,
+        flow,
+        size,
+        read_seq,
+        received: sock.bytes_received(),
+        fresh: read_seq != read_before && sock.is_acknowledged(),
+        due: now >= turn,
+        what: rule.what,
+        hurry: now >= rule.patient_until_ns,
+        now,
+    };
+    Some((sending, cookie))
+}
+
+#[inline(always)]
+fn follow(sending: &Sending) {
+    // SAFETY: `flow` points to a live map value.
+    match unsafe { (*sending.flow).protocol } {
+        protocol::HTTP1 => follow_http1(sending),
+        protocol::HTTP2 | protocol::UPGRADED => http2::follow(sending, 0),
+        protocol::TLS => {}
+        _ => recognise(sending),
+    }
+}
+
+/// The first messages: what does the server speak?
+#[inline(always)]
+fn recognise(sending: &Sending) {
+    let flow = sending.flow;
+    let start = if sending.size < 8 { sending.size } else { 8 };
+    if sending.message.pull(0, start).is_err() {
+        return;
+    }
+    let first = sending.message.bytes::<3>(0);
+    // SAFETY: `flow` points to a live map value, and we are the only writer.
+    unsafe {
+        match first {
+            Some([kind, TLS_MAJOR, 0..=4]) if TLS_TYPES.contains(&kind) => {
+                (*flow).protocol = protocol::TLS;
+            }
+            Some([b'H', b'T', b'T']) => {
+                // No frame begins so: whatever was supposed of them is wrong.
+                (*flow).boundary = Boundary::joined(FRAME_LIMIT);
+                follow_http1(sending);
+            }
+            // A head that begins in a shorter piece is one only if nothing came before.
+            None if (*flow).flags & Followed::FROM_START != 0 => follow_http1(sending),
+            _ => http2::follow(sending, 0),
+        }
+    }
+}
+
+#[inline(always)]
+fn follow_http1(sending: &Sending) {
+    let Some(at) = http1::follow(sending) else { return };
+    // Behind a 101 there may be HTTP/2 (h2c), which has to begin with SETTINGS.
+    // SAFETY: `flow` points to a live map value, and we are the only writer.
+    unsafe {
+        (*sending.flow).protocol = protocol::UPGRADED;
+        (*sending.flow).boundary = Boundary::from_start(FRAME_LIMIT);
+        (*sending.flow).answering = Answering::from_start();
+    }
+    if at < sending.size {
+        http2::follow(sending, at);
+    }
+}
+
+impl Sending {
+    /// The server has sent something.
+    #[inline(always)]
+    fn note(&self) {
+        // SAFETY: `flow` points to a live map value, and we are the only writer.
+        unsafe {
+            (*self.flow).read_seq = self.read_seq;
+            (*self.flow).sent_ns = self.now;
+        }
+    }
+
+    /// Whether flows are told this way.
+    #[inline(always)]
+    pub(crate) fn tells(&self, what: u32) -> bool {
+        self.due && self.what & what != 0
+    }
+
+    /// The flow has been told.
+    #[inline(always)]
+    pub(crate) fn told(&self, how: u8) {
+        // SAFETY: `flow` points to a live map value, and we are the only writer.
+        unsafe {
+            if (*self.flow).told == 0 {
+                (*self.flow).told_ns = self.now;
+            }
+            (*self.flow).told |= how;
+        }
+    }
+}
+
+/// Of [`Rule::what`].
+pub(crate) const HTTP1: u32 = Rule::HTTP1;
+/// Of [`Rule::what`].
+pub(crate) const HTTP2: u32 = Rule::HTTP2;

@@ -1,0 +1,107 @@
+//! What happens to the flows that are there: rounds that make them leave, and a reset of those that remain at
+//! the deadline, if that was asked for.
+
+use std::time::Duration;
+
+use super::Machine;
+use crate::{
+    drain::{Action, AtDeadline, Boot, Phase, RetireSet},
+    kernel::RetireOrder,
+};
+
+/// Time from the end of one round to the next.
+pub const RETIRE_STEP: Duration = Duration::from_millis(250);
+
+/// How far the reset at the deadline has got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Aborting {
+    #[default]
+    NotYet,
+    UnderWay,
+    /// The next verdict tells what remains.
+    Judging,
+    Over,
+}
+
+impl Machine {
+    /// Whether the reset asked for by [`Action::Abort`] is still to be carried out. Another drain may have joined
+    /// meanwhile, with a new deadline: flows have their time again then.
+    pub fn wants_abort(&self) -> bool {
+        self.phase == Phase::Rejecting && self.aborting == Aborting::UnderWay
+    }
+
+    /// Begins the next round, if it is time and none is under way: one that takes long delays the next.
+    pub(super) fn retire_if_due(&mut self, now: Boot, out: &mut Vec<Action>) {
+        if self.retire_at.is_some_and(|at| now >= at) {
+            self.retire_at = None;
+            self.restore_due = self.spec.retire().set != RetireSet::NONE;
+            out.push(Action::Retire(self.order()));
+        }
+    }
+
+    fn order(&self) -> RetireOrder {
+        let retire = self.spec.retire();
+        RetireOrder {
+            http1: retire.set.http1,
+            http2: retire.set.http2,
+            start: self.started,
+            spread: retire.spread,
+            patient_until: self.started + self.spec.timeout() / 2,
+            until: self.lease_until,
+        }
+    }
+
+    /// The drain ends, or is about to: no flow is told any more.
+    pub(super) fn restore(&mut self, out: &mut Vec<Action>) {
+        if std::mem::take(&mut self.restore_due) {
+            out.push(Action::Restore);
+        }
+    }
+
+    /// When rejecting goes on by itself: not while a reset is under way, which has an answer.
+    pub(super) fn deadline_due(&self) -> Option<Boot> {
+        (self.aborting == Aborting::NotYet).then_some(self.deadline)
+    }
+
+    /// The deadline passed while flows may remain.
+    pub(super) fn deadline_passed(&mut self, now: Boot, out: &mut Vec<Action>) {
+        match (self.spec.retire().at_deadline, self.aborting) {
+            (AtDeadline::Abort, Aborting::NotYet) => {
+                self.aborting = Aborting::UnderWay;
+                out.push(Action::Abort);
+            }
+            (AtDeadline::Abort, Aborting::UnderWay | Aborting::Judging) => {}
+            (AtDeadline::Leave, _) | (AtDeadline::Abort, Aborting::Over) => {
+                self.go(Phase::Expired, "the deadline passed", out);
+                self.verify(now, out);
+            }
+        }
+    }
+
+    /// What remained was reset: a look that begins now decides.
+    pub(super) fn aborted(&mut self, now: Boot, out: &mut Vec<Action>) {
+        if self.wants_abort() {
+            self.aborting = Aborting::Judging;
+            self.look_from = self.look_from.max(now);
+        }
+        self.verify(now, out);
+    }
+
+    pub(super) fn abort_failed(&mut self, reason: &str, now: Boot, out: &mut Vec<Action>) {
+        if self.wants_abort() {
+            self.aborting = Aborting::Over;
+            let reason = format!("the deadline passed, and flows could not be reset: {reason}");
+            self.go(Phase::Expired, &reason, out);
+        }
+        self.verify(now, out);
+    }
+
+    /// The first verdict after the reset is not zero.
+    pub(super) fn not_empty_after_abort(&mut self, found: &str, out: &mut Vec<Action>) {
+        if self.phase == Phase::Rejecting && self.aborting == Aborting::Judging {
+            self.aborting = Aborting::Over;
+            let reason = format!("the deadline passed, and after flows were reset {found}");
+            self.go(Phase::Expired, &reason, out);
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! The retire programs and their maps, from the agent's side.
+
+use std::{
+    collections::BTreeMap,
+    io::Read as _,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{HashMap, MapData, MapError, ProgramArray, SockHash},
+    programs::{Iter, SkMsg, SockOps},
+};
+use drainctl_common::{
+    ServiceKey,
+    retire::{self, Rule, barrier, protocol, told},
+};
+
+use super::{
+    Barrier, Finish, Followed, KernelError, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
+    linux::lock,
+    netns::Namespaces,
+    objects::RETIRE,
+    offsets::Offsets,
+    tracker::{Sizes, Tracker, is_missing, key, map, program},
+};
+use crate::drain::{Boot, Service};
+
+/// A service is scanned again for flows that were missed after so long, or after this many times what a scan
+/// takes, whichever is longer.
+const RESCAN: Duration = Duration::from_secs(1);
+const RESCAN_SHARE: u32 = 20;
+
+/// Most flows that are offered a GOAWAY at once: what the map `OFFERED` holds.
+const MOST_OFFERED: usize = 1024;
+
+/// Retiring on this machine, or why it is not possible.
+pub(super) struct Retiring {
+    programs: Result<Mutex<Programs>, String>,
+    scans: Mutex<BTreeMap<Service, Scans>>,
+    _tracker: ProgramArray<MapData>,
+}
+
+/// How a service was scanned.
+#[derive(Clone, Copy)]
+struct Scans {
+    number: u32,
+    next: Instant,
+}
+
+impl Retiring {
+    /// Loads the programs if this kernel takes them.
+    pub(super) fn start(
+        sizes: Sizes,
+        offsets: &Offsets,
+        mut tracker: ProgramArray<MapData>,
+    ) -> Self {
+        let programs = Programs::start(sizes, offsets, &mut tracker);
+        let programs = programs.map(Mutex::new).map_err(|error| {
+            let reason = explain(&error);
+            tracing::warn!(
+                reason,
+                "connections cannot be told to leave on this kernel (it takes sockmap and bpf_loop, Linux 5.17)"
+            );
+            reason
+        });
+        // The tracker keeps the array alive, but the program in it only as long as somebody holds the array.
+        Self { programs, scans: Mutex::default(), _tracker: tracker }
+    }
+
+    /// See [`Kernel::retire`](super::Kernel::retire).
+    pub(super) fn retire(
+        &self,
+        service: Service,
+        order: &RetireOrder,
+        namespaces: &Namespaces,
+        tracker: &Mutex<Tracker>,
+    ) -> Result<(), KernelError> {
+        let Ok(programs) = &self.programs else { return Ok(()) };
+        lock(programs).order(service, order)?;
+        let mut scans = lock(&self.scans);
+        let before = scans.get(&service).copied();
+        let started = Instant::now();
+        if before.is_some_and(|scans| started < scans.next) {
+            return Ok(());
+        }
+        if before.is_none() {
+            lock(tracker).join_new(service, true)?;
+        }
+        // Once more soon: what was being established during the first scan may have been missed.
+        let number = before.map_or(1, |scans| scans.number.saturating_add(1));
+        let joined = namespaces.inside(service.netns, || lock(programs).join())?;
+        let took = started.elapsed();
+        let pause = if number == 1 { Duration::ZERO } else { RESCAN.max(took * RESCAN_SHARE) };
+        tracing::debug!(%service, joined, ?took, "scanned for flows to follow");
+        scans.insert(service, Scans { number, next: Instant::now() + pause });
+        Ok(())
+    }
+
+    /// See [`Kernel::followed`](super::Kernel::followed).
+    pub(super) fn followed(&self, service: Service) -> Result<Vec<Followed>, KernelError> {
+        match &self.programs {
+            Ok(programs) => lock(programs).followed(service),
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// See [`Kernel::unfollow`](super::Kernel::unfollow).
+    pub(super) fn unfollow(&self, cookies: &[u64]) -> Result<(), KernelError> {
+        match &self.programs {
+            Ok(programs) => lock(programs).unfollow(cookies),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// See [`Kernel::restore`](super::Kernel::restore).
+    pub(super) fn restore(
+        &self,
+        service: Service,
+        tracker: &Mutex<Tracker>,
+    ) -> Result<(), KernelError> {
+        let Ok(programs) = &self.programs else { return Ok(()) };
+        lock(programs).restore(service)?;
+        lock(tracker).join_new(service, false)?;
+        lock(&self.scans).remove(&service);
+        Ok(())
+    }
+
+    /// Lets `write` write a GOAWAY on these flows, where the kernel finds a place for it.
+    pub(super) fn offer(
+        &self,
+        flows: &[Finish],
+        write: impl Fn(&[Finish]) -> Result<Vec<u64>, KernelError>,
+    ) -> Result<Vec<u64>, KernelError> {
+        let Ok(programs) = &self.programs else { return Ok(Vec::new()) };
+        let flows = &flows[..flows.len().min(MOST_OFFERED)];
+        if flows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut programs = lock(programs);
+        let offered = programs.offer(flows);
+        let written = offered.and_then(|()| write(flows));
+        programs.withdraw(flows);
+        written
+    }
+
+    /// See [`Kernel::retire_lacks`](super::Kernel::retire_lacks).
+    pub(super) fn lacks(&self) -> RetireLacks {
+        RetireLacks { telling: self.programs.as_ref().err().cloned() }
+    }
+}
+
+/// The loaded programs. When they are dropped, every socket is as it was before.
+struct Programs {
+    ebpf: Ebpf,
+    retiring: HashMap<MapData, ServiceKey, Rule>,
+    followed: HashMap<MapData, u64, retire::Followed>,
+    offered: HashMap<MapData, u64, u64>,
+    sockets: SockHash<MapData, u64>,
+}
+
+impl Programs {
+    /// Loads the programs, and puts the one for new connections where the tracker calls it.
+    fn start(
+        sizes: Sizes,
+        offsets: &Offsets,
+        tracker: &mut ProgramArray<MapData>,
+    ) -> Result<Self, KernelError> {
+        let mut ebpf = load(sizes, offsets)?;
+        let btf =
+            Btf::from_sys_fs().map_err(|e| KernelError::op("read", "BTF of the kernel", e))?;
+        let sockets: SockHash<MapData, u64> = map(&mut ebpf, "SOCKETS", SockHash::try_from)?;
+        let tell: &mut SkMsg = program(&mut ebpf, "tell")?;
+        tell.load().map_err(|e| KernelError::op("load program", "tell", e))?;
+        tell.attach(sockets.fd()).map_err(|e| KernelError::op("attach program", "tell", e))?;
+        let join: &mut Iter = program(&mut ebpf, "join")?;
+        join.load("tcp", &btf).map_err(|e| KernelError::op("load program", "join", e))?;
+        let join_new: &mut SockOps = program(&mut ebpf, "join_new")?;
+        join_new.load().map_err(|e| KernelError::op("load program", "join_new", e))?;
+        let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
+            KernelError::op("hand to the tracker", "join_new", e)
+        };
+        let fd = join_new.fd().map_err(|e| fail(e.into()))?;
+        tracker.set(0, fd, 0).map_err(|e| fail(e.into()))?;
+        Ok(Self {
+            retiring: map(&mut ebpf, "RETIRING", HashMap::try_from)?,
+            followed: map(&mut ebpf, "FOLLOWED", HashMap::try_from)?,
+            offered: map(&mut ebpf, "OFFERED", HashMap::try_from)?,
+            sockets,
+            ebpf,
+        })
+    }
+
+    /// Sets what flows of the service are told, from their turn on.
+    fn order(&mut self, service: Service, order: &RetireOrder) -> Result<(), KernelError> {
+        let bit = |wanted, bit| if wanted { bit } else { 0 };
+        let rule = Rule {
+            until_ns: order.until.as_nanos(),
+            start_ns: order.start.as_nanos(),
+            spread_ns: nanos(order.spread),
+            patient_until_ns: order.patient_until.as_nanos(),
+            what: bit(order.http1, Rule::HTTP1) | bit(order.http2, Rule::HTTP2),
+            zero: 0,
+        };
+        self.retiring
+            .insert(key(service), rule, 0)
+            .map_err(|e| KernelError::op("write the retire rule of", service, e))
+    }
+
+    /// Takes in the flows of all retiring services in the network namespace of this thread; returns how many
+    /// were new.
+    fn join(&mut self) -> Result<u64, KernelError> {
+        let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
+            KernelError::op("run iterator", "join", e)
+        };
+        let program: &mut Iter = program(&mut self.ebpf, "join")?;
+        let link = program.attach().map_err(|e| fail(e.into()))?;
+        let link = program.take_link(link).map_err(|e| fail(e.into()))?;
+        let mut cookies = Vec::new();
+        let mut iterator = link.into_file().map_err(|e| fail(e.into()))?;
+        iterator.read_to_end(&mut cookies).map_err(|e| fail(e.into()))?;
+        Ok((cookies.len() / size_of::<u64>()) as u64)
+    }
+
+    fn offer(&mut self, flows: &[Finish]) -> Result<(), KernelError> {
+        for flow in flows {
+            let inserted = self.offered.insert(flow.cookie, 1, 0);
+            inserted.map_err(|e| KernelError::op("add to map OFFERED flow", flow.cookie, e))?;
+        }
+        Ok(())
+    }
+
+    /// One that stays by mistake does no harm: it takes a message that is just this GOAWAY to be ours.
+    fn withdraw(&mut self, flows: &[Finish]) {
+        for flow in flows {
+            let _ = self.offered.remove(&flow.cookie);
+        }
+    }
+
+    /// All flows of the service that are or were followed.
+    fn followed(&self, service: Service) -> Result<Vec<Followed>, KernelError> {
+        let mut flows = Vec::new();
+        for entry in self.followed.iter() {
+            match entry {
+                Ok((cookie, flow)) if flow.service == key(service) => {
+                    flows.push(told_of(cookie, &flow));
+                }
+                Ok(_) | Err(MapError::KeyNotFound) => {}
+                Err(e) => return Err(KernelError::op("walk map FOLLOWED for", service, e)),
+            }
+        }
+        Ok(flows)
+    }
+
+    /// Forgets flows, which must have ended or be out of the sockhash.
+    fn unfollow(&mut self, cookies: &[u64]) -> Result<(), KernelError> {
+        for cookie in cookies {
+            match self.followed.remove(cookie) {
+                Err(e) if !is_missing(&e) => {
+                    return Err(KernelError::op("remove from map FOLLOWED flow", cookie, e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing of the service is told any more, and its sockets leave the sockhash.
+    fn restore(&mut self, service: Service) -> Result<(), KernelError> {
+        match self.retiring.remove(&key(service)) {
+            Err(e) if !is_missing(&e) => {
+                return Err(KernelError::op("remove the retire rule of", service, e));
+            }
+            _ => {}
+        }
+        let cookies: Vec<u64> = self.followed(service)?.iter().map(|flow| flow.cookie).collect();
+        for cookie in &cookies {
+            match self.sockets.remove(cookie) {
+                // It has ended, or never was in it.
+                Err(e) if !is_missing(&e) => {
+                    return Err(KernelError::op("remove from map SOCKETS flow", cookie, e));
+                }
+                _ => {}
+            }
+        }
+        self.unfollow(&cookies)
+    }
+}
+
+fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
+    EbpfLoader::new()
+        .btf(None) // The offsets below are all it needs.
+        .override_global("OFF_SKC_NET", &offsets.skc_net, true)
+        .override_global("OFF_NET_INUM", &offsets.net_inum, true)
+        .override_global("OFF_SKC_STATE", &offsets.skc_state, true)
+        .override_global("OFF_INET_SPORT", &offsets.inet_sport, true)
+        .override_global("OFF_SKC_COOKIE", &offsets.skc_cookie, true)
+        .override_global("OFF_SK_USER_DATA", &offsets.sk_user_data, true)
+        .override_global("OFF_SK_FLAGS", &offsets.sk_flags, true)
+        .override_global("SOCK_ZEROCOPY", &offsets.sock_zerocopy, true)
+        .override_global("OFF_COPIED_SEQ", &offsets.copied_seq, true)
+        .override_global("OFF_SND_UNA", &offsets.snd_una, true)
+        .override_global("OFF_WRITE_SEQ", &offsets.write_seq, true)
+        .override_global("OFF_BYTES_RECEIVED", &offsets.bytes_received, true)
+        .map_max_entries("FOLLOWED", sizes.max_flows)
+        .map_max_entries("SOCKETS", sizes.max_flows)
+        .map_max_entries("RETIRING", sizes.max_services)
+        .load(RETIRE.bytes()?)
+        .map_err(|e| KernelError::op("load", "the retire programs", e))
+}
+
+/// An error and its causes in one line.
+fn explain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A flow as the rest of the agent sees it.
+fn told_of(cookie: u64, flow: &retire::Followed) -> Followed {
+    let by = match flow.told {
+        0 => None,
+        bits if bits & told::HEADER != 0 => Some(ToldBy::Header),
+        _ => Some(ToldBy::Goaway),
+    };
+    Followed {
+        cookie,
+        protocol: match flow.protocol {
+            protocol::HTTP1 => Protocol::Http1,
+            protocol::HTTP2 => Protocol::Http2,
+            protocol::TLS => Protocol::Tls,
+            protocol::UPGRADED => Protocol::Upgraded,
+            _ => Protocol::Unknown,
+        },
+        barrier: match flow.barrier {
+            barrier::NONE => None,
+            barrier::FOREIGN => Some(Barrier::Foreign),
+            barrier::ULP => Some(Barrier::Ulp),
+            barrier::UNSUPPORTED => Some(Barrier::Mptcp),
+            barrier::ZEROCOPY => Some(Barrier::ZeroCopy),
+            barrier::NO_ROOM => Some(Barrier::NoRoom),
+            _ => Some(Barrier::Refused),
+        },
+        told: by.map(|by| Told { by, at: Boot::from_nanos(flow.told_ns) }),
+        closes: flow.flags & retire::Followed::CLOSES != 0,
+        answered: flow.responses.is_idle() && !flow.responses.pipelines(),
+        turn: Boot::from_nanos(flow.turn_ns),
+        sent: (flow.sent_ns != 0).then(|| Boot::from_nanos(flow.sent_ns)),
+        received: flow.received,
+    }
+}
