@@ -1,5 +1,7 @@
 //! Clients, a file for each family.
 
+mod golang;
+mod grpc;
 mod node;
 mod proxy;
 mod python;
@@ -9,5 +11,6 @@ use super::Client;
 
 /// Every client, in the order of the report.
 pub(super) fn all() -> Vec<Client> {
-    [python::CLIENTS, node::CLIENTS, tools::CLIENTS, proxy::CLIENTS].concat()
+    [python::CLIENTS, node::CLIENTS, tools::CLIENTS, proxy::CLIENTS, golang::CLIENTS, grpc::CLIENTS]
+        .concat()
 }

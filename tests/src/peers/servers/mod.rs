@@ -1,5 +1,7 @@
 //! Servers, a file for each family.
 
+mod golang;
+mod grpc;
 mod httpd;
 mod nginx;
 mod node;
@@ -9,5 +11,6 @@ use super::Server;
 
 /// Every server, in the order of the report.
 pub(super) fn all() -> Vec<Server> {
-    [nginx::SERVERS, httpd::SERVERS, node::SERVERS, python::SERVERS].concat()
+    [nginx::SERVERS, httpd::SERVERS, node::SERVERS, python::SERVERS, golang::SERVERS, grpc::SERVERS]
+        .concat()
 }
