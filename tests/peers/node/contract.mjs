@@ -78,9 +78,14 @@ export function handler(execute) {
 class Wrong extends Error {}
 
 const tally = {
-  responses: 0, bad: [], bad_count: 0, errors: [], error_count: 0, reconnects: 0,
+  responses: 0, bad: [], bad_count: 0, errors: [], error_count: 0, refused: 0, reconnects: 0,
   posts: { sent: 0, answered: 0 },
 };
+/** A request that was never sent, by the library's own word, is sent again. */
+export function refused() {
+  tally.refused++;
+}
+
 let stop = false;
 let enough = false;
 

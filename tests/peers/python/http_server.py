@@ -53,7 +53,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-args = contract.server_args()
-executed = contract.Executed(args.executed)
-http.server.ThreadingHTTPServer.request_queue_size = 128
-http.server.ThreadingHTTPServer(("", args.port), Handler).serve_forever()
+def serve(handler=Handler):
+    global executed
+    args = contract.server_args()
+    executed = contract.Executed(args.executed)
+    http.server.ThreadingHTTPServer.request_queue_size = 128
+    http.server.ThreadingHTTPServer(("", args.port), handler).serve_forever()
+
+
+if __name__ == "__main__":
+    serve()

@@ -56,6 +56,10 @@ pub struct Summary {
     pub errors: Vec<String>,
     /// How many there were.
     pub error_count: u64,
+    /// Requests that the client's library says it has never sent, because of a GOAWAY; the client sent
+    /// them again.
+    #[serde(default)]
+    pub refused: u64,
     /// Connections opened after the first of each worker, where the client can tell.
     pub reconnects: u64,
     /// Requests with a side effect.

@@ -6,6 +6,9 @@ use anyhow::Error;
 
 use super::{Cell, Pair, Protocol};
 
+/// Mark of a pair whose client breaks off its requests at any GOAWAY, and did.
+const ABORTS: &str = "aborts";
+
 /// What came out of all pairs.
 #[derive(Debug, Default)]
 pub struct Matrix {
@@ -30,8 +33,10 @@ impl Matrix {
             if !servers.contains(&pair.server.name) {
                 servers.push(pair.server.name);
             }
-            if !clients.contains(&pair.client.name) {
-                clients.push(pair.client.name);
+        }
+        for client in super::clients::all() {
+            if rows.iter().any(|(pair, _)| pair.client.name == client.name) {
+                clients.push(client.name);
             }
         }
         if rows.is_empty() {
@@ -62,8 +67,16 @@ impl Display for Matrix {
         for (pair, outcome) in &failed {
             writeln!(f, "FAIL {}: {}", pair.name(), complaints(outcome).join("; "))?;
         }
-        let (all, failed) = (self.rows.len(), failed.len());
-        writeln!(f, "{all} pairs: {} passed, {failed} failed (* without POST)", all - failed)
+        let aborted: Vec<_> =
+            self.rows.iter().filter(|(_, outcome)| mark(outcome) == ABORTS).collect();
+        for (pair, outcome) in &aborted {
+            let known = outcome.as_ref().map_or(&[][..], |cell| &cell.known);
+            writeln!(f, "{ABORTS} {}: {}", pair.name(), one_line(&known.join("; ")))?;
+        }
+        let (failed, aborted) = (failed.len(), aborted.len());
+        let passed = self.rows.len() - failed - aborted;
+        writeln!(f, "{passed} pairs passed, {failed} failed, {aborted} with a client that")?;
+        writeln!(f, "breaks off its requests at any GOAWAY (pass*: without POST)")
     }
 }
 
@@ -74,8 +87,12 @@ pub fn line(pair: &Pair, outcome: &Result<Cell, Error>) -> String {
         |cell| {
             let Cell { summary, flows, took, .. } = cell;
             let (responses, posts) = (summary.responses, summary.posts.sent);
+            let refused = match summary.refused {
+                0 => String::new(),
+                refused => format!(", {refused} sent again after GOAWAY"),
+            };
             format!(
-                "{responses} responses, {posts} POSTs, {flows} flows, drained in {:.1} s",
+                "{responses} responses, {posts} POSTs, {flows} flows, drained in {:.1} s{refused}",
                 took.as_secs_f64()
             )
         },
@@ -87,6 +104,7 @@ pub fn line(pair: &Pair, outcome: &Result<Cell, Error>) -> String {
 fn mark(outcome: &Result<Cell, Error>) -> &'static str {
     match outcome {
         Ok(cell) if !cell.complaints.is_empty() => "FAIL",
+        Ok(cell) if !cell.known.is_empty() => ABORTS,
         Ok(cell) if cell.has_posts() => "pass",
         Ok(_) => "pass*",
         Err(_) => "FAIL",

@@ -154,9 +154,10 @@ pub fn pairs(filters: &[String]) -> Result<Vec<Pair>> {
     for filter in filters {
         ensure!(all.iter().any(|pair| matches(filter, pair)), "no pair is called {filter:?}");
     }
-    if !filters.is_empty() {
-        all.retain(|pair| filters.iter().any(|filter| matches(filter, pair)));
-    }
+    all.retain(|pair| match filters {
+        [] => pair.server.name != servers::goodbye::NAME,
+        _ => filters.iter().any(|filter| matches(filter, pair)),
+    });
     Ok(all)
 }
 
@@ -166,7 +167,9 @@ fn matches(filter: &str, pair: &Pair) -> bool {
         let mut wanted = filter.split('/').zip(parts);
         return wanted.all(|(wanted, part)| wanted == "*" || wanted.is_empty() || wanted == part);
     }
-    parts.contains(&filter)
+    // The servers that are a control are never meant by the name of a protocol or a client.
+    let control = pair.server.name == servers::goodbye::NAME;
+    if control { filter == pair.server.name } else { parts.contains(&filter) }
 }
 
 #[cfg(test)]

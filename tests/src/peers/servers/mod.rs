@@ -1,6 +1,7 @@
 //! Servers, a file for each family.
 
 mod golang;
+pub(super) mod goodbye;
 mod grpc;
 mod httpd;
 mod nginx;
@@ -11,6 +12,7 @@ use super::Server;
 
 /// Every server, in the order of the report.
 pub(super) fn all() -> Vec<Server> {
-    [nginx::SERVERS, httpd::SERVERS, node::SERVERS, python::SERVERS, golang::SERVERS, grpc::SERVERS]
-        .concat()
+    let first = [nginx::SERVERS, httpd::SERVERS, node::SERVERS, python::SERVERS, golang::SERVERS];
+    let more = [grpc::SERVERS, goodbye::SERVERS];
+    [first.concat(), more.concat()].concat()
 }
