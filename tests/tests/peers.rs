@@ -25,6 +25,21 @@ fn all_pass(names: &[&str]) -> Result<()> {
 }
 
 #[test]
+fn nginx_loses_no_client() -> Result<()> {
+    all_pass(&["http1/nginx/http.client", "http1/nginx/node-http", "http2/nginx/node-http2"])
+}
+
+#[test]
+fn node_loses_no_client() -> Result<()> {
+    all_pass(&[
+        "http1/node-http/http.client",
+        "http1/node-http/node-http",
+        "http1/node-http/nginx-proxy",
+        "http2/node-http2/node-http2",
+    ])
+}
+
+#[test]
 fn a_websocket_comes_to_its_own_end() -> Result<()> {
     all_pass(&["websocket"])
 }

@@ -113,7 +113,7 @@ fn mark(outcome: &Result<Cell, Error>) -> &'static str {
 
 fn complaints(outcome: &Result<Cell, Error>) -> Vec<String> {
     match outcome {
-        Ok(cell) => cell.complaints.clone(),
+        Ok(cell) => cell.complaints.iter().map(|text| one_line(text)).collect(),
         Err(error) => vec![one_line(&format!("could not be run: {error:#}"))],
     }
 }

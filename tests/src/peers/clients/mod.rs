@@ -13,7 +13,8 @@ use super::{Client, Protocol};
 /// have it in TIME_WAIT.
 pub(super) const END_WITH_RESETS: [&str; 1] = ["haproxy"];
 
-/// Clients that break off requests under way at any GOAWAY, so that no server can send one without harm.
+/// Clients that break off requests under way at any GOAWAY, so that no server can send one without harm; they
+/// may keep a connection that is of no more use, too.
 /// docs/clients.md names them.
 pub(super) const ABORT_AT_GOAWAY: [(Protocol, &str); 1] = [(Protocol::Http2, "httpx")];
 
