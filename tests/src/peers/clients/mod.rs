@@ -9,9 +9,10 @@ mod tools;
 
 use super::{Client, Protocol};
 
-/// Clients that end a connection with a reset when they have read all of its last response, so as not to
-/// have it in TIME_WAIT.
-pub(super) const END_WITH_RESETS: [&str; 1] = ["haproxy"];
+/// Clients that can end a connection with a reset when they have read all of its last response: HAProxy so as
+/// not to have it in TIME_WAIT; the others close it at once after GOAWAY, and what the server then still says
+/// (an answer to a PING, a GOAWAY of its own) is answered with a reset.
+pub(super) const END_WITH_RESETS: [&str; 4] = ["haproxy", "go", "grpcio", "grpc-go"];
 
 /// Clients that break off requests under way at any GOAWAY, so that no server can send one without harm; they
 /// may keep a connection that is of no more use, too.
