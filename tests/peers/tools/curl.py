@@ -42,6 +42,8 @@ class Curl:
             if kind == "count":
                 what = tally.post_sent()
                 lines.append(f'data-binary = "{"x" * 1000}"')
+                # The answer then has two heads, 100 and 200.
+                lines.append('header = "Expect: 100-continue"')
             if method == "HEAD":
                 lines += ["head", 'output = "/dev/null"']
             self.requests.append((method, kind, what))
