@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 
 pub use self::{
     cell::{Cell, Settings, run},
-    contract::{Posts, Summary},
+    contract::{Posts, SIZES, SLOW, Summary, body},
     matrix::{Matrix, line},
     place::{Launch, Place},
 };

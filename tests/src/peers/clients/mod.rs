@@ -2,6 +2,7 @@
 
 mod golang;
 mod grpc;
+mod hyper;
 mod node;
 mod proxy;
 mod python;
@@ -17,10 +18,12 @@ pub(super) const END_WITH_RESETS: [&str; 4] = ["haproxy", "go", "grpcio", "grpc-
 /// Clients that break off requests under way at any GOAWAY, so that no server can send one without harm; they
 /// may keep a connection that is of no more use, too.
 /// docs/clients.md names them.
-pub(super) const ABORT_AT_GOAWAY: [(Protocol, &str); 1] = [(Protocol::Http2, "httpx")];
+pub(super) const ABORT_AT_GOAWAY: [(Protocol, &str); 3] =
+    [(Protocol::Http2, "httpx"), (Protocol::Http2, "h2load"), (Protocol::Http2, "java")];
 
 /// Every client, in the order of the report.
 pub(super) fn all() -> Vec<Client> {
-    [python::CLIENTS, node::CLIENTS, tools::CLIENTS, proxy::CLIENTS, golang::CLIENTS, grpc::CLIENTS]
-        .concat()
+    let first = [python::CLIENTS, node::CLIENTS, tools::CLIENTS, proxy::CLIENTS];
+    let more = [golang::CLIENTS, hyper::CLIENTS, grpc::CLIENTS];
+    [first.concat(), more.concat()].concat()
 }

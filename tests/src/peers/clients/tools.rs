@@ -19,6 +19,13 @@ pub(super) const CLIENTS: &[Client] = &[
         launch: curl,
     },
     Client {
+        name: "h2load",
+        protocols: &[Protocol::Http2],
+        // It tells sums only, and so asks for one size; it has no pace, and cannot tell a begun response.
+        kinds: &[Body, Chunked],
+        launch: |place, _| Ok(vec![python::script(place, "tools/h2load.py", &[])?]),
+    },
+    Client {
         name: "wrk",
         protocols: &[Protocol::Http1],
         // It breaks off what is under way when it is stopped, and cannot read the answer to HEAD.
