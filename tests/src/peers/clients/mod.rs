@@ -3,6 +3,7 @@
 mod golang;
 mod grpc;
 mod hyper;
+pub(super) mod java;
 mod node;
 mod proxy;
 mod python;
@@ -19,11 +20,11 @@ pub(super) const END_WITH_RESETS: [&str; 4] = ["haproxy", "go", "grpcio", "grpc-
 /// may keep a connection that is of no more use, too.
 /// docs/clients.md names them.
 pub(super) const ABORT_AT_GOAWAY: [(Protocol, &str); 3] =
-    [(Protocol::Http2, "httpx"), (Protocol::Http2, "h2load"), (Protocol::Http2, "java")];
+    [(Protocol::Http2, "httpx"), (Protocol::Http2, "h2load"), (Protocol::Http2Upgrade, "java")];
 
 /// Every client, in the order of the report.
 pub(super) fn all() -> Vec<Client> {
     let first = [python::CLIENTS, node::CLIENTS, tools::CLIENTS, proxy::CLIENTS];
-    let more = [golang::CLIENTS, hyper::CLIENTS, grpc::CLIENTS];
+    let more = [golang::CLIENTS, hyper::CLIENTS, java::CLIENTS, grpc::CLIENTS];
     [first.concat(), more.concat()].concat()
 }

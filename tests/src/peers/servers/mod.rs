@@ -5,6 +5,7 @@ pub(super) mod goodbye;
 mod grpc;
 mod httpd;
 mod hyper;
+mod java;
 mod nghttpd;
 mod nginx;
 mod node;
@@ -19,6 +20,6 @@ pub(super) const END_WITH_RESETS: [&str; 2] = ["hyper", "nghttpd"];
 /// Every server, in the order of the report.
 pub(super) fn all() -> Vec<Server> {
     let first = [nginx::SERVERS, httpd::SERVERS, node::SERVERS, python::SERVERS, golang::SERVERS];
-    let more = [hyper::SERVERS, nghttpd::SERVERS, grpc::SERVERS, goodbye::SERVERS];
+    let more = [hyper::SERVERS, java::SERVERS, nghttpd::SERVERS, grpc::SERVERS, goodbye::SERVERS];
     [first.concat(), more.concat()].concat()
 }
