@@ -83,7 +83,7 @@ impl Tool {
 pub(super) const VENV: &str = "python3 -m venv";
 
 /// All of them.
-pub(super) const TOOLS: [Tool; 11] = [
+pub(super) const TOOLS: [Tool; 16] = [
     Tool::new("nginx", "nginx-light"),
     Tool::new("iptables", "iptables"),
     Tool::new("nft", "nftables"),
@@ -93,8 +93,13 @@ pub(super) const TOOLS: [Tool; 11] = [
     Tool::new("bpftool", "bpftool"),
     Tool::new("node", "nodejs"),
     Tool::new(VENV, "python3-venv"),
+    Tool::new("go", "golang-go"),
     Tool::peer("apache2", "apache2-bin"),
     Tool::peer("haproxy", "haproxy"),
+    Tool::peer("javac", "default-jdk-headless"),
+    Tool::peer("mvn", "maven"),
+    Tool::peer("nghttpd", "nghttp2-server"),
+    Tool::peer("h2load", "nghttp2-client"),
 ];
 
 /// The programs that `scope` needs.
