@@ -195,7 +195,8 @@ fn follow(
     // SAFETY: `flow` points to a live map value; nobody else writes it before it is in the sockhash.
     unsafe {
         (*flow).turn_ns = turn(rule, cookie);
-        (*flow).read_seq = sock.copied_seq();
+        // A request that is there already counts as read from now on, so that its answer may be told.
+        (*flow).read_seq = sock.copied_seq().wrapping_sub(u32::from(sock.is_asked()));
         (*flow).received = sock.bytes_received();
         (*flow).sent_in_all = sock.sent();
         (*flow).service = service;

@@ -40,6 +40,13 @@ static OFF_SK_SNDBUF: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFF_BYTES_ACKED: Global<u32> = Global::new(0);
 
+/// `struct inet_connection_sock`, `icsk_ack.lrcvtime`.
+#[unsafe(no_mangle)]
+static OFF_LRCVTIME: Global<u32> = Global::new(0);
+/// `struct tcp_sock`, `lsndtime`.
+#[unsafe(no_mangle)]
+static OFF_LSNDTIME: Global<u32> = Global::new(0);
+
 /// A socket that a helper has said to be a `struct tcp_sock`, so that the verifier allows loads from it.
 #[derive(Clone, Copy)]
 pub(crate) struct TcpSock(*const c_void);
@@ -98,6 +105,13 @@ impl TcpSock {
     pub(crate) fn sent(self) -> u64 {
         let queued = self.load::<u32>(&OFF_WRITE_SEQ).wrapping_sub(self.load(&OFF_SND_UNA));
         self.load::<u64>(&OFF_BYTES_ACKED).wrapping_add(u64::from(queued))
+    }
+
+    /// Whether the client has sent something since the server last did: it is asking, or still sending.
+    #[inline(always)]
+    pub(crate) fn is_asked(self) -> bool {
+        // Both in jiffies, which wrap around.
+        self.load::<u32>(&OFF_LRCVTIME).wrapping_sub(self.load(&OFF_LSNDTIME)) as i32 > 0
     }
 
     /// Room in the send buffer, bytes; negative if it is more than full.

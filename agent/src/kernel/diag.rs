@@ -29,9 +29,10 @@ pub(super) fn look(port: Option<u16>) -> Result<Look, KernelError> {
     let mut look = Look::default();
     // Sockets bound to `::` are AF_INET6 also where the peer came by IPv4 (v4-mapped).
     for family in [AF_INET, AF_INET6] {
-        let responses = dump_whole(family, port.unwrap_or(0))
+        let found = dump_whole(family, port.unwrap_or(0))
             .map_err(|e| KernelError::op("ask inet_diag for TCP sockets of family", family, e))?;
-        responses.iter().for_each(|r| add(&mut look, r));
+        look.listeners.extend(found.listeners);
+        look.sockets.extend(found.sockets);
     }
     Ok(look)
 }
@@ -110,17 +111,17 @@ enum DumpError {
 }
 
 /// A dump that was not interrupted by a change of the table it walked.
-fn dump_whole(family: u8, port: u16) -> Result<Vec<InetResponse>, DumpError> {
+fn dump_whole(family: u8, port: u16) -> Result<Look, DumpError> {
     for _ in 0..TRIES {
-        if let Some(responses) = dump(family, port)? {
-            return Ok(responses);
+        if let Some(look) = dump(family, port)? {
+            return Ok(look);
         }
     }
     Err(DumpError::Interrupted)
 }
 
 /// One dump; `None` if the kernel marks it as interrupted.
-fn dump(family: u8, port: u16) -> Result<Option<Vec<InetResponse>>, DumpError> {
+fn dump(family: u8, port: u16) -> Result<Option<Look>, DumpError> {
     let mut netlink = Netlink::new(NETLINK_SOCK_DIAG)?;
     netlink.bind_auto()?;
     netlink.connect(&NetlinkAddr::new(0, 0))?;
@@ -132,13 +133,13 @@ fn dump(family: u8, port: u16) -> Result<Option<Vec<InetResponse>>, DumpError> {
         let size = netlink.recv(&mut &mut buffer[..], 0)?;
         dump.read(&buffer[..size])?;
     }
-    Ok((!dump.interrupted).then_some(dump.responses))
+    Ok((!dump.interrupted).then_some(dump.look))
 }
 
 /// A dump as it comes in.
 #[derive(Default)]
 struct Dump {
-    responses: Vec<InetResponse>,
+    look: Look,
     interrupted: bool,
     done: bool,
 }
@@ -151,7 +152,7 @@ impl Dump {
             self.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(r)) => {
-                    self.responses.push(*r);
+                    add(&mut self.look, &r);
                 }
                 // An error that the dump ran into comes here, without an NLMSG_ERROR (`netlink_dump`): without the
                 // module tcp_diag, for example, this is -ENOENT and all there is.

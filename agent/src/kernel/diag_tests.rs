@@ -52,9 +52,7 @@ fn read(datagrams: &[Vec<u8>]) -> Result<Dump, DumpError> {
 }
 
 fn looked(datagram: Vec<u8>) -> Look {
-    let mut look = Look::default();
-    read(&[datagram]).unwrap().responses.iter().for_each(|r| add(&mut look, r));
-    look
+    read(&[datagram]).unwrap().look
 }
 
 #[test]
@@ -105,9 +103,9 @@ fn states_have_the_numbers_of_the_kernel() {
 fn a_dump_is_whole_at_its_end() {
     let datagram = [socket(AF_INET, 1, 1), socket(AF_INET, 1, 2)].concat();
     let dump = read(std::slice::from_ref(&datagram)).unwrap();
-    assert_eq!((dump.responses.len(), dump.done, dump.interrupted), (2, false, false));
+    assert_eq!((dump.look.sockets.len(), dump.done, dump.interrupted), (2, false, false));
     let dump = read(&[datagram, socket(AF_INET, 1, 3), done(0)]).unwrap();
-    assert_eq!((dump.responses.len(), dump.done, dump.interrupted), (3, true, false));
+    assert_eq!((dump.look.sockets.len(), dump.done, dump.interrupted), (3, true, false));
 }
 
 #[test]
@@ -126,7 +124,7 @@ fn a_dump_that_failed_is_never_an_empty_look() {
             Err(DumpError::Refused(e)) => {
                 assert_eq!(e.raw_os_error(), Some(libc::ENOENT), "{description}");
             }
-            other => panic!("{description}: {:?}", other.map(|dump| dump.responses)),
+            other => panic!("{description}: {:?}", other.map(|dump| dump.look)),
         }
     }
     let short = &socket(AF_INET, 1, 1)[..60];

@@ -36,6 +36,10 @@ pub(super) struct Offsets {
     pub(super) sk_wmem_queued: u32,
     /// `struct sock`, `sk_sndbuf`.
     pub(super) sk_sndbuf: u32,
+    /// `struct inet_connection_sock`, `icsk_ack.lrcvtime`.
+    pub(super) lrcvtime: u32,
+    /// `struct tcp_sock`, `lsndtime`.
+    pub(super) lsndtime: u32,
     /// `struct tcp_sock`, `bytes_acked`.
     pub(super) bytes_acked: u32,
     /// `struct tcp_sock`, `bytes_received`.
@@ -64,6 +68,8 @@ impl Offsets {
             write_seq: offset("tcp_sock.write_seq")?,
             sk_wmem_queued: offset("sock.sk_wmem_queued")?,
             sk_sndbuf: offset("sock.sk_sndbuf")?,
+            lrcvtime: offset("inet_connection_sock.icsk_ack.lrcvtime")?,
+            lsndtime: offset("tcp_sock.lsndtime")?,
             bytes_acked: offset("tcp_sock.bytes_acked")?,
             bytes_received: offset("tcp_sock.bytes_received")?,
         })

@@ -291,6 +291,8 @@ fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
         .override_global("OFF_SK_WMEM_QUEUED", &offsets.sk_wmem_queued, true)
         .override_global("OFF_SK_SNDBUF", &offsets.sk_sndbuf, true)
         .override_global("OFF_BYTES_ACKED", &offsets.bytes_acked, true)
+        .override_global("OFF_LRCVTIME", &offsets.lrcvtime, true)
+        .override_global("OFF_LSNDTIME", &offsets.lsndtime, true)
         .override_global("OFF_BYTES_RECEIVED", &offsets.bytes_received, true)
         .map_max_entries("FOLLOWED", sizes.max_flows)
         .map_max_entries("SOCKETS", sizes.max_flows)
