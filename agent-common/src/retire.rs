@@ -82,6 +82,8 @@ impl Followed {
     /// Since the chain of HTTP/2 frames was found, the server has read something and then sent frames. Of a flow that
     /// was joined in mid-life this is asked for too: else it might be a body that looks like frames.
     pub const ASKED: u8 = 1 << 3;
+    /// The server has begun to answer a request over HTTP/2.
+    pub const ANSWERS: u8 = 1 << 5;
     /// This kernel does not let us write at the end of a message (before 6.13): a GOAWAY goes before the next.
     pub const NO_APPEND: u8 = 1 << 2;
 }

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use drainctl_common::{
-    http2::{FRAME_HEADER, FrameHeader, GOAWAY, Next},
+    http2::{FRAME_HEADER, FrameHeader, GOAWAY, Next, StreamHint},
     retire::{Followed, protocol, told},
 };
 
@@ -30,6 +30,8 @@ struct Walk {
     done: bool,
     /// A header was read, and the chain is as it was.
     headers: bool,
+    /// The answer on a stream has ended.
+    ended: bool,
 }
 
 /// Follows one message, from `base` on.
@@ -43,14 +45,21 @@ pub(crate) fn follow(sending: &Sending, base: u32) {
         }
         let tells = sending.tells(HTTP2);
         // A moment without open streams is at the end of a message, not before the next one.
-        let before = sending.hurry || (*flow).flags & Followed::NO_APPEND != 0;
+        let before = hurries(sending) || (*flow).flags & Followed::NO_APPEND != 0;
         let here = tells && base == 0 && before && is_proven(flow) && sending.fits(SIZE);
         if here && sending.message.insert(0, &GOAWAY).is_ok() {
             sending.told(told::GOAWAY);
             return;
         }
-        let mut walk =
-            Walk { message: sending.message, flow, base, header: 0, done: false, headers: false };
+        let mut walk = Walk {
+            message: sending.message,
+            flow,
+            base,
+            header: 0,
+            done: false,
+            headers: false,
+            ended: false,
+        };
         match (*flow).boundary.begin(sending.size - base) {
             Next::Header(at) => walk.header = at,
             Next::Done => walk.done = true,
@@ -66,7 +75,7 @@ pub(crate) fn follow(sending: &Sending, base: u32) {
             return;
         }
         (*flow).protocol = protocol::HTTP2;
-        let good_moment = sending.hurry || (*flow).answering.is_none();
+        let good_moment = hurries(sending) || (walk.ended && (*flow).answering.is_none());
         if !tells || !good_moment || !sending.fits(sending.size + SIZE) {
             return;
         }
@@ -76,6 +85,15 @@ pub(crate) fn follow(sending: &Sending, base: u32) {
             (*flow).flags |= Followed::NO_APPEND;
         }
     }
+}
+
+/// Whether a GOAWAY may come at any boundary now. Not before the first answer on a new connection: its client has
+/// just sent a request.
+#[inline(always)]
+fn hurries(sending: &Sending) -> bool {
+    // SAFETY: `flow` points to a live map value.
+    let flags = unsafe { (*sending.flow).flags };
+    sending.hurry && (flags & Followed::FROM_START == 0 || flags & Followed::ANSWERS != 0)
 }
 
 /// Whether the end of the newest message is a place for a GOAWAY.
@@ -118,6 +136,14 @@ unsafe extern "C" fn frame(_index: u64, walk: *mut Walk) -> i64 {
         let flow = (*walk).flow;
         let next = (*flow).boundary.frame(header);
         (*flow).answering.frame(header);
+        match header.stream_hint() {
+            StreamHint::None => {}
+            StreamHint::Active(_) => (*flow).flags |= Followed::ANSWERS,
+            StreamHint::Ended(_) => {
+                (*flow).flags |= Followed::ANSWERS;
+                (*walk).ended = true;
+            }
+        }
         (*walk).headers = !note_loss(flow);
         match next {
             Next::Header(at) => {

@@ -74,8 +74,8 @@ public final class Server extends HttpServlet {
         Logger.getLogger("org.apache").setLevel(Level.WARNING);
         Connector connector = new Connector("HTTP/1.1");
         connector.setPort(Integer.parseInt(options.get("--port")));
-        // Connections stay until somebody ends them.
-        connector.setProperty("keepAliveTimeout", "300000");
+        // As other servers have it: a connection that nobody uses ends before the drain does.
+        connector.setProperty("keepAliveTimeout", "5000");
         connector.setProperty("maxKeepAliveRequests", "-1");
         Http2Protocol http2 = new Http2Protocol();
         // It takes small DATA frames, which flow control can make, for an attack.
