@@ -180,7 +180,10 @@ def run_threads(args, tally, work):
                for index in range(args.connections)]
     for thread in threads:
         thread.start()
-    tally.stop.wait()
+    # Another thread may be the one to get the signal (one that has just started a program, say); Python runs
+    # the handler in this one, when it next does anything.
+    while not tally.stop.wait(0.2):
+        pass
     end = time.monotonic() + 15
     for thread in threads:
         thread.join(max(0, end - time.monotonic()))

@@ -194,14 +194,14 @@ fn drain(agent: &Agent, cluster: &Cluster, mut scene: Scene, settings: Settings)
     cluster.set_endpoints(&[1])?;
     let outcome = draining.wait()?;
     let took = begin.elapsed();
-    let mut complaints = Vec::new();
+    let (mut complaints, mut wrong) = (Vec::new(), Vec::new());
     match outcome.code {
         Some(0) => {}
-        Some(3) => complaints.push(flows_left(&ctl)?),
+        Some(3) => wrong.push(flows_left(&ctl)?),
         _ => complaints.push(outcome.to_string()),
     }
     let habit = clients::END_WITH_RESETS.contains(&scene.pair.client.name);
-    let mut wrong = resets(&ctl, pod, before, habit)?;
+    wrong.extend(resets(&ctl, pod, before, habit)?);
     scene.all_run()?;
     let executed: Vec<&Path> = scene.executed.iter().map(AsRef::as_ref).collect();
     let summary = stop(&mut scene.client)?;

@@ -1,6 +1,7 @@
 //! Servers and clients of other projects for the tests: what their languages' own package managers fetch
 //! and build goes to `target/peers`, with pinned versions, and only when its inputs have changed.
 
+mod golang;
 mod python;
 
 use std::{
@@ -26,6 +27,7 @@ pub(crate) fn folder(workspace: &Workspace) -> PathBuf {
 pub(crate) fn prepare(shell: &Shell, workspace: &Workspace, scope: Scope) -> Result<()> {
     if scope >= Scope::Everything {
         python::prepare(shell, workspace)?;
+        golang::prepare(shell, workspace)?;
     }
     Ok(())
 }

@@ -83,7 +83,7 @@ impl Tool {
 pub(super) const VENV: &str = "python3 -m venv";
 
 /// All of them.
-pub(super) const TOOLS: [Tool; 11] = [
+pub(super) const TOOLS: [Tool; 12] = [
     Tool::new("nginx", "nginx-light"),
     Tool::new("iptables", "iptables"),
     Tool::new("nft", "nftables"),
@@ -93,6 +93,7 @@ pub(super) const TOOLS: [Tool; 11] = [
     Tool::new("bpftool", "bpftool"),
     Tool::new("node", "nodejs"),
     Tool::new(VENV, "python3-venv"),
+    Tool::new("go", "golang-go"),
     Tool::peer("apache2", "apache2-bin"),
     Tool::peer("haproxy", "haproxy"),
 ];

@@ -1,5 +1,7 @@
 //! Clients, a file for each family.
 
+mod golang;
+mod grpc;
 mod node;
 mod proxy;
 mod python;
@@ -11,11 +13,13 @@ use super::{Client, Protocol};
 /// have it in TIME_WAIT.
 pub(super) const END_WITH_RESETS: [&str; 1] = ["haproxy"];
 
-/// Clients that break off requests under way at any GOAWAY, so that no server can send one without harm.
+/// Clients that break off requests under way at any GOAWAY, so that no server can send one without harm; they
+/// may keep a connection that is of no more use, too.
 /// docs/clients.md names them.
 pub(super) const ABORT_AT_GOAWAY: [(Protocol, &str); 1] = [(Protocol::Http2, "httpx")];
 
 /// Every client, in the order of the report.
 pub(super) fn all() -> Vec<Client> {
-    [python::CLIENTS, node::CLIENTS, tools::CLIENTS, proxy::CLIENTS].concat()
+    [python::CLIENTS, node::CLIENTS, tools::CLIENTS, proxy::CLIENTS, golang::CLIENTS, grpc::CLIENTS]
+        .concat()
 }

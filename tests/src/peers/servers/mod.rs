@@ -1,6 +1,8 @@
 //! Servers, a file for each family.
 
+mod golang;
 pub(super) mod goodbye;
+mod grpc;
 mod httpd;
 mod nginx;
 mod node;
@@ -10,5 +12,7 @@ use super::Server;
 
 /// Every server, in the order of the report.
 pub(super) fn all() -> Vec<Server> {
-    [nginx::SERVERS, httpd::SERVERS, node::SERVERS, python::SERVERS, goodbye::SERVERS].concat()
+    let first = [nginx::SERVERS, httpd::SERVERS, node::SERVERS, python::SERVERS, golang::SERVERS];
+    let more = [grpc::SERVERS, goodbye::SERVERS];
+    [first.concat(), more.concat()].concat()
 }
