@@ -145,9 +145,13 @@ impl GrpcLoad {
         })
     }
 
-    /// Lets calls under way end, and returns how all of them went.
+    /// No new calls from now on.
+    pub fn stop(&self) -> Result<()> {
+        self.process.signal(Signal::TERM)
+    }
+
+    /// Lets calls under way end after [`Self::stop`], and returns how all of them went.
     pub fn finish(mut self) -> Result<GrpcTally> {
-        self.process.signal(Signal::TERM)?;
         self.process.wait(LIMIT).with_context(|| self.messages())?;
         let out = fs::read_to_string(&self.out)?;
         let summary = out.lines().last().with_context(|| self.messages())?;

@@ -59,7 +59,7 @@ pub struct Scale {
     pub kept: (u32, Duration),
     /// Downloads at the same time, on connections that are kept.
     pub slow: u32,
-    /// gRPC channels: each has a caller, a stream of the server's messages, and one to and fro.
+    /// gRPC channels: each has a caller, and one stream after the other.
     pub channels: u32,
 }
 
@@ -102,7 +102,9 @@ impl Mix {
 
     /// Lets requests under way end, then stops the servers, whose records are complete only then.
     pub fn finish(self, apps: &mut [App]) -> Result<Vec<Row>> {
-        // The longest first: until they have ended, the others go on.
+        // What takes long first: until it has ended, the others go on.
+        self.grpc.stop()?;
+        self.slow.stop();
         let grpc = self.grpc.finish()?;
         let slow = self.slow.finish()?;
         let (kept, short) = (self.kept.finish()?, self.short.finish()?);

@@ -96,7 +96,8 @@ fn no_request_of_any_kind_of_client_fails() -> Result<()> {
     let pace = Duration::from_millis(40);
     let scale = Scale { short: (8, pace), kept: (16, pace), slow: 3, channels: 2 };
     let mix = Mix::start(&cluster.client, scale)?;
-    let method = Method::Drain { agent: &agent, options: &[] };
+    // A download whose connection has its turn late is followed by another one.
+    let method = Method::Drain { agent: &agent, options: &["--spread", "1s"] };
     let restarts = rolling::restart_all(&cluster, &mut apps, method)?;
     let rows = mix.finish(&mut apps)?;
     println!("{rows:#?}\n{restarts:?}");

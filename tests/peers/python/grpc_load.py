@@ -1,9 +1,10 @@
-"""grpcio as the load of a rolling restart: channels that are kept, and on each of them a caller, one stream of the
-server's messages and one of messages to and fro, all the time. Retries are turned off, transparent ones included. The
+"""grpcio as the load of a rolling restart: channels that are kept, and on each of them a caller, and one stream after
+the other: of the server's messages, and of messages to and fro. Retries are turned off, transparent ones included. The
 server is grpc_server.py, and each call has an id that it notes. Not a client of the matrix: the summary tells failures
 apart by kind, as the harness's own clients do."""
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -124,11 +125,11 @@ def count(stream):
 
 calls, streams = Tally(), Tally()
 channels = [Channel(index) for index in range(args.channels)]
-waiting = 3 * len(channels)
+waiting = 2 * len(channels)
 
 
-def work(what, tally, pace):
-    """One request after the other, until it is time to stop."""
+def work(kinds, tally):
+    """One request after the other, kind by kind in turn, until it is time to stop."""
     begun = False
 
     def first():
@@ -137,7 +138,9 @@ def work(what, tally, pace):
             begun = True
             is_warm()
 
-    while not stop.is_set():
+    for what in itertools.cycle(kinds):
+        if stop.is_set():
+            return
         try:
             what(first)
         except grpc.RpcError as error:
@@ -147,7 +150,7 @@ def work(what, tally, pace):
             tally.add("bad", f"{what.__name__}: {error}")
         else:
             tally.add("ok")
-        stop.wait(pace)
+        stop.wait(PACE)
 
 
 def is_warm():
@@ -162,9 +165,11 @@ def is_warm():
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: stop.set())
 threads = []
-for channel in channels:
-    for what, tally in [(channel.call, calls), (channel.stream, streams), (channel.exchange, streams)]:
-        threads.append(threading.Thread(target=work, args=[what, tally, PACE], daemon=True))
+for index, channel in enumerate(channels):
+    # Not all at the same time.
+    kinds = [channel.stream, channel.exchange][:: 1 if index % 2 else -1]
+    threads.append(threading.Thread(target=work, args=[[channel.call], calls], daemon=True))
+    threads.append(threading.Thread(target=work, args=[kinds, streams], daemon=True))
 for thread in threads:
     thread.start()
 stop.wait()

@@ -91,10 +91,15 @@ impl Load {
         self.thread.is_finished()
     }
 
-    /// Lets requests under way end, and returns how all of them went.
-    pub fn finish(self) -> Result<Tally> {
+    /// No new requests from now on.
+    pub fn stop(&self) {
         // Fails only if the load has ended by itself.
         let _ = self.stop.send(true);
+    }
+
+    /// Lets requests under way end, and returns how all of them went.
+    pub fn finish(self) -> Result<Tally> {
+        self.stop();
         self.thread.join().map_err(|_| anyhow!("the load panicked"))?
     }
 }
