@@ -47,6 +47,9 @@ pub struct Followed {
     /// Payload bytes that had come from the client (`tcpi_bytes_received`) when the newest HTTP/1 response began, or
     /// when the flow was joined.
     pub received: u64,
+    /// Payload bytes of the server that its client will have acknowledged (`tcpi_bytes_acked`) once all it has been seen
+    /// to write has arrived. If it is not what was really taken from it, some was written in vain and comes again.
+    pub sent_in_all: u64,
     /// Payload bytes that had come when it ended, and one more if the client closed its side; 0 before.
     pub received_in_all: u64,
     /// Sequence number up to which the server had read then (`copied_seq`).
@@ -123,4 +126,4 @@ pub mod told {
     pub const GOAWAY: u8 = 2;
 }
 
-const _: () = assert!(size_of::<Rule>() == 40 && size_of::<Followed>() == 168);
+const _: () = assert!(size_of::<Rule>() == 40 && size_of::<Followed>() == 176);

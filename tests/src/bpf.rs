@@ -1,7 +1,7 @@
 //! The agent's BPF maps from outside, by bpftool: to check that the tracker itself has counted, and
 //! to spoil its counts on purpose.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -13,6 +13,8 @@ use crate::cmd;
 pub struct AgentMaps {
     flows: u32,
     services: u32,
+    followed: Option<u32>,
+    sockets: Option<u32>,
 }
 
 /// One entry of `FLOWS`.
@@ -41,7 +43,7 @@ pub struct Counts {
 impl AgentMaps {
     /// Finds the maps of the agent with this process id by its file descriptors.
     pub fn of(pid: u32) -> Result<Self> {
-        let (mut flows, mut services) = (None, None);
+        let (mut flows, mut services, mut followed, mut sockets) = (None, None, None, None);
         for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
             // Descriptors come and go while the agent works.
             let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
@@ -50,11 +52,14 @@ impl AgentMaps {
             match name(id)?.as_str() {
                 "FLOWS" => flows = Some(id),
                 "SERVICES" => services = Some(id),
+                "FOLLOWED" => followed = Some(id),
+                "SOCKETS" => sockets = Some(id),
                 _ => {}
             }
         }
         let flows = flows.context("the agent has no map FLOWS")?;
-        Ok(Self { flows, services: services.context("the agent has no map SERVICES")? })
+        let services = services.context("the agent has no map SERVICES")?;
+        Ok(Self { flows, services, followed, sockets })
     }
 
     /// Flows of one service.
@@ -71,6 +76,24 @@ impl AgentMaps {
             }
         }
         Ok(flows)
+    }
+
+    /// When it is the turn (boot time, nanoseconds) of each flow that is followed, by cookie.
+    pub fn turns(&self) -> Result<BTreeMap<u64, u64>> {
+        let entries = dump(self.followed.context("the agent has no map FOLLOWED")?)?;
+        let turn = |(key, value): (Vec<u8>, Vec<u8>)| {
+            Ok((u64::from_ne_bytes(part(&key, 0)?), u64::from_ne_bytes(part(&value, 8)?)))
+        };
+        entries.into_iter().map(turn).collect()
+    }
+
+    /// How many sockets send through the program that tells clients.
+    pub fn sockets(&self) -> Result<usize> {
+        let id = self.sockets.context("the agent has no map SOCKETS")?.to_string();
+        let text = cmd::run("bpftool", &["-j", "map", "dump", "id", &id])?;
+        let entries: Value = serde_json::from_str(&text).context("bpftool map dump")?;
+        // A socket cannot be shown, so that each is an error, with its key.
+        Ok(entries.as_array().context("a map that is no list")?.len())
     }
 
     /// Forgets a flow behind the tracker's back.

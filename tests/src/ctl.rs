@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::{
     agent::Agent,
+    leaving::Retire,
     netns::Netns,
     process::Process,
     wait::{eventually, eventually_some},
@@ -253,4 +254,6 @@ pub struct Drain {
     pub lease_in_ms: u64,
     /// Whether a new instance leaves the gate closed.
     pub keep_closed: bool,
+    /// What has become of the connections.
+    pub retire: Retire,
 }

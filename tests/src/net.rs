@@ -3,7 +3,7 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use rustix::net::{
-    AddressFamily, Shutdown, SocketFlags, SocketType, bind, ipproto, listen as start_listening,
-    shutdown, socket_with, sockopt,
+    AddressFamily, Shutdown, SocketFlags, SocketType, bind, connect as connect_socket, ipproto,
+    listen as start_listening, shutdown, socket_with, sockopt,
 };
 
 use crate::{cmd, netns::Netns, wait::LIMIT};
@@ -60,6 +60,30 @@ impl Server {
         start_listening(&fd, how.backlog)?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(LIMIT))?;
         Ok(Self { listener: TcpListener::from(fd) })
+    }
+
+    /// Starts to listen inside `netns` for Multipath TCP on this address; clients of plain TCP can come too.
+    pub fn start_mptcp(netns: &Netns, addr: SocketAddr) -> Result<Self> {
+        netns.run(|| {
+            let fd = mptcp(addr)?;
+            sockopt::set_socket_reuseaddr(&fd, true)?;
+            bind(&fd, &addr).with_context(|| format!("bind {addr}"))?;
+            start_listening(&fd, 64)?;
+            sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(LIMIT))?;
+            Ok(Self { listener: TcpListener::from(fd) })
+        })
+    }
+
+    /// A connection of Multipath TCP.
+    pub fn mptcp_pair(&self, client: &Netns, addr: SocketAddr) -> Result<Pair> {
+        let client = client.run(|| {
+            let fd = mptcp(addr)?;
+            connect_socket(&fd, &addr).with_context(|| format!("connect to {addr}"))?;
+            let stream = TcpStream::from(fd);
+            limit(&stream)?;
+            Ok(stream)
+        })?;
+        Ok(Pair { client, server: self.accept()? })
     }
 
     /// Takes the next connection from the accept queue.
@@ -159,6 +183,12 @@ pub fn connect_here(addr: SocketAddr) -> Result<TcpStream> {
         TcpStream::connect_timeout(&addr, LIMIT).with_context(|| format!("connect to {addr}"))?;
     limit(&stream)?;
     Ok(stream)
+}
+
+fn mptcp(addr: SocketAddr) -> Result<OwnedFd> {
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::MPTCP))
+        .context("a socket of Multipath TCP (CONFIG_MPTCP)")
 }
 
 /// What became of an attempt to connect.

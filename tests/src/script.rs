@@ -1,11 +1,11 @@
 //! Conversations as data: what is written in one call each, and what is to become of it.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
     frames::{self, GOAWAY},
     heads,
-    wire::Wire,
+    wire::{Wire, difference},
 };
 
 /// One step of a conversation.
@@ -68,6 +68,12 @@ pub const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 /// The head of an answer, whose body is `ok`.
 pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
 
+/// The head of an answer whose body is in chunks.
+pub const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+/// A body that looks like a response.
+pub const LOOKALIKE: &str =
+    "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n";
+
 /// The head of an answer behind which HTTP/2 is spoken.
 pub const H2C: &str =
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
@@ -112,4 +118,12 @@ pub fn play(wire: &mut Wire, steps: &[Step]) -> Result<Vec<u8>> {
         }
     }
     Ok(expected)
+}
+
+/// Carries out the steps, and reads at the client all that they make arrive.
+pub fn talk(wire: &mut Wire, steps: &[Step]) -> Result<()> {
+    let expected = play(wire, steps)?;
+    let arrived = wire.hear(expected.len())?;
+    ensure!(arrived == expected, "{}", difference(&expected, &arrived));
+    Ok(())
 }

@@ -1,15 +1,23 @@
 //! One connection byte by byte: what the server writes, call by call, and what its client gets.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
+    os::fd::AsFd,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rustix::net::sockopt;
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    net::sockopt,
+};
 
-use crate::net::Pair;
+use crate::{
+    net::Pair,
+    wait::{LIMIT, eventually, throughout},
+};
 
 /// Both ends of a connection, and what has gone over it from the server to the client.
 #[derive(Debug)]
@@ -19,6 +27,19 @@ pub struct Wire {
     written: Vec<u8>,
     arrived: Vec<u8>,
     reader: Option<JoinHandle<Result<Vec<u8>>>>,
+}
+
+/// What a client would find if it looked now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// Nothing.
+    Silence,
+    /// Bytes.
+    Bytes,
+    /// The server's FIN.
+    End,
+    /// A RST.
+    Reset,
 }
 
 /// Everything that went from the server to the client, as it was at either end.
@@ -80,6 +101,39 @@ impl Wire {
         Ok(bytes)
     }
 
+    /// What the client would find if it looked now.
+    pub fn sign(&self) -> Result<Sign> {
+        self.client.set_nonblocking(true)?;
+        let looked = self.client.peek(&mut [0]);
+        self.client.set_nonblocking(false)?;
+        match looked {
+            Ok(0) => Ok(Sign::End),
+            Ok(_) => Ok(Sign::Bytes),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Sign::Silence),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(Sign::Reset),
+            Err(error) => Err(error).context("look at what has come"),
+        }
+    }
+
+    /// Waits for the server's FIN, behind which nothing comes, as all has been read.
+    pub fn await_end(&self) -> Result<()> {
+        eventually(LIMIT, "a FIN", || {
+            let sign = self.sign()?;
+            ensure!(matches!(sign, Sign::Silence | Sign::End), "{sign:?} instead of a FIN");
+            Ok(sign == Sign::End)
+        })
+    }
+
+    /// Checks that nothing comes for so long.
+    pub fn stays(&self, time: Duration) -> Result<()> {
+        throughout(time, "nothing comes", || Ok(self.sign()? == Sign::Silence))
+    }
+
+    /// Checks that nothing but the server's FIN is there for so long.
+    pub fn stays_ended(&self, time: Duration) -> Result<()> {
+        throughout(time, "nothing comes behind a FIN", || Ok(self.sign()? == Sign::End))
+    }
+
     /// From now on the client reads whatever comes, `pace` being called before each read.
     pub fn listen(&mut self, mut pace: impl FnMut() + Send + 'static) -> Result<()> {
         let mut client = self.client.try_clone()?;
@@ -120,6 +174,24 @@ impl Wire {
         }
         Ok(Transcript { written: self.written, arrived: self.arrived })
     }
+}
+
+/// Writes all without ever blocking in a write, as servers with an event loop do; returns how often there was no room.
+pub fn write_when_possible(server: &TcpStream, mut bytes: &[u8]) -> Result<u32> {
+    server.set_nonblocking(true)?;
+    let mut full = 0;
+    while !bytes.is_empty() {
+        match (&mut &*server).write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                full += 1;
+                poll(&mut [PollFd::from_borrowed_fd(server.as_fd(), PollFlags::OUT)], None)?;
+            }
+            Err(error) => return Err(error).context("write without blocking"),
+        }
+    }
+    server.set_nonblocking(false)?;
+    Ok(full)
 }
 
 /// Bytes without any regularity that could hide a fault, the same for the same seed.

@@ -62,7 +62,8 @@ fn established_connections_go_on_byte_exact() -> Result<()> {
     download.send("/big")?;
     let download = thread::spawn(move || download.receive());
 
-    let mut drain = ctl.start(&["drain", "--port", "80", "--quiet", "0s", "--timeout", "50s"])?;
+    let drain = ["drain", "--port", "80", "--quiet", "0s", "--retire", "none", "--timeout", "50s"];
+    let mut drain = ctl.start(&drain)?;
     ctl.await_state(PORT, "rejecting")?;
     expect_all(&cluster.client, &[SERVICE.into()], Attempt::Refused)?;
     for _ in 0..20 {

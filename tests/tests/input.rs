@@ -64,7 +64,7 @@ fn targets_that_are_none() -> Result<()> {
 fn options_that_contradict_or_are_not_built() -> Result<()> {
     let fixture = fixture()?;
     let ctl = fixture.ctl();
-    let cases: [&[&str]; 12] = [
+    let cases: [&[&str]; 17] = [
         &["--min-settle", "20s", "--max-settle", "10s"],
         &["--max-settle", "30s", "--timeout", "25s"],
         &["--min-settle", "30s", "--timeout", "25s"],
@@ -73,8 +73,13 @@ fn options_that_contradict_or_are_not_built() -> Result<()> {
         &["--timeout", "0s"],
         &["--new", "drop"],
         &["--new", "forward=10.0.0.1:80"],
-        &["--retire", "http"],
-        &["--at-deadline", "abort"],
+        &["--retire", "http2"],
+        &["--retire", "none,idle"],
+        &["--retire", "quiet"],
+        &["--retire", "http", "--idle-after", "2s"],
+        &["--quiet-flow-after", "10s"],
+        &["--spread", "25s"],
+        &["--at-deadline", "reset"],
         &["--pod", "default/web"],
         &["--no-such-option"],
     ];

@@ -49,3 +49,13 @@ fn a_websocket_comes_to_its_own_end() -> Result<()> {
 fn clients_leave_a_server_that_says_goodbye() -> Result<()> {
     all_pass(&["http1/goodbye/http.client", "http2/goodbye/node-http2"])
 }
+
+#[test]
+fn go_loses_no_client() -> Result<()> {
+    all_pass(&["http1/go/go", "http2/go/go", "http1/nginx/go"])
+}
+
+#[test]
+fn grpc_loses_no_call() -> Result<()> {
+    all_pass(&["grpc/grpcio/grpc-go", "grpc/grpc-go/grpcio", "grpc/grpc-go/grpc-go"])
+}

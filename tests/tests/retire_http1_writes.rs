@@ -5,9 +5,8 @@ mod retiring;
 
 use std::{
     fs::File,
-    io::{ErrorKind, IoSlice, Seek, Write},
+    io::{IoSlice, Seek, Write},
     net::TcpStream,
-    os::fd::AsFd,
     thread,
     time::Duration,
 };
@@ -16,11 +15,10 @@ use anyhow::{Context, Result, ensure};
 use drainctl_tests::{
     heads::{Expected, closing},
     script::{GET, OK, ask, head, play, same, say, told},
-    wire::{Wire, noise},
+    wire::{Wire, noise, write_when_possible},
 };
 use retiring::Retiring;
 use rustix::{
-    event::{PollFd, PollFlags, poll},
     net::{SendFlags, send, sockopt},
     pipe::{SpliceFlags, pipe, splice},
 };
@@ -269,24 +267,6 @@ fn bodies_are_exact_with_every_call() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Writes all without ever blocking in a write, as servers with an event loop do.
-fn write_when_possible(server: &TcpStream, mut bytes: &[u8]) -> Result<u32> {
-    server.set_nonblocking(true)?;
-    let mut full = 0;
-    while !bytes.is_empty() {
-        match (&mut &*server).write(bytes) {
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                full += 1;
-                poll(&mut [PollFd::from_borrowed_fd(server.as_fd(), PollFlags::OUT)], None)?;
-            }
-            Err(error) => return Err(error).context("write without blocking"),
-        }
-    }
-    server.set_nonblocking(false)?;
-    Ok(full)
 }
 
 #[test]

@@ -3,17 +3,20 @@
 
 mod retiring;
 
+use std::{thread, time::Duration};
+
 use anyhow::{Context, Result, ensure};
-use drainctl_agent::kernel::{Protocol, RetireOrder};
+use drainctl_agent::kernel::{Kernel, Protocol, RetireOrder};
 use drainctl_tests::{
     frames::{
         GOAWAY, PREFACE, data, frame, framed, headers, last_data, long_headers, ping, settings,
         settings_ack, without_goaway,
     },
     script::{GET, H2C, Piece, Step, ask, goaway, play, preface, request, same, say, told, untold},
-    wire::noise,
+    wire::{difference, noise, write_when_possible},
 };
 use retiring::Retiring;
+use rustix::net::sockopt;
 
 /// The server says everything in pieces of any length; wherever the GOAWAY is, it is between two frames.
 #[test]
@@ -64,6 +67,43 @@ fn frames_in_pieces_of_any_length_stay_whole() -> Result<()> {
         retiring.forget(&flow)?;
     }
     ensure!(told > 0, "nobody was told");
+    Ok(())
+}
+
+/// The GOAWAY becomes due while the server writes without blocking into a buffer that is full most of the time.
+#[test]
+fn frames_into_a_full_buffer_stay_whole() -> Result<()> {
+    const FRAMES: usize = 300;
+    let retiring = Retiring::new()?;
+    let patient_until = retiring.linux.now() + Duration::from_secs(300);
+    for size in [100, 5000, 16_384] {
+        retiring.order(&RetireOrder { patient_until, ..retiring.at_once() })?;
+        let mut wire = retiring.connect()?;
+        sockopt::set_socket_send_buffer_size(wire.server(), 16_384)?;
+        sockopt::set_socket_recv_buffer_size(wire.client(), 16_384)?;
+        wire.listen(|| thread::sleep(Duration::from_micros(300)))?; // not a wait for a state: a slow client
+        let first = [settings(), headers(1)].concat();
+        wire.say(&first)?;
+        let frame = data(1, &noise(size as u64, size));
+        let mut full = 0;
+        for number in 0..FRAMES {
+            if number == FRAMES / 3 {
+                retiring.tell()?;
+            }
+            wire.say_by(&frame, |server| {
+                full += write_when_possible(server, &frame)?;
+                Ok(())
+            })?;
+        }
+        let flow = retiring.followed(&wire)?;
+        let seen = wire.close()?;
+        let (others, found) =
+            without_goaway(&seen.arrived).with_context(|| format!("frames of {size} bytes"))?;
+        ensure!(others == seen.written, "{}", difference(&seen.written, &others));
+        ensure!(found == usize::from(flow.told.is_some()), "{found} GOAWAYs, {flow:?}");
+        ensure!(size < 1000 || full > 10, "the buffer was full only {full} times");
+        ensure!(size > 1000 || found == 1, "nobody was told: {flow:?}");
+    }
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Response after response, with their bodies, so that it is always known where the next head begins.
 
-use super::{Body, HeadScanner, Progress, StatusKind};
+use super::{Body, Edit, HeadScanner, Progress, StatusKind};
 
 /// Where the next byte is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +95,9 @@ const LONGEST_CHUNK: u64 = 1 << 48;
 /// looks like a head as well. So if a body begins with a fresh message, what is behind it is unsure, and only
 /// a later fresh message with a complete head is believed again, as it is where a flow was lost. A client
 /// that sends nothing but HEAD for what is large may never be told.
+///
+/// A head without any length says that the connection ends with its body (RFC 9112 §6.3). If it does not say
+/// `close` as well, it more likely answered HEAD: what follows is unsure.
 ///
 /// What this cannot exclude:
 /// - A flow that was joined or lost, or became unsure as above, inside a body, of which a fresh message begins
@@ -270,7 +273,8 @@ impl Responses {
         }
         match self.head.body() {
             Body::None | Body::Length(0) => IDLE,
-            Body::UntilClose => UNTIL_CLOSE,
+            Body::UntilClose if matches!(self.head.edit(), Edit::Already) => UNTIL_CLOSE,
+            Body::UntilClose => UNSURE,
             Body::Length(length) => {
                 self.left = length;
                 BARE_LENGTH

@@ -175,7 +175,7 @@ impl Boundary {
 
     /// What was supposed is wrong, or cannot be followed: begin again with the next message.
     #[inline(always)]
-    fn lose(&mut self) -> Next {
+    pub fn lose(&mut self) -> Next {
         self.flags &= FIRST | GOES_AWAY | NEVER;
         if self.flags & FIRST != 0 {
             self.flags = NEVER; // The first frame could not be read.

@@ -1,7 +1,9 @@
 //! The rules for following responses once more, with all the memory that a kernel program has not: used by
 //! the tests and by fuzz/.
 
-use drainctl_common::http1::{Body, Followed, HeadScanner, Place, Progress, Responses, StatusKind};
+use drainctl_common::http1::{
+    Body, Followed, HeadScanner, Place, Progress, Responses, StatusKind, Version,
+};
 
 /// Whether a message is fresh, and its bytes.
 pub(crate) type Message<'a> = (bool, &'a [u8]);
@@ -34,7 +36,7 @@ pub(crate) fn follow(responses: &mut Responses, (fresh, message): Message<'_>) -
 pub(crate) fn check(from_start: bool, messages: &[Message<'_>]) {
     let mut responses = if from_start { Responses::from_start() } else { Responses::joined() };
     let state = if from_start { State::Between { idle: false } } else { State::Unsure };
-    let mut reference = Reference { state, answered: false, pipelines: false };
+    let mut reference = Reference { state, answered: false, pipelines: false, heads: 0 };
     for (count, &message) in messages.iter().enumerate() {
         let show = || format!("message {count} of {}", show(messages));
         assert_eq!(follow(&mut responses, message), reference.follow(message), "{}", show());
@@ -87,6 +89,8 @@ struct Reference {
     state: State,
     answered: bool,
     pipelines: bool,
+    /// Heads that have ended.
+    heads: usize,
 }
 
 impl Reference {
@@ -109,9 +113,9 @@ impl Reference {
             at = self.suppose(message, &mut ends);
         }
         while at < message.len() {
-            let was_head = matches!(self.state, State::Head(_));
+            let heads = self.heads;
             at += self.step(&message[at..]);
-            if was_head && !matches!(self.state, State::Head(_) | State::Unsure) {
+            if self.heads != heads {
                 ends.push(at);
             }
         }
@@ -177,6 +181,7 @@ impl Reference {
     }
 
     fn behind(&mut self, head: &HeadScanner) -> State {
+        self.heads += 1;
         match head.status_kind() {
             StatusKind::Interim => return State::Between { idle: false },
             StatusKind::SwitchingProtocols => return State::Never,
@@ -186,9 +191,16 @@ impl Reference {
             Body::None => State::Between { idle: true },
             Body::Length(length) => counted(length, true, false),
             Body::Chunked => State::Chunks(Vec::new()),
+            Body::UntilClose if persists(head) => State::Unsure,
             Body::UntilClose => State::UntilClose,
         }
     }
+}
+
+/// Whether the connection goes on behind the response, by its head (RFC 9112 §9.3).
+fn persists(head: &HeadScanner) -> bool {
+    let asked = head.version() == Version::Http11 || head.says_keep_alive();
+    asked && !head.says_close()
 }
 
 fn counted(left: u64, bare: bool, doubt: bool) -> State {

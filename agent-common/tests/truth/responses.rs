@@ -71,7 +71,9 @@ impl Sent {
                 self.head(&framed("Transfer-Encoding: chunked\r\n"), inside);
                 self.bodiless.push(self.bytes.len());
             }
-            Body::UntilClose(body) => self.last(&framed(""), body, (Place::UntilClose, false)),
+            Body::UntilClose(body) => {
+                self.last(&framed("Connection: close\r\n"), body, (Place::UntilClose, false))
+            }
             Body::Other(body) => self.last(&framed("Upgrade: x\r\n"), body, (Place::Never, false)),
         }
     }

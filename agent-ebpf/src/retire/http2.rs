@@ -9,7 +9,6 @@ use drainctl_common::{
 };
 
 use crate::{
-    maps::OFFERED,
     message::Message,
     tell::{HTTP2, Sending},
 };
@@ -103,36 +102,6 @@ unsafe fn note_loss(flow: *mut Followed) -> bool {
             (*flow).flags &= !Followed::ASKED;
         }
         lost
-    }
-}
-
-/// Whether this is not of the server: the GOAWAY that the agent is about to send.
-#[inline(always)]
-pub(crate) fn is_offer(sending: &Sending, cookie: u64) -> bool {
-    if sending.size != SIZE || OFFERED.get_ptr(cookie).is_none() {
-        return false;
-    }
-    if sending.message.pull(0, SIZE).is_err() {
-        return false;
-    }
-    sending.message.bytes(0) == Some(GOAWAY)
-}
-
-/// Whether it may be sent here and now.
-#[inline(always)]
-pub(crate) fn accept(sending: &Sending) -> bool {
-    // SAFETY: `flow` points to a live map value, and we are its only writer.
-    unsafe {
-        let flow = sending.flow;
-        let good = sending.tells(HTTP2)
-            && sending.fits(SIZE)
-            && (*flow).told == 0
-            && is_proven(flow)
-            && (sending.hurry || (*flow).answering.is_none());
-        if good {
-            sending.told(told::GOAWAY);
-        }
-        good
     }
 }
 

@@ -44,6 +44,7 @@ static JOINED: Followed = Followed {
     told_ns: 0,
     sent_ns: 0,
     received: 0,
+    sent_in_all: 0,
     received_in_all: 0,
     read_seq: 0,
     protocol: protocol::UNKNOWN,
@@ -196,6 +197,7 @@ fn follow(
         (*flow).turn_ns = turn(rule, cookie);
         (*flow).read_seq = sock.copied_seq();
         (*flow).received = sock.bytes_received();
+        (*flow).sent_in_all = sock.sent();
         (*flow).service = service;
         (*flow).barrier = if in_use {
             barrier::FOREIGN

@@ -20,10 +20,6 @@ pub(crate) static RETIRING: HashMap<ServiceKey, Rule> = HashMap::with_max_entrie
 pub(crate) static FOLLOWED: HashMap<u64, Followed> =
     HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
-/// Flows on which the agent is about to send a GOAWAY of its own, by cookie.
-#[map]
-pub(crate) static OFFERED: HashMap<u64, u64> = HashMap::with_max_entries(1024, 0);
-
 /// Their sockets, by cookie: what they send goes through `tell`. Sized like `FOLLOWED`.
 #[map]
 pub(crate) static SOCKETS: SockHash<u64> = SockHash::with_max_entries(262_144, 0);

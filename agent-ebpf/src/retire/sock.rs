@@ -36,6 +36,10 @@ static OFF_SK_WMEM_QUEUED: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFF_SK_SNDBUF: Global<u32> = Global::new(0);
 
+/// `struct tcp_sock`, `bytes_acked`.
+#[unsafe(no_mangle)]
+static OFF_BYTES_ACKED: Global<u32> = Global::new(0);
+
 /// A socket that a helper has said to be a `struct tcp_sock`, so that the verifier allows loads from it.
 #[derive(Clone, Copy)]
 pub(crate) struct TcpSock(*const c_void);
@@ -87,6 +91,13 @@ impl TcpSock {
     #[inline(always)]
     pub(crate) fn bytes_received(self) -> u64 {
         self.load(&OFF_BYTES_RECEIVED)
+    }
+
+    /// Payload bytes taken from the server so far, counted as `tcpi_bytes_acked` counts them.
+    #[inline(always)]
+    pub(crate) fn sent(self) -> u64 {
+        let queued = self.load::<u32>(&OFF_WRITE_SEQ).wrapping_sub(self.load(&OFF_SND_UNA));
+        self.load::<u64>(&OFF_BYTES_ACKED).wrapping_add(u64::from(queued))
     }
 
     /// Room in the send buffer, bytes; negative if it is more than full.

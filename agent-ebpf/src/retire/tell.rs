@@ -15,33 +15,23 @@ use crate::{
     sock::TcpSock,
 };
 
-/// Verdicts of `sk_msg` (`enum sk_action`). What is dropped was not written, for the one who wrote (EACCES).
-const SK_DROP: u32 = 0;
+/// Verdict of `sk_msg` (`enum sk_action`).
 const SK_PASS: u32 = 1;
 
 /// TLS records: ChangeCipherSpec to application data (RFC 8446 §5.1), of any version.
 const TLS_TYPES: core::ops::RangeInclusive<u8> = 0x14..=0x17;
 const TLS_MAJOR: u8 = 3;
 
-/// Runs for everything that is written on a followed socket, before it is sent, under the socket's lock: by the
-/// server, and, where there is nothing of the server's to put a GOAWAY in, by the agent.
+/// Runs for everything that a followed server writes, before it is sent, under the socket's lock. It never
+/// returns SK_DROP: the verdict would stay, and nothing could be sent any more (`tcp_bpf_send_verdict`).
 #[sk_msg]
 fn tell(ctx: SkMsgContext) -> u32 {
-    match prepare(Message(ctx.msg)) {
-        Some((sending, cookie)) if http2::is_offer(&sending, cookie) => {
-            if http2::accept(&sending) {
-                SK_PASS
-            } else {
-                SK_DROP
-            }
-        }
-        Some((sending, _)) => {
-            sending.note();
-            follow(&sending);
-            SK_PASS
-        }
-        None => SK_PASS,
+    if let Some(sending) = prepare(Message(ctx.msg)) {
+        sending.note();
+        follow(&sending);
+        sending.finish();
     }
+    SK_PASS
 }
 
 /// What there is to know about a message.
@@ -50,6 +40,8 @@ pub(crate) struct Sending {
     pub(crate) flow: *mut Followed,
     pub(crate) size: u32,
     read_seq: u32,
+    /// What was taken from the server before, as [`Followed::sent_in_all`].
+    sent: u64,
     /// Room in the send buffer, bytes.
     pub(crate) room: i32,
     /// Payload bytes that have come from the client.
@@ -68,11 +60,10 @@ pub(crate) struct Sending {
 
 /// What there is to know of a message, if its flow is followed and may be told.
 #[inline(always)]
-fn prepare(message: Message) -> Option<(Sending, u64)> {
+fn prepare(message: Message) -> Option<Sending> {
     // SAFETY: the helper returns null for a socket that is not TCP.
     let sock = unsafe { TcpSock::new(bpf_skc_to_tcp_sock(message.sk()).cast()) }?;
-    let cookie = sock.cookie();
-    let flow = FOLLOWED.get_ptr_mut(cookie)?;
+    let flow = FOLLOWED.get_ptr_mut(sock.cookie())?;
     // SAFETY: `flow` points to a live map value, and we are the only writer; rules are replaced as a whole.
     let rule = unsafe { RETIRING.get((*flow).service) }?;
     let now = now();
@@ -83,11 +74,12 @@ fn prepare(message: Message) -> Option<(Sending, u64)> {
     let read_seq = sock.copied_seq();
     // SAFETY: as above.
     let (read_before, turn) = unsafe { ((*flow).read_seq, (*flow).turn_ns) };
-    let sending = Sending {
+    Some(Sending {
         message,
         flow,
         size,
         read_seq,
+        sent: sock.sent(),
         room: sock.room(),
         received: sock.bytes_received(),
         asked: read_seq != read_before,
@@ -96,8 +88,7 @@ fn prepare(message: Message) -> Option<(Sending, u64)> {
         what: rule.what,
         hurry: now >= rule.patient_until_ns,
         now,
-    };
-    Some((sending, cookie))
+    })
 }
 
 #[inline(always)]
@@ -171,6 +162,21 @@ impl Sending {
         unsafe {
             (*self.flow).read_seq = self.read_seq;
             (*self.flow).sent_ns = self.now;
+            // A server that does not wait (`O_NONBLOCK`) had less taken from it than it was seen to write, and writes
+            // the rest again: what was followed is ahead of what was sent.
+            if (*self.flow).sent_in_all != self.sent {
+                (*self.flow).responses.lose();
+                (*self.flow).boundary.lose();
+            }
+        }
+    }
+
+    /// The message goes its way.
+    #[inline(always)]
+    fn finish(&self) {
+        // SAFETY: as above.
+        unsafe {
+            (*self.flow).sent_in_all = self.sent.wrapping_add(u64::from(self.message.size()));
         }
     }
 

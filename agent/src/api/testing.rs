@@ -153,9 +153,6 @@ impl Kernel for FakeKernel {
     fn finish(&self, _: u32, _: &[Finish]) -> Result<Vec<u64>, KernelError> {
         Ok(Vec::new())
     }
-    fn offer_goaway(&self, _: u32, _: &[Finish]) -> Result<Vec<u64>, KernelError> {
-        Ok(vec![])
-    }
     fn abort(&self, _: u32, _: &[Abort]) -> Result<Vec<u64>, KernelError> {
         Ok(Vec::new())
     }

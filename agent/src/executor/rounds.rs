@@ -55,11 +55,8 @@ impl Flows<'_> {
             RetireSet::NONE => Ok(()),
             _ => self.kernel.retire(self.service, order),
         };
-        let Round { finish, goaway, gone } = self.take_in()?;
+        let Round { finish, gone } = self.take_in()?;
         let netns = self.service.netns;
-        // Whether they were told, the next round reads.
-        let offered =
-            if goaway.is_empty() { Ok(vec![]) } else { self.kernel.offer_goaway(netns, &goaway) };
         let finished =
             if finish.is_empty() { Ok(vec![]) } else { self.kernel.finish(netns, &finish) };
         let (finished, failed) = match finished {
@@ -67,7 +64,7 @@ impl Flows<'_> {
             Err(error) => (vec![], Err(error)),
         };
         self.ledger().finished(&finished);
-        let failure = ordered.and(offered.map(drop)).and(failed).and(self.unfollow(&gone)).err();
+        let failure = ordered.and(failed).and(self.unfollow(&gone)).err();
         Ok(Retired { report: self.report(), finished: finished.len(), failure })
     }
 

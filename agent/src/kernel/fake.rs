@@ -37,13 +37,12 @@ pub(crate) enum Op {
     Unfollow,
     Restore,
     Finish,
-    OfferGoaway,
     Abort,
 }
 
 impl Op {
     /// All of them.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -61,7 +60,6 @@ impl Op {
         Self::Unfollow,
         Self::Restore,
         Self::Finish,
-        Self::OfferGoaway,
         Self::Abort,
     ];
 }

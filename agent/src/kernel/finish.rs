@@ -1,4 +1,4 @@
-//! Acts on somebody else's connection: a descriptor of the socket is borrowed from a process that holds it, and
+//! Sends a FIN on somebody else's connection, as their server would at a keep-alive timeout: a descriptor of the socket is borrowed from a process that holds it, and
 //! closed again at once, since a copy that is kept would hold the connection open after the server has closed
 //! it.
 
@@ -8,10 +8,9 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use drainctl_common::http2::GOAWAY;
 use rustix::{
     io::{Errno, ioctl_fionread},
-    net::{SendFlags, Shutdown, send, shutdown},
+    net::{Shutdown, shutdown},
     process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
 };
 
@@ -30,30 +29,6 @@ pub(super) fn finish(
     netns: u32,
     flows: &[Finish],
 ) -> Result<Vec<u64>, KernelError> {
-    for_each(namespaces, netns, flows, |socket| shutdown(socket, Shutdown::Write).is_ok())
-}
-
-/// Writes a GOAWAY on each of these flows. The program `tell` lets it pass only where it may be, and marks the
-/// flow as told. Returns the cookies of those that passed.
-pub(super) fn write_goaway(
-    namespaces: &Namespaces,
-    netns: u32,
-    flows: &[Finish],
-) -> Result<Vec<u64>, KernelError> {
-    for_each(namespaces, netns, flows, |socket| {
-        // Never waits: a full buffer is a sign of life.
-        let sent = send(socket, &GOAWAY, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-        sent.is_ok_and(|sent| sent == GOAWAY.len())
-    })
-}
-
-/// Does something to each flow on a borrowed descriptor; returns the cookies of those with which that worked.
-fn for_each(
-    namespaces: &Namespaces,
-    netns: u32,
-    flows: &[Finish],
-    act: impl Fn(&OwnedFd) -> bool,
-) -> Result<Vec<u64>, KernelError> {
     if flows.is_empty() {
         return Ok(Vec::new());
     }
@@ -65,7 +40,7 @@ fn for_each(
         let Some(flow) = wanted.get(&inode) else { continue };
         match borrow(place) {
             Ok(socket) => {
-                if is_unchanged(flow, &socket) && act(&socket) {
+                if is_unchanged(flow, &socket) && shutdown(socket, Shutdown::Write).is_ok() {
                     done.push(flow.cookie);
                 }
             }

@@ -318,10 +318,6 @@ impl Kernel for Linux {
         finish::finish(&self.namespaces, netns, flows)
     }
 
-    fn offer_goaway(&self, netns: u32, flows: &[Finish]) -> Result<Vec<u64>, KernelError> {
-        self.retiring.offer(flows, |flows| finish::write_goaway(&self.namespaces, netns, flows))
-    }
-
     fn abort(&self, netns: u32, flows: &[Abort]) -> Result<Vec<u64>, KernelError> {
         self.namespaces.inside(netns, || destroy::destroy(flows))
     }

@@ -151,14 +151,6 @@ pub trait Kernel: Send + Sync + 'static {
     /// (`pidfd_getfd`, Linux 5.6).
     fn finish(&self, netns: u32, flows: &[Finish]) -> Result<Vec<u64>, KernelError>;
 
-    /// Offers a GOAWAY to these flows, whose servers have nothing to say just now. The kernel sends it only at a
-    /// proven place, in the flow's turn and never twice. Returns the cookies of those that were told; one
-    /// that was not may be at another time.
-    ///
-    /// # Errors
-    /// As for [`Kernel::finish`].
-    fn offer_goaway(&self, netns: u32, flows: &[Finish]) -> Result<Vec<u64>, KernelError>;
-
     /// Resets these flows (`SOCK_DESTROY`). Returns the cookies of those that were reset; the others ended by
     /// themselves.
     ///

@@ -36,6 +36,8 @@ pub(super) struct Offsets {
     pub(super) sk_wmem_queued: u32,
     /// `struct sock`, `sk_sndbuf`.
     pub(super) sk_sndbuf: u32,
+    /// `struct tcp_sock`, `bytes_acked`.
+    pub(super) bytes_acked: u32,
     /// `struct tcp_sock`, `bytes_received`.
     pub(super) bytes_received: u32,
 }
@@ -62,6 +64,7 @@ impl Offsets {
             write_seq: offset("tcp_sock.write_seq")?,
             sk_wmem_queued: offset("sock.sk_wmem_queued")?,
             sk_sndbuf: offset("sock.sk_sndbuf")?,
+            bytes_acked: offset("tcp_sock.bytes_acked")?,
             bytes_received: offset("tcp_sock.bytes_received")?,
         })
     }

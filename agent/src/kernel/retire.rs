@@ -19,7 +19,7 @@ use drainctl_common::{
 };
 
 use super::{
-    Barrier, Finish, Followed, KernelError, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
+    Barrier, Followed, KernelError, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
     linux::lock,
     netns::Namespaces,
     objects::RETIRE,
@@ -32,9 +32,6 @@ use crate::drain::{Boot, Service};
 /// takes, whichever is longer.
 const RESCAN: Duration = Duration::from_secs(1);
 const RESCAN_SHARE: u32 = 20;
-
-/// Most flows that are offered a GOAWAY at once: what the map `OFFERED` holds.
-const MOST_OFFERED: usize = 1024;
 
 /// Retiring on this machine, or why it is not possible.
 pub(super) struct Retiring {
@@ -89,7 +86,8 @@ impl Retiring {
         let joined = namespaces.inside(service.netns, || lock(programs).join())?;
         let took = started.elapsed();
         let pause = if number == 1 { Duration::ZERO } else { RESCAN.max(took * RESCAN_SHARE) };
-        tracing::debug!(%service, joined, ?took, "scanned for flows to follow");
+        let us = took.as_micros();
+        tracing::debug!(%service, joined, us, "scanned for flows to follow");
         scans.insert(service, Scans { number, next: Instant::now() + pause });
         Ok(())
     }
@@ -124,24 +122,6 @@ impl Retiring {
         if scans.is_empty() { lock(programs).leave_tracker() } else { Ok(()) }
     }
 
-    /// Lets `write` write a GOAWAY on these flows, where the kernel finds a place for it.
-    pub(super) fn offer(
-        &self,
-        flows: &[Finish],
-        write: impl Fn(&[Finish]) -> Result<Vec<u64>, KernelError>,
-    ) -> Result<Vec<u64>, KernelError> {
-        let Ok(programs) = &self.programs else { return Ok(Vec::new()) };
-        let flows = &flows[..flows.len().min(MOST_OFFERED)];
-        if flows.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut programs = lock(programs);
-        let offered = programs.offer(flows);
-        let written = offered.and_then(|()| write(flows));
-        programs.withdraw(flows);
-        written
-    }
-
     /// See [`Kernel::retire_lacks`](super::Kernel::retire_lacks).
     pub(super) fn lacks(&self) -> RetireLacks {
         RetireLacks { telling: self.programs.as_ref().err().cloned() }
@@ -153,7 +133,6 @@ struct Programs {
     ebpf: Ebpf,
     retiring: HashMap<MapData, ServiceKey, Rule>,
     followed: HashMap<MapData, u64, retire::Followed>,
-    offered: HashMap<MapData, u64, u64>,
     sockets: SockHash<MapData, u64>,
     /// Where the tracker goes on.
     tracker: ProgramArray<MapData>,
@@ -182,7 +161,6 @@ impl Programs {
         Ok(Self {
             retiring: map(&mut ebpf, "RETIRING", HashMap::try_from)?,
             followed: map(&mut ebpf, "FOLLOWED", HashMap::try_from)?,
-            offered: map(&mut ebpf, "OFFERED", HashMap::try_from)?,
             sockets,
             tracker,
             ebpf,
@@ -244,21 +222,6 @@ impl Programs {
         let mut iterator = link.into_file().map_err(|e| fail(e.into()))?;
         iterator.read_to_end(&mut cookies).map_err(|e| fail(e.into()))?;
         Ok((cookies.len() / size_of::<u64>()) as u64)
-    }
-
-    fn offer(&mut self, flows: &[Finish]) -> Result<(), KernelError> {
-        for flow in flows {
-            let inserted = self.offered.insert(flow.cookie, 1, 0);
-            inserted.map_err(|e| KernelError::op("add to map OFFERED flow", flow.cookie, e))?;
-        }
-        Ok(())
-    }
-
-    /// One that stays by mistake does no harm: it takes a message that is just this GOAWAY to be ours.
-    fn withdraw(&mut self, flows: &[Finish]) {
-        for flow in flows {
-            let _ = self.offered.remove(&flow.cookie);
-        }
     }
 
     /// All flows of the service that are or were followed.
@@ -327,6 +290,7 @@ fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
         .override_global("OFF_WRITE_SEQ", &offsets.write_seq, true)
         .override_global("OFF_SK_WMEM_QUEUED", &offsets.sk_wmem_queued, true)
         .override_global("OFF_SK_SNDBUF", &offsets.sk_sndbuf, true)
+        .override_global("OFF_BYTES_ACKED", &offsets.bytes_acked, true)
         .override_global("OFF_BYTES_RECEIVED", &offsets.bytes_received, true)
         .map_max_entries("FOLLOWED", sizes.max_flows)
         .map_max_entries("SOCKETS", sizes.max_flows)
@@ -376,6 +340,7 @@ fn told_of(cookie: u64, flow: &retire::Followed) -> Followed {
         turn: Boot::from_nanos(flow.turn_ns),
         sent: (flow.sent_ns != 0).then(|| Boot::from_nanos(flow.sent_ns)),
         received: flow.received,
+        sent_in_all: flow.sent_in_all,
         received_in_all: (flow.received_in_all != 0).then_some(flow.received_in_all),
     }
 }

@@ -44,6 +44,9 @@ pub struct Followed {
     /// Payload bytes that had come from the client when the newest HTTP/1 response began, or when the flow was
     /// joined (`tcpi_bytes_received`).
     pub received: u64,
+    /// Payload bytes that the client will have acknowledged once all the server was seen to write has arrived
+    /// (`tcpi_bytes_acked`). As long as it is not so, the server may have some to write again.
+    pub sent_in_all: u64,
     /// If it has ended: payload bytes that came from the client in all, and one more if the client closed its side.
     pub received_in_all: Option<u64>,
 }

@@ -1,6 +1,7 @@
 """curl as a client by the contract: each worker runs curl with a long list of requests on one connection
-that is kept, and checks what comes. With `--http2`, by prior knowledge, and one request a run: curl 7.88
-fails when it uses such a connection again ("Error in the HTTP2 framing layer"), with any server."""
+that is kept, and checks what comes. With `--http2`, HTTP/2 by prior knowledge, with `--upgrade` by upgrade, and one
+request a run: curl 7.88 fails when it uses such a connection again ("Error in the HTTP2 framing layer"), with any
+server. It also fails when much of a body comes right behind the 101 response, hence no large ones there."""
 
 import os
 import subprocess
@@ -10,10 +11,15 @@ import threading
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../python"))
 import contract
 
-http2 = "--http2" in sys.argv
+# Our flag, and the option of curl.
+HTTP2 = {"--http2": "http2-prior-knowledge", "--upgrade": "http2"}
+
+http2 = next((option for flag, option in HTTP2.items() if flag in sys.argv), None)
 if http2:
-    sys.argv.remove("--http2")
+    sys.argv = [arg for arg in sys.argv if arg not in HTTP2]
 args = contract.client_args()
+if http2 == HTTP2["--upgrade"]:
+    contract.SIZES.remove(100_000)
 tally = contract.Tally(args.warm, "slow" in args.kinds)
 
 REPORT = "%{stderr}%{http_code} %{size_download} %{exitcode} %{num_connects} " \
@@ -29,10 +35,15 @@ class Curl:
         for method, kind, what in requests:
             lines = [f'write-out = "{REPORT}"', "silent", "no-buffer", "max-time = 10"]
             if http2:
-                lines.append("http2-prior-knowledge")
+                lines.append(http2)
+            if http2 and kind == "slow":
+                # For servers of files, which know no other way to be slow.
+                lines.append("limit-rate = 30000")
             if kind == "count":
                 what = tally.post_sent()
                 lines.append(f'data-binary = "{"x" * 1000}"')
+                # The answer then has two heads, 100 and 200.
+                lines.append('header = "Expect: 100-continue"')
             if method == "HEAD":
                 lines += ["head", 'output = "/dev/null"']
             self.requests.append((method, kind, what))

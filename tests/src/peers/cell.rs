@@ -18,6 +18,7 @@ use super::{
     contract::{self, Executed, Summary, WARM},
     place::{Place, Running},
     resets::Resets,
+    servers,
 };
 use crate::{
     agent::Agent,
@@ -200,8 +201,7 @@ fn drain(agent: &Agent, cluster: &Cluster, mut scene: Scene, settings: Settings)
         Some(3) => wrong.push(flows_left(&ctl)?),
         _ => complaints.push(outcome.to_string()),
     }
-    let habit = clients::END_WITH_RESETS.contains(&scene.pair.client.name);
-    wrong.extend(resets(&ctl, pod, before, habit)?);
+    wrong.extend(resets(&ctl, pod, before, scene.pair)?);
     scene.all_run()?;
     let executed: Vec<&Path> = scene.executed.iter().map(AsRef::as_ref).collect();
     let summary = stop(&mut scene.client)?;
@@ -229,15 +229,17 @@ fn flows_left(ctl: &Ctl<'_>) -> Result<String> {
 }
 
 /// Complaints about resets. What the gate has refused is answered by a reset, too, and is no complaint;
-/// nor are those of a client that ends its connections with resets anyway: that of `habit`, or one that
-/// was seen to before the drain.
-fn resets(ctl: &Ctl<'_>, pod: &Pod, before: Resets, habit: bool) -> Result<Vec<String>> {
+/// nor are those of a client that ends its connections with resets anyway: one of `END_WITH_RESETS`, or
+/// one that was seen to before the drain. Servers likewise.
+fn resets(ctl: &Ctl<'_>, pod: &Pod, before: Resets, pair: Pair) -> Result<Vec<String>> {
     let Resets { sent, received } = Resets::of(&pod.netns)?;
     let refused = ctl.service(PORT)?.rejected;
     let mut complaints = Vec::new();
-    if before.sent == 0 && sent > refused {
+    let habit = servers::END_WITH_RESETS.contains(&pair.server.name);
+    if !habit && before.sent == 0 && sent > refused {
         complaints.push(format!("the pod sent {sent} resets and refused {refused} connections"));
     }
+    let habit = clients::END_WITH_RESETS.contains(&pair.client.name);
     if !habit && before.received == 0 && received > 0 {
         complaints.push(format!("the client sent {received} resets"));
     }

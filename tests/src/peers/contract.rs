@@ -3,21 +3,21 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result, bail};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Kind;
 
 /// Sizes of `/body/<size>` and `/chunked/<size>` that clients ask for.
-pub(super) const SIZES: [usize; 6] = [0, 1, 100, 1000, 10_000, 100_000];
+pub const SIZES: [usize; 6] = [0, 1, 100, 1000, 10_000, 100_000];
 
 /// Size of `/slow/<size>`, which takes about three seconds.
-pub(super) const SLOW: usize = 90_000;
+pub const SLOW: usize = 90_000;
 
 /// Responses before the drain begins, which is also what a pair must have at least.
 pub(super) const WARM: u64 = 1000;
 
 /// Byte by byte what a body of this size is.
-pub(super) fn body(size: usize) -> Vec<u8> {
+pub fn body(size: usize) -> Vec<u8> {
     (0..size).map(|index| u8::try_from((index * 31 + size) % 251).unwrap_or_default()).collect()
 }
 
@@ -44,7 +44,7 @@ pub(super) fn write_files(root: &Path) -> Result<()> {
 }
 
 /// The one JSON line a client prints at its end.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Summary {
     /// Responses that were complete and right.
     pub responses: u64,
@@ -67,7 +67,7 @@ pub struct Summary {
 }
 
 /// Requests with a side effect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Posts {
     /// Sent, each with an id of its own.
     pub sent: u64,

@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 
 pub use self::{
     cell::{Cell, Settings, run},
-    contract::{Posts, Summary},
+    contract::{Posts, SIZES, SLOW, Summary, body},
     matrix::{Matrix, line},
     place::{Launch, Place},
 };
@@ -126,7 +126,10 @@ pub struct Pair {
 impl Pair {
     /// What the client asks for: all it can, of what the server answers.
     pub fn kinds(&self) -> Vec<Kind> {
-        let both = |kind: &Kind| self.server.kinds.contains(kind);
+        let together = |kind| (self.protocol, self.server.name, self.client.name, kind);
+        let both = |kind: &Kind| {
+            self.server.kinds.contains(kind) && !clients::IMPOSSIBLE.contains(&together(*kind))
+        };
         self.client.kinds.iter().copied().filter(both).collect()
     }
 

@@ -13,7 +13,7 @@ use drainctl_agent::{
     kernel::{self, Config, Event, Followed, Kernel, Linux, Protocol, RetireOrder, ToldBy},
 };
 use drainctl_tests::{
-    net::{Listening, Server},
+    net::{Listening, Pair, Server},
     netns::Netns,
     wire::{Wire, difference},
 };
@@ -60,9 +60,13 @@ impl Retiring {
 
     /// A new connection.
     pub(crate) fn connect(&self) -> Result<Wire> {
+        Wire::new(self.pair()?)
+    }
+
+    /// Both its ends.
+    pub(crate) fn pair(&self) -> Result<Pair> {
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
-        let pair = self.server.pairs(&self.netns, addr, 1)?.pop().context("no connection")?;
-        Wire::new(pair)
+        self.server.pairs(&self.netns, addr, 1)?.pop().context("no connection")
     }
 
     /// What the kernel knows of a flow; an error if it does not follow it.

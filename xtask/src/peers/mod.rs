@@ -2,6 +2,7 @@
 //! and build goes to `target/peers`, with pinned versions, and only when its inputs have changed.
 
 mod golang;
+mod java;
 mod python;
 
 use std::{
@@ -31,12 +32,33 @@ pub(crate) fn prepare(shell: &Shell, workspace: &Workspace, scope: Scope) -> Res
     if scope >= Scope::Everything {
         golang::prepare(shell, workspace)?;
     }
+    if scope >= Scope::Peers {
+        java::prepare(shell, workspace)?;
+    }
     Ok(())
 }
 
 /// The sources, in `tests/peers`.
 fn source(workspace: &Workspace) -> PathBuf {
     workspace.root.join("tests/peers")
+}
+
+/// Every file below `folder`: its path and its text.
+fn texts(folder: &Path) -> Result<String> {
+    let list = fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
+    let mut paths = list.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    paths.sort();
+    let mut all = String::new();
+    for path in paths {
+        if path.is_dir() {
+            all += &texts(&path)?;
+        } else {
+            let text = fs::read_to_string(&path);
+            let text = text.with_context(|| format!("read {}", path.display()))?;
+            all += &format!("{}\n{text}\n", path.display());
+        }
+    }
+    Ok(all)
 }
 
 /// A note of what something was made from, written when it is finished.

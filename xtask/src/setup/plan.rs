@@ -90,7 +90,7 @@ impl Tool {
 pub(super) const VENV: &str = "python3 -m venv";
 
 /// All of them.
-pub(super) const TOOLS: [Tool; 12] = [
+pub(super) const TOOLS: [Tool; 16] = [
     Tool::demo("nginx", "nginx-light"),
     Tool::demo("iptables", "iptables"),
     Tool::new("nft", "nftables"),
@@ -103,6 +103,10 @@ pub(super) const TOOLS: [Tool; 12] = [
     Tool::new("go", "golang-go"),
     Tool::peer("apache2", "apache2-bin"),
     Tool::peer("haproxy", "haproxy"),
+    Tool::peer("javac", "default-jdk-headless"),
+    Tool::peer("mvn", "maven"),
+    Tool::peer("nghttpd", "nghttp2-server"),
+    Tool::peer("h2load", "nghttp2-client"),
 ];
 
 /// The programs that `scope` needs.

@@ -68,7 +68,11 @@ struct Feature {
     cost: &'static str,
 }
 
-const FEATURES: [Feature; 5] = [
+/// What it costs if the retire programs cannot be loaded.
+const CANNOT_TELL: &str = "connections that are there cannot be told to leave, nor proven to be idle; only --retire quiet \
+    ends them";
+
+const FEATURES: [Feature; 7] = [
     Feature {
         name: "sk_lookup programs",
         since: (5, 9),
@@ -96,6 +100,20 @@ const FEATURES: [Feature; 5] = [
         listed: |names| names.cgroup_link,
         required: true,
         cost: "the sock_ops program that counts connections cannot be attached",
+    },
+    Feature {
+        name: "sk_msg programs",
+        since: (4, 20),
+        listed: |names| names.sk_msg,
+        required: false,
+        cost: CANNOT_TELL,
+    },
+    Feature {
+        name: "loops with callbacks",
+        since: (5, 17),
+        listed: |names| names.loops,
+        required: false,
+        cost: CANNOT_TELL,
     },
     Feature {
         name: "callbacks for old flows",

@@ -12,6 +12,8 @@ fn all_there() -> Facts {
             tcp_iterator: true,
             cgroup_link: true,
             late_callbacks: true,
+            sk_msg: true,
+            loops: true,
         }),
         capabilities: Ok((CapabilitySet::all(), true)),
         bpffs: Ok(Some("/sys/fs/bpf".into())),

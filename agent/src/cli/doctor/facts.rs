@@ -75,6 +75,10 @@ pub(super) struct BtfNames {
     pub(super) cgroup_link: bool,
     /// `TCP_BPF_SOCK_OPS_CB_FLAGS`.
     pub(super) late_callbacks: bool,
+    /// `sk_psock_msg_verdict`: programs on what sockets of a sockmap send (`CONFIG_NET_SOCK_MSG`).
+    pub(super) sk_msg: bool,
+    /// `BPF_FUNC_loop`.
+    pub(super) loops: bool,
 }
 
 impl Facts {
@@ -124,6 +128,8 @@ pub(super) fn btf_names(blob: &[u8]) -> BtfNames {
             b"bpf_iter__tcp" => names.tcp_iterator = true,
             b"BPF_LINK_TYPE_CGROUP" => names.cgroup_link = true,
             b"TCP_BPF_SOCK_OPS_CB_FLAGS" => names.late_callbacks = true,
+            b"sk_psock_msg_verdict" => names.sk_msg = true,
+            b"BPF_FUNC_loop" => names.loops = true,
             _ => {}
         }
     }

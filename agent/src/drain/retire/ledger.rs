@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     Leaving, Retire, RetireReport, Untellable,
-    finish::{Rules, Step, is_idle},
+    finish::{Rules, is_idle},
 };
 use crate::{
     drain::Boot,
@@ -24,9 +24,6 @@ pub struct Retirement {
 pub struct Round {
     /// Flows that are to get a FIN; those that got one go to [`Retirement::finished`].
     pub finish: Vec<Finish>,
-    /// HTTP/2 flows that are to be told although their servers are silent: they are offered a GOAWAY, and the kernel
-    /// refuses it where it has no place.
-    pub goaway: Vec<Finish>,
     /// Cookies of flows that have ended and need not be followed any more.
     pub gone: Vec<u64>,
 }
@@ -66,15 +63,12 @@ impl Retirement {
             self.note(followed);
         }
         let rules = Rules { retire, started, now };
-        let mut round = Round::default();
-        for socket in &look.sockets {
-            match self.see(socket, followed.get(&socket.cookie).copied(), &rules) {
-                Some(Step::Finish(flow)) => round.finish.push(flow),
-                Some(Step::Goaway(flow)) => round.goaway.push(flow),
-                None => {}
-            }
-        }
-        Round { gone: self.count_gone(&followed), ..round }
+        let to_finish = |socket: &Socket| {
+            let followed = followed.get(&socket.cookie).copied();
+            self.see(socket, followed, &rules)
+        };
+        let finish = look.sockets.iter().filter_map(to_finish).collect();
+        Round { finish, gone: self.count_gone(&followed) }
     }
 
     /// These flows of the newest round's [`Round::finish`] got their FIN.
@@ -127,13 +121,13 @@ impl Retirement {
         }
     }
 
-    /// What the look tells of a socket, and what is to be done with it.
+    /// What the look tells of a socket, and whether it is to get a FIN.
     fn see(
         &mut self,
         socket: &Socket,
         followed: Option<&Followed>,
         rules: &Rules<'_>,
-    ) -> Option<Step> {
+    ) -> Option<Finish> {
         // A FIN_WAIT2 connection of which nothing is known was half-closed before the drain began.
         if socket.state.is_flow() {
             self.flows.entry(socket.cookie).or_insert_with(Flow::new);
@@ -152,8 +146,8 @@ impl Retirement {
             return None;
         }
         flow.received = socket.info.map_or(0, |info| info.bytes_received);
-        let judged = Finish { cookie: socket.cookie, inode: socket.inode, received: flow.received };
-        rules.step(socket, followed, judged)
+        let finish = Finish { cookie: socket.cookie, inode: socket.inode, received: flow.received };
+        rules.finishes(socket, followed).then_some(finish)
     }
 
     /// Counts the flows that the look did not show any more. Each is remembered for a round longer, and until

@@ -39,6 +39,7 @@ fn retire(words: &str) -> Retire {
 fn socket() -> Socket {
     let info = SocketInfo {
         bytes_received: 100,
+        bytes_acked: 200,
         since_sent: ms(3_600_000),
         since_received: ms(3_600_000),
         ..SocketInfo::default()
@@ -73,6 +74,7 @@ fn followed() -> Followed {
         turn: t(0),
         sent: Some(t(0)),
         received: 100,
+        sent_in_all: 200,
         received_in_all: None,
     }
 }
@@ -116,6 +118,7 @@ fn who_gets_a_fin_because_it_is_idle() {
         ("the process has not read all of it", "http,idle", followed(), Socket { unread: 1, ..socket() }, t(9000), false),
         ("the client has not got all of it", "http,idle", followed(), Socket { unacked: 1, ..socket() }, t(9000), false),
         ("not all was sent", "http,idle", followed(), Socket { info: info(|i| i.not_sent = 1), ..socket() }, t(9000), false),
+        ("some was written in vain, and comes again", "http,idle", Followed { sent_in_all: 201, ..followed() }, socket(), t(9000), false),
         ("TCP tells nothing", "http,idle", followed(), Socket { info: None, ..socket() }, t(9000), false),
         ("no process holds it", "http,idle", followed(), Socket { inode: 0, ..socket() }, t(9000), false),
         ("the client has closed its side", "http,idle", followed(), Socket { state: TcpState::CloseWait, ..socket() }, t(9000), false),

@@ -240,13 +240,6 @@ impl Kernel for FakeKernel {
         Ok(cookies)
     }
 
-    fn offer_goaway(&self, netns: u32, flows: &[Finish]) -> Result<Vec<u64>, KernelError> {
-        let mut model = self.enter(Op::OfferGoaway)?;
-        model.netns_exists(netns)?;
-        let told = flows.iter().filter(|flow| model.offer_goaway(netns, flow));
-        Ok(told.map(|flow| flow.cookie).collect())
-    }
-
     fn abort(&self, netns: u32, flows: &[Abort]) -> Result<Vec<u64>, KernelError> {
         let mut model = self.enter(Op::Abort)?;
         model.netns_exists(netns)?;

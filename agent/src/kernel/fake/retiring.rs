@@ -76,6 +76,7 @@ impl FakeKernel {
         let Some((_, Socket { info: Some(info), .. })) = sockets.get(&cookie) else { return };
         (followed.protocol, followed.answered) = (protocol, is_http1);
         (followed.sent, followed.received) = (Some(now), info.bytes_received);
+        followed.sent_in_all = info.bytes_acked;
         let order = retiring.orders.get(service).filter(|order| now < order.until);
         let by = match protocol {
             Protocol::Http1 => order.filter(|order| order.http1).map(|_| ToldBy::Header),
@@ -190,6 +191,7 @@ impl Model {
             turn,
             sent: None,
             received: 0,
+            sent_in_all: 0,
             received_in_all: None,
         };
         self.retiring.followed.entry(cookie).or_insert((service, followed));
@@ -225,21 +227,6 @@ impl Model {
         let quiet_for = self.quiet_for(flow.cookie);
         self.retiring.fins.push(Fin { cookie: flow.cookie, busy, quiet_for });
         true
-    }
-
-    /// Whether the flow is told now: nothing is under way on it, and its turn has come.
-    pub(super) fn offer_goaway(&mut self, netns: u32, flow: &Finish) -> bool {
-        let now = self.now;
-        let busy = self.retiring.talks.get(&flow.cookie).is_none_or(|talk| talk.busy);
-        let Some((service, followed)) = self.retiring.followed.get_mut(&flow.cookie) else {
-            return false;
-        };
-        let told =
-            service.netns == netns && !busy && now >= followed.turn && followed.told.is_none();
-        if told {
-            followed.told = Some(Told { by: ToldBy::Goaway, at: now });
-        }
-        told
     }
 
     /// Whether this very flow is to be reset; notes that it was.

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the speed bars, measured. Ratios come from interleaved pairs in one run; a figure
 //! stands beside its 95 % interval and its bar.
 
+mod flows;
 mod programs;
 mod rows;
 mod stats;
@@ -48,20 +49,21 @@ impl Row {
 /// How a row is measured.
 type Measure = fn() -> Result<Row>;
 
-const ROWS: [(&str, Measure); 6] = [
+const ROWS: [(&str, Measure); 7] = [
     ("gate", rows::gate_cost),
     ("tracker", rows::tracker_cost),
     ("connections", rows::connections),
     ("keep-alive", rows::keep_alive),
     ("exec-to-closed", rows::exec_to_closed),
     ("close-to-exit", rows::close_to_exit),
+    ("join", flows::join),
 ];
 
 /// Measures the speed bars on this machine.
 #[derive(Parser)]
 struct Args {
-    /// Rows to measure: gate, tracker, connections, keep-alive, exec-to-closed, close-to-exit. All if none
-    /// is named.
+    /// Rows to measure: gate, tracker, connections, keep-alive, exec-to-closed, close-to-exit, join. All if
+    /// none is named.
     rows: Vec<String>,
 }
 

@@ -2,24 +2,35 @@
 
 mod golang;
 mod grpc;
+mod hyper;
+pub(super) mod java;
 mod node;
 mod proxy;
 mod python;
 mod tools;
 
-use super::{Client, Protocol};
+use super::{Client, Kind, Protocol};
 
-/// Clients that end a connection with a reset when they have read all of its last response, so as not to
-/// have it in TIME_WAIT.
-pub(super) const END_WITH_RESETS: [&str; 1] = ["haproxy"];
+/// Clients that can end a connection with a reset when they have read all of its last response: HAProxy so as
+/// not to have it in TIME_WAIT; the others close it at once after GOAWAY, and what the server then still says
+/// (an answer to a PING, a GOAWAY of its own) is answered with a reset.
+pub(super) const END_WITH_RESETS: [&str; 6] =
+    ["haproxy", "go", "hyper", "java", "grpcio", "grpc-go"];
 
 /// Clients that break off requests under way at any GOAWAY, so that no server can send one without harm; they
 /// may keep a connection that is of no more use, too.
 /// docs/clients.md names them.
-pub(super) const ABORT_AT_GOAWAY: [(Protocol, &str); 1] = [(Protocol::Http2, "httpx")];
+pub(super) const ABORT_AT_GOAWAY: [(Protocol, &str); 3] =
+    [(Protocol::Http2, "httpx"), (Protocol::Http2, "h2load"), (Protocol::Http2Upgrade, "java")];
+
+/// What a server and a client cannot do together, with or without drainctl, and so is not asked for: curl 7.88
+/// does not send its data when the server's SETTINGS come between its HEADERS and them.
+pub(super) const IMPOSSIBLE: [(Protocol, &str, &str, Kind); 1] =
+    [(Protocol::Http2, "hyper", "curl", Kind::Post)];
 
 /// Every client, in the order of the report.
 pub(super) fn all() -> Vec<Client> {
-    [python::CLIENTS, node::CLIENTS, tools::CLIENTS, proxy::CLIENTS, golang::CLIENTS, grpc::CLIENTS]
-        .concat()
+    let first = [python::CLIENTS, node::CLIENTS, tools::CLIENTS, proxy::CLIENTS];
+    let more = [golang::CLIENTS, hyper::CLIENTS, java::CLIENTS, grpc::CLIENTS];
+    [first.concat(), more.concat()].concat()
 }

@@ -14,9 +14,16 @@ use crate::peers::{
 pub(super) const CLIENTS: &[Client] = &[
     Client {
         name: "curl",
-        protocols: &[Protocol::Http1, Protocol::Http2],
+        protocols: &[Protocol::Http1, Protocol::Http2, Protocol::Http2Upgrade],
         kinds: &Kind::ALL,
         launch: curl,
+    },
+    Client {
+        name: "h2load",
+        protocols: &[Protocol::Http2],
+        // It tells sums only, and so asks for one size; it has no pace, and cannot tell a begun response.
+        kinds: &[Body, Chunked],
+        launch: |place, _| Ok(vec![python::script(place, "tools/h2load.py", &[])?]),
     },
     Client {
         name: "wrk",
@@ -28,7 +35,10 @@ pub(super) const CLIENTS: &[Client] = &[
 ];
 
 fn curl(place: &Place, protocol: Protocol) -> Result<Vec<Launch>> {
-    let http2 = protocol == Protocol::Http2;
-    let flag: &[&Path] = if http2 { &[Path::new("--http2")] } else { &[] };
+    let flag: &[&Path] = match protocol {
+        Protocol::Http2 => &[Path::new("--http2")],
+        Protocol::Http2Upgrade => &[Path::new("--upgrade")],
+        _ => &[],
+    };
     Ok(vec![python::script(place, "tools/curl.py", flag)?])
 }
