@@ -189,3 +189,85 @@ fn failed(error: io::Error) -> Failed {
     };
     (kind, error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{self, SocketAddr},
+        thread,
+    };
+
+    use super::*;
+
+    const KEEP: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    const CLOSE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nconnection: Close\r\n\r\nok";
+
+    /// A server that accepts one connection after the other, and gives these answers on each, to as many
+    /// requests, an empty one by closing.
+    fn serve(connections: Vec<Vec<&'static str>>) -> SocketAddr {
+        let listener = net::TcpListener::bind("127.0.0.1:0").expect("listen");
+        let addr = listener.local_addr().expect("an address");
+        thread::spawn(move || {
+            for answers in connections {
+                let (mut stream, _) = listener.accept().expect("accept");
+                for answer in answers {
+                    let _ = stream.read(&mut [0; 1000]).expect("a request");
+                    stream.write_all(answer.as_bytes()).expect("answer");
+                }
+            }
+        });
+        addr
+    }
+
+    /// How that many requests go.
+    fn ask(manner: Manner, connections: Vec<Vec<&'static str>>, count: usize) -> Vec<bool> {
+        let pace = Duration::ZERO;
+        let (target, path, body) = (serve(connections), "/", &b"ok"[..]);
+        let plan = Plan { target, path, body, manner, workers: 1, pace, at_most: 1 };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let mut client = Client::new(Arc::new(plan));
+            let mut outcomes = Vec::new();
+            for _ in 0..count {
+                let outcome = client.ask().await;
+                if let Err((kind, text)) = &outcome {
+                    assert_eq!(*kind, Failure::Closed, "{text}");
+                }
+                outcomes.push(outcome.is_ok());
+            }
+            outcomes
+        })
+    }
+
+    #[test]
+    fn a_connection_is_kept_until_the_server_says_close() {
+        let connections = vec![vec![KEEP, KEEP, CLOSE], vec![KEEP]];
+        assert_eq!(ask(Manner::KeepAlive, connections, 4), [true; 4]);
+        assert_eq!(
+            ask(Manner::SlowReader(1000), vec![vec![KEEP, CLOSE], vec![KEEP]], 3),
+            [true; 3]
+        );
+    }
+
+    #[test]
+    fn a_request_without_an_answer_has_failed_and_is_not_repeated() {
+        let connections = vec![vec![KEEP, ""], vec![KEEP]];
+        assert_eq!(ask(Manner::KeepAlive, connections, 3), [true, false, true]);
+    }
+
+    #[test]
+    fn each_request_has_its_connection_where_wanted() {
+        assert_eq!(
+            ask(Manner::OneRequest, vec![vec![KEEP], vec![KEEP], vec![""]], 3),
+            [true, true, false]
+        );
+    }
+
+    #[test]
+    fn a_field_is_found_in_any_case_and_as_often_as_it_is_there() {
+        let head = "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nCONNECTION:close\r\n\r\n";
+        assert_eq!(header(head, "connection").as_deref(), Some("keep-alive, close"));
+        assert_eq!(header(head, "content-length"), None);
+    }
+}
