@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use crate::{
     cmd,
-    kubeproxy::{KubeProxy, Mode},
+    kubeproxy::{KubeProxy, Mode, ServicePort},
     netns::Netns,
 };
 
@@ -20,6 +20,16 @@ pub const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 10)
 
 /// The port every pod's server listens on.
 pub const PORT: u16 = 80;
+
+/// The service's second port, where every pod's gRPC server listens, if it has one.
+pub const RPC_PORT: u16 = 50051;
+
+/// The service's second port, as clients know it.
+pub const RPC_SERVICE: SocketAddrV4 = SocketAddrV4::new(*SERVICE.ip(), RPC_PORT);
+
+/// What the rules are about.
+const PORTS: &[ServicePort] =
+    &[ServicePort { name: "http", port: PORT }, ServicePort { name: "grpc", port: RPC_PORT }];
 
 /// One pod.
 #[derive(Debug)]
@@ -36,6 +46,11 @@ impl Pod {
     /// Its server's IPv4 address and port.
     pub fn addr(&self) -> SocketAddr {
         SocketAddr::from((self.v4, PORT))
+    }
+
+    /// Its gRPC server's address and port.
+    pub fn rpc_addr(&self) -> SocketAddr {
+        SocketAddr::from((self.v4, RPC_PORT))
     }
 
     /// Its server's IPv6 address and port.
@@ -68,7 +83,7 @@ impl Cluster {
         client.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
         client.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
         let pods = (1..=pods).map(|index| attach(&node, index)).collect::<Result<Vec<_>>>()?;
-        let proxy = KubeProxy::new(Arc::clone(&node), mode, SERVICE);
+        let proxy = KubeProxy::new(Arc::clone(&node), mode, *SERVICE.ip(), PORTS);
         let cluster = Self { client, node, pods, proxy };
         let all: Vec<usize> = (0..cluster.pods.len()).collect();
         cluster.set_endpoints(&all)?;
@@ -80,10 +95,9 @@ impl Cluster {
         Self::new(1, Mode::Iptables)
     }
 
-    /// Makes kube-proxy's rules name exactly these pods (by index), as one transaction.
+    /// Makes kube-proxy's rules name exactly these pods (by index) for both ports, as one transaction.
     pub fn set_endpoints(&self, pods: &[usize]) -> Result<()> {
-        let endpoints: Vec<_> =
-            pods.iter().map(|pod| SocketAddrV4::new(self.pods[*pod].v4, PORT)).collect();
+        let endpoints: Vec<_> = pods.iter().map(|pod| self.pods[*pod].v4).collect();
         self.proxy.set_endpoints(&endpoints)
     }
 }

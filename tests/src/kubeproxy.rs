@@ -1,4 +1,4 @@
-//! The rules kube-proxy writes for one ClusterIP service, in its real structure: chain by chain for
+//! The rules kube-proxy writes for the ports of a ClusterIP service, in its real structure: chain by chain for
 //! iptables (pkg/proxy/iptables), table, map and chains for nftables (pkg/proxy/nftables). Each change
 //! is one transaction, and established connections go on by conntrack, as on a real node.
 
@@ -6,7 +6,7 @@ use std::{
     collections::BTreeSet,
     fmt::Write,
     hash::{DefaultHasher, Hash, Hasher},
-    net::SocketAddrV4,
+    net::{Ipv4Addr, SocketAddrV4},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -14,8 +14,7 @@ use anyhow::Result;
 
 use crate::{cmd, netns::Netns};
 
-const NAME: &str = "default/web:http";
-const NFT_NAME: &str = "default/web/tcp/http";
+const SERVICE: &str = "default/web";
 const POD_CIDR: &str = "10.244.0.0/16";
 
 /// Which of its modes kube-proxy runs in.
@@ -27,35 +26,47 @@ pub enum Mode {
     Nftables,
 }
 
+/// A port of the service; pods listen on the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name in the Service object.
+    pub name: &'static str,
+    /// Its number.
+    pub port: u16,
+}
+
 /// kube-proxy on one node, with one service.
 #[derive(Debug)]
 pub struct KubeProxy {
     node: Arc<Netns>,
     mode: Mode,
-    service: SocketAddrV4,
+    ip: Ipv4Addr,
+    ports: &'static [ServicePort],
     /// What the rules name now; chains of endpoints that leave are to be deleted.
-    current: Mutex<BTreeSet<SocketAddrV4>>,
+    current: Mutex<BTreeSet<Ipv4Addr>>,
 }
 
 impl KubeProxy {
-    /// Of `service` on `node`; there are no rules before the first [`Self::set_endpoints`].
-    pub fn new(node: Arc<Netns>, mode: Mode, service: SocketAddrV4) -> Self {
-        Self { node, mode, service, current: Mutex::default() }
+    /// Of the service at `ip` on `node`; there are no rules before the first [`Self::set_endpoints`].
+    pub fn new(node: Arc<Netns>, mode: Mode, ip: Ipv4Addr, ports: &'static [ServicePort]) -> Self {
+        Self { node, mode, ip, ports, current: Mutex::default() }
     }
 
-    /// Renders the rules for `endpoints` and applies them at once.
-    pub fn set_endpoints(&self, endpoints: &[SocketAddrV4]) -> Result<()> {
+    /// Renders the rules for these pods and applies them at once, for all ports together.
+    pub fn set_endpoints(&self, pods: &[Ipv4Addr]) -> Result<()> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted: BTreeSet<_> = endpoints.iter().copied().collect();
+        let wanted: BTreeSet<_> = pods.iter().copied().collect();
         let gone: Vec<_> = current.difference(&wanted).copied().collect();
+        let targets: Vec<_> =
+            self.ports.iter().map(|port| Target::new(self.ip, *port, pods, &gone)).collect();
         match self.mode {
             Mode::Iptables => {
-                let rules = iptables(self.service, endpoints, &gone)?;
+                let rules = iptables(&targets)?;
                 let args = ["--noflush", "--counters", "--wait", "5"];
                 self.node.run(|| cmd::run_with_input("iptables-restore", &args, &rules))?;
             }
             Mode::Nftables => {
-                let rules = nftables(self.service, endpoints, &gone)?;
+                let rules = nftables(&targets)?;
                 self.node.run(|| cmd::run_with_input("nft", &["-f", "-"], &rules))?;
             }
         }
@@ -64,14 +75,53 @@ impl KubeProxy {
     }
 }
 
+/// One port of the service, and where it leads.
+struct Target {
+    name: &'static str,
+    addr: SocketAddrV4,
+    endpoints: Vec<SocketAddrV4>,
+    gone: Vec<SocketAddrV4>,
+}
+
+impl Target {
+    fn new(ip: Ipv4Addr, port: ServicePort, pods: &[Ipv4Addr], gone: &[Ipv4Addr]) -> Self {
+        let ServicePort { name, port } = port;
+        let at = |ips: &[Ipv4Addr]| ips.iter().map(|ip| SocketAddrV4::new(*ip, port)).collect();
+        let addr = SocketAddrV4::new(ip, port);
+        Self { name, addr, endpoints: at(pods), gone: at(gone) }
+    }
+
+    /// As iptables' comments and hashes have it.
+    fn name(&self) -> String {
+        format!("{SERVICE}:{}", self.name)
+    }
+
+    /// As nftables' chains have it.
+    fn nft_name(&self) -> String {
+        format!("{SERVICE}/tcp/{}", self.name)
+    }
+
+    fn chain(&self) -> String {
+        format!("KUBE-SVC-{}", hash(&self.name()))
+    }
+
+    fn endpoint_chain(&self, endpoint: &SocketAddrV4) -> String {
+        format!("KUBE-SEP-{}", hash(&format!("{}{endpoint}", self.name())))
+    }
+
+    fn nft_chain(&self) -> String {
+        format!("service-{}-{}", &hash(&self.name())[..8], self.nft_name())
+    }
+
+    fn nft_endpoint(&self, endpoint: &SocketAddrV4) -> String {
+        let (ip, port, name) = (endpoint.ip(), endpoint.port(), self.nft_name());
+        let hash = hash(&format!("{name}{endpoint}"));
+        format!("endpoint-{}-{name}__{ip}/{port}", &hash[..8])
+    }
+}
+
 /// Input for `iptables-restore --noflush`: a chain that is declared is emptied first, all others stay.
-fn iptables(
-    service: SocketAddrV4,
-    endpoints: &[SocketAddrV4],
-    gone: &[SocketAddrV4],
-) -> Result<String> {
-    let svc = format!("KUBE-SVC-{}", hash(NAME));
-    let sep = |endpoint: &SocketAddrV4| format!("KUBE-SEP-{}", hash(&format!("{NAME}{endpoint}")));
+fn iptables(targets: &[Target]) -> Result<String> {
     let mut out = String::from("*nat\n");
     let fixed = [
         "PREROUTING",
@@ -81,11 +131,14 @@ fn iptables(
         "KUBE-POSTROUTING",
         "KUBE-MARK-MASQ",
     ];
-    for chain in fixed.into_iter().chain([svc.as_str()]) {
+    for chain in fixed {
         writeln!(out, ":{chain} {} [0:0]", if chain.starts_with("KUBE") { "-" } else { "ACCEPT" })?;
     }
-    for endpoint in endpoints.iter().chain(gone) {
-        writeln!(out, ":{} - [0:0]", sep(endpoint))?;
+    for target in targets {
+        writeln!(out, ":{} - [0:0]", target.chain())?;
+        for endpoint in target.endpoints.iter().chain(&target.gone) {
+            writeln!(out, ":{} - [0:0]", target.endpoint_chain(endpoint))?;
+        }
     }
     out += "-A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
         -A OUTPUT -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
@@ -94,20 +147,35 @@ fn iptables(
         -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000\n\
         -A KUBE-POSTROUTING -j MASQUERADE --random-fully\n\
         -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n";
-    let (ip, port) = (service.ip(), service.port());
+    for target in targets {
+        iptables_port(&mut out, target)?;
+    }
+    for target in targets {
+        for endpoint in &target.gone {
+            writeln!(out, "-X {}", target.endpoint_chain(endpoint))?;
+        }
+    }
+    out += "COMMIT\n";
+    Ok(out)
+}
+
+/// The rules of one port.
+fn iptables_port(out: &mut String, target: &Target) -> Result<()> {
+    let (name, svc, endpoints) = (target.name(), target.chain(), &target.endpoints);
+    let (ip, port) = (target.addr.ip(), target.addr.port());
     writeln!(
         out,
-        "-A KUBE-SERVICES -m comment --comment \"{NAME} cluster IP\" \
+        "-A KUBE-SERVICES -m comment --comment \"{name} cluster IP\" \
          -m tcp -p tcp -d {ip} --dport {port} -j {svc}"
     )?;
     writeln!(
         out,
-        "-A {svc} -m comment --comment \"{NAME} cluster IP\" \
+        "-A {svc} -m comment --comment \"{name} cluster IP\" \
          -m tcp -p tcp -d {ip} --dport {port} ! -s {POD_CIDR} -j KUBE-MARK-MASQ"
     )?;
     for (index, endpoint) in endpoints.iter().enumerate() {
-        let chain = sep(endpoint);
-        write!(out, "-A {svc} -m comment --comment \"{NAME} -> {endpoint}\" ")?;
+        let chain = target.endpoint_chain(endpoint);
+        write!(out, "-A {svc} -m comment --comment \"{name} -> {endpoint}\" ")?;
         let left = endpoints.len() - index;
         if left > 1 {
             let probability = 1.0 / f64::from(u32::try_from(left)?);
@@ -115,37 +183,37 @@ fn iptables(
         }
         writeln!(out, "-j {chain}")?;
         let from = endpoint.ip();
-        writeln!(out, "-A {chain} -m comment --comment {NAME} -s {from} -j KUBE-MARK-MASQ")?;
+        writeln!(out, "-A {chain} -m comment --comment {name} -s {from} -j KUBE-MARK-MASQ")?;
         writeln!(
             out,
-            "-A {chain} -m comment --comment {NAME} -m tcp -p tcp \
+            "-A {chain} -m comment --comment {name} -m tcp -p tcp \
              -j DNAT --to-destination {endpoint}"
         )?;
     }
-    for endpoint in gone {
-        writeln!(out, "-X {}", sep(endpoint))?;
-    }
-    out += "COMMIT\n";
-    Ok(out)
+    Ok(())
 }
 
 /// Input for `nft -f`, which is one transaction.
-fn nftables(
-    service: SocketAddrV4,
-    endpoints: &[SocketAddrV4],
-    gone: &[SocketAddrV4],
-) -> Result<String> {
-    let svc = format!("service-{}-{NFT_NAME}", &hash(NAME)[..8]);
-    let (ip, port) = (service.ip(), service.port());
-    let mut out = nftables_base(&svc)?;
+fn nftables(targets: &[Target]) -> Result<String> {
+    let mut out = nftables_base(targets)?;
+    for target in targets {
+        nftables_port(&mut out, target)?;
+    }
+    Ok(out)
+}
+
+/// The rules of one port.
+fn nftables_port(out: &mut String, target: &Target) -> Result<()> {
+    let svc = target.nft_chain();
+    let (ip, port) = (target.addr.ip(), target.addr.port());
     writeln!(
         out,
         "add rule ip kube-proxy {svc} ip daddr {ip} tcp dport {port} \
          ip saddr != {POD_CIDR} jump mark-for-masquerade"
     )?;
     let mut targets = Vec::new();
-    for (index, endpoint) in endpoints.iter().enumerate() {
-        let chain = nft_endpoint(endpoint);
+    for (index, endpoint) in target.endpoints.iter().enumerate() {
+        let chain = target.nft_endpoint(endpoint);
         writeln!(out, "add chain ip kube-proxy {chain}\nflush chain ip kube-proxy {chain}")?;
         let from = endpoint.ip();
         writeln!(out, "add rule ip kube-proxy {chain} ip saddr {from} jump mark-for-masquerade")?;
@@ -160,15 +228,15 @@ fn nftables(
         )?;
     }
     writeln!(out, "add element ip kube-proxy service-ips {{ {ip} . tcp . {port} : goto {svc} }}")?;
-    for endpoint in gone {
-        let chain = nft_endpoint(endpoint);
+    for endpoint in &target.gone {
+        let chain = target.nft_endpoint(endpoint);
         writeln!(out, "flush chain ip kube-proxy {chain}\ndelete chain ip kube-proxy {chain}")?;
     }
-    Ok(out)
+    Ok(())
 }
 
-/// The chains that every service shares, and the emptied chain of ours.
-fn nftables_base(svc: &str) -> Result<String> {
+/// The chains that every service shares, and the emptied chains of ours.
+fn nftables_base(targets: &[Target]) -> Result<String> {
     let mut out = String::from(
         "add table ip kube-proxy { comment \"rules for kube-proxy\" ; }\n\
          add map ip kube-proxy service-ips \
@@ -177,11 +245,14 @@ fn nftables_base(svc: &str) -> Result<String> {
          add chain ip kube-proxy nat-output { type nat hook output priority -100 ; }\n\
          add chain ip kube-proxy nat-postrouting { type nat hook postrouting priority srcnat ; }\n",
     );
-    let chains = ["services", "masquerading", "mark-for-masquerade", svc];
-    for chain in chains {
+    let own = targets.iter().map(Target::nft_chain);
+    let shared = ["services", "masquerading", "mark-for-masquerade"].map(str::to_owned);
+    let chains: Vec<String> = shared.into_iter().chain(own).collect();
+    for chain in &chains {
         writeln!(out, "add chain ip kube-proxy {chain}")?;
     }
-    for chain in ["nat-prerouting", "nat-output", "nat-postrouting"].into_iter().chain(chains) {
+    let hooks = ["nat-prerouting", "nat-output", "nat-postrouting"];
+    for chain in hooks.into_iter().chain(chains.iter().map(String::as_str)) {
         writeln!(out, "flush chain ip kube-proxy {chain}")?;
     }
     out += "add rule ip kube-proxy nat-prerouting jump services\n\
@@ -193,12 +264,6 @@ fn nftables_base(svc: &str) -> Result<String> {
          add rule ip kube-proxy mark-for-masquerade mark set mark or 0x4000\n\
          add rule ip kube-proxy services ip daddr . meta l4proto . th dport vmap @service-ips\n";
     Ok(out)
-}
-
-fn nft_endpoint(endpoint: &SocketAddrV4) -> String {
-    let (ip, port) = (endpoint.ip(), endpoint.port());
-    let hash = hash(&format!("{NFT_NAME}{endpoint}"));
-    format!("endpoint-{}-{NFT_NAME}__{ip}/{port}", &hash[..8])
 }
 
 /// Sixteen letters and digits, as in kube-proxy's chain names.

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use anyhow::{Context, Result, bail};
@@ -14,18 +14,22 @@ use tempfile::TempDir;
 
 use crate::{
     cluster::{PORT, Pod},
-    cmd, http,
+    http,
     net::{self, Attempt},
     netns::Netns,
     process::{Process, kill},
+    ss,
     wait::{LIMIT, eventually},
 };
 
-/// What `GET /ok` answers.
+/// What `GET /ok` and `GET /kept` answer.
 pub const BODY: &[u8] = b"served by an unmodified nginx\n";
 
 /// Size of the file `GET /big` sends, slowly.
 pub const BIG: usize = 3 << 20;
+
+/// Size of the file `GET /large` sends, as fast as it is read: more than socket buffers hold.
+const LARGE: usize = 8 << 20;
 
 /// A server: its files stay while it is stopped and started again.
 #[derive(Debug)]
@@ -46,6 +50,7 @@ impl Nginx {
     pub fn start_on(netns: Arc<Netns>, ports: &[u16]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("drainctl-nginx-").tempdir()?;
         fs::write(dir.path().join("big"), big())?;
+        fs::write(dir.path().join("large"), large())?;
         fs::write(dir.path().join("nginx.conf"), config(dir.path(), ports)?)?;
         fs::write(dir.path().join("access.log"), "")?;
         let port = *ports.first().context("nginx needs a port")?;
@@ -67,7 +72,7 @@ impl Nginx {
                 let log = fs::read_to_string(self.dir.path().join("error.log"));
                 bail!("nginx ended: {status}: {}", log.unwrap_or_default());
             }
-            listens(&self.netns, self.port)
+            ss::listens(&self.netns, self.port)
         })?;
         self.process = Some(process);
         Ok(())
@@ -100,8 +105,14 @@ impl Nginx {
 
     /// Requests for `/ok` that nginx says it has answered with 200, over all its instances.
     pub fn served(&self) -> Result<u64> {
+        self.served_of("/ok")
+    }
+
+    /// Requests for `path` that nginx says it has answered with 200 and all of the body.
+    pub fn served_of(&self, path: &str) -> Result<u64> {
         let log = fs::read_to_string(self.dir.path().join("access.log"))?;
-        Ok(log.lines().filter(|line| *line == "200 /ok").count() as u64)
+        let line = format!("200 {path} OK");
+        Ok(log.lines().filter(|found| *found == line).count() as u64)
     }
 
     /// Waits until a client in `netns` gets an answer at `addr`.
@@ -122,12 +133,6 @@ impl Drop for Nginx {
     }
 }
 
-/// Whether something listens on the port; looks instead of connecting, because a gate may be closed.
-fn listens(netns: &Netns, port: u16) -> Result<bool> {
-    let filter = format!("sport = :{port}");
-    Ok(!netns.run(|| cmd::run("ss", &["-Htln", &filter]))?.is_empty())
-}
-
 /// Whether a connect from inside the pod to its own port succeeds.
 pub fn accepts(netns: &Netns, port: u16) -> Result<bool> {
     let addr = SocketAddr::from(([127, 0, 0, 1], port));
@@ -136,7 +141,17 @@ pub fn accepts(netns: &Netns, port: u16) -> Result<bool> {
 
 /// What `/big` sends: no two lines are alike, so that a lost or repeated piece is noticed.
 pub fn big() -> Vec<u8> {
-    (0..BIG / 16).flat_map(|line| format!("{line:015}\n").into_bytes()).collect()
+    lines(BIG)
+}
+
+/// What `/large` sends, likewise.
+pub fn large() -> &'static [u8] {
+    static LINES: LazyLock<Vec<u8>> = LazyLock::new(|| lines(LARGE));
+    &LINES
+}
+
+fn lines(size: usize) -> Vec<u8> {
+    (0..size / 16).flat_map(|line| format!("{line:015}\n").into_bytes()).collect()
 }
 
 fn config(dir: &Path, ports: &[u16]) -> Result<String> {
@@ -149,7 +164,7 @@ fn config(dir: &Path, ports: &[u16]) -> Result<String> {
 pid {dir}/nginx.pid; error_log {dir}/error.log notice;
 events {{ worker_connections 4096; }}
 http {{
-  log_format plain '$status $uri'; access_log {dir}/access.log plain;
+  log_format plain '$status $uri $request_completion'; access_log {dir}/access.log plain;
   client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi;
   uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;
   keepalive_timeout 300s; keepalive_requests 100000; sendfile on;
@@ -157,6 +172,7 @@ http {{
     {listen}
     root {dir};
     location = /ok {{ return 200 '{body}\\n'; }}
+    location = /kept {{ return 200 '{body}\\n'; }}
     location = /ready {{ access_log off; return 200 'ready\\n'; }}
     location = /big {{ limit_rate 512k; }}
   }}

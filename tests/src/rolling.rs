@@ -8,7 +8,12 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{agent::Agent, cluster::Cluster, nginx::Nginx};
+use crate::{
+    agent::Agent,
+    cluster::{Cluster, PORT, Pod},
+    netns::Netns,
+    nginx::Nginx,
+};
 
 /// How late the rules follow, pod by pod.
 pub const ENDPOINT_DELAYS: [Duration; 3] =
@@ -28,6 +33,37 @@ pub enum Method<'a> {
     Terminate,
 }
 
+/// What runs in a pod, and is replaced.
+pub trait Server {
+    /// Where it listens; one drain is for all of them.
+    const PORTS: &'static [u16];
+
+    /// Sends SIGTERM and waits for the end.
+    fn stop(&mut self) -> Result<()>;
+
+    /// Starts a new instance.
+    fn start_again(&mut self) -> Result<()>;
+
+    /// Waits until `client` is served at `pod`.
+    fn await_ready(client: &Netns, pod: &Pod) -> Result<()>;
+}
+
+impl Server for Nginx {
+    const PORTS: &'static [u16] = &[PORT];
+
+    fn stop(&mut self) -> Result<()> {
+        Self::stop(self)
+    }
+
+    fn start_again(&mut self) -> Result<()> {
+        Self::start_again(self)
+    }
+
+    fn await_ready(client: &Netns, pod: &Pod) -> Result<()> {
+        Self::await_answer(client, pod.addr())
+    }
+}
+
 /// How it went for one pod.
 #[derive(Clone, Debug)]
 pub struct Restart {
@@ -38,9 +74,9 @@ pub struct Restart {
 }
 
 /// Restarts one server after the other, all others serving.
-pub fn restart_all(
+pub fn restart_all<S: Server>(
     cluster: &Cluster,
-    servers: &mut [Nginx],
+    servers: &mut [S],
     method: Method<'_>,
 ) -> Result<Vec<Restart>> {
     let mut restarts = Vec::new();
@@ -53,10 +89,10 @@ pub fn restart_all(
     Ok(restarts)
 }
 
-fn restart_one(
+fn restart_one<S: Server>(
     cluster: &Cluster,
     index: usize,
-    server: &mut Nginx,
+    server: &mut S,
     method: Method<'_>,
     delay: Duration,
 ) -> Result<Restart> {
@@ -67,7 +103,9 @@ fn restart_one(
     let mut restart = Restart { drained_after: Duration::ZERO, rejected: 0 };
     let drain = match method {
         Method::Drain { agent, options } => {
-            let args = [&["drain", "--port", "80"], options].concat();
+            let ports: Vec<String> = S::PORTS.iter().map(u16::to_string).collect();
+            let ports = ports.join(",");
+            let args = [&["drain", "--port", &ports], options].concat();
             Some((agent, agent.ctl(&pod.netns).start(&args)?))
         }
         Method::Terminate => {
@@ -81,12 +119,14 @@ fn restart_one(
     if let Some((agent, drain)) = drain {
         drain.wait()?.expect(0)?;
         restart.drained_after = start.elapsed();
-        restart.rejected = agent.ctl(&pod.netns).service(80)?.rejected;
+        for port in S::PORTS {
+            restart.rejected += agent.ctl(&pod.netns).service(*port)?.rejected;
+        }
         server.stop()?;
     }
     server.start_again()?;
     // The gate opens by itself for the new instance.
-    Nginx::await_answer(&cluster.client, pod.addr()).context("the new instance")?;
+    S::await_ready(&cluster.client, pod).context("the new instance")?;
     cluster.set_endpoints(&all)?;
     Ok(restart)
 }

@@ -45,3 +45,9 @@ impl Sockets {
         self.established + self.close_wait + self.closing
     }
 }
+
+/// Whether something listens on the port; looks instead of connecting, because a gate may be closed.
+pub fn listens(netns: &Netns, port: u16) -> Result<bool> {
+    let filter = format!("sport = :{port}");
+    Ok(!netns.run(|| cmd::run("ss", &["-Htln", &filter]))?.is_empty())
+}

@@ -7,15 +7,17 @@ use drainctl_tests::{
     agent::Agent,
     cluster::{Cluster, PORT, SERVICE},
     kubeproxy::Mode,
-    load::{Load, Plan, Tally},
+    load::{Load, Manner, Plan, Tally},
+    mix::{App, Mix, Row, Scale},
     nginx::{BODY, Nginx},
-    rolling::{self, Method},
+    rolling::{self, Method, Server as _},
     wait::{LIMIT, eventually},
 };
 
 fn plan(workers: u32, pace: Duration) -> Plan {
     let at_most = u64::MAX;
-    Plan { target: SERVICE.into(), path: "/ok", body: BODY, workers, pace, at_most }
+    let manner = Manner::OneRequest;
+    Plan { target: SERVICE.into(), path: "/ok", body: BODY, manner, workers, pace, at_most }
 }
 
 /// About 800 requests a second.
@@ -80,6 +82,30 @@ fn without_settling_requests_fail() -> Result<()> {
 fn no_request_of_a_slow_load_fails() -> Result<()> {
     let (tally, _) = restart(Mode::Iptables, one_in_three_seconds(), &[])?;
     ensure!(tally.failed() == 0 && tally.ok >= 4, "{tally}");
+    Ok(())
+}
+
+#[test]
+fn no_request_of_any_kind_of_client_fails() -> Result<()> {
+    let cluster = Cluster::new(3, Mode::Iptables)?;
+    let mut apps = cluster.pods.iter().map(App::start).collect::<Result<Vec<_>>>()?;
+    for pod in &cluster.pods {
+        App::await_ready(&cluster.client, pod)?;
+    }
+    let agent = Agent::start()?;
+    let pace = Duration::from_millis(40);
+    let scale = Scale { short: (8, pace), kept: (16, pace), slow: 3, channels: 2 };
+    let mix = Mix::start(&cluster.client, scale)?;
+    // A download whose connection has its turn late is followed by another one.
+    let method = Method::Drain { agent: &agent, options: &["--spread", "1s"] };
+    let restarts = rolling::restart_all(&cluster, &mut apps, method)?;
+    let rows = mix.finish(&mut apps)?;
+    println!("{rows:#?}\n{restarts:?}");
+    for Row { name, clients, served } in rows {
+        ensure!(clients.failed() == 0 && clients.ok > 0, "{name}: {clients}");
+        let counted = served.is_none_or(|served| served == clients.total());
+        ensure!(counted, "{name}: served {served:?} of {}", clients.total());
+    }
     Ok(())
 }
 

@@ -4,7 +4,8 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
-    build, setup,
+    build, peers,
+    setup::{self, Scope},
     shell::{Shell, host_cargo, require_root},
     workspace::Workspace,
 };
@@ -30,6 +31,8 @@ pub(crate) struct BenchOptions {
 /// # Errors
 /// Setup or build failed, or a request of the demo did.
 pub(crate) fn demo(shell: &Shell, workspace: &Workspace, options: &DemoOptions) -> Result<()> {
+    require_root("the demo", "demo")?;
+    setup::peers(shell, workspace, Scope::Demo)?;
     launch(shell, workspace, "demo", &options.args)
 }
 
@@ -38,12 +41,12 @@ pub(crate) fn demo(shell: &Shell, workspace: &Workspace, options: &DemoOptions) 
 /// # Errors
 /// Setup or build failed, or a bar was missed.
 pub(crate) fn bench(shell: &Shell, workspace: &Workspace, options: &BenchOptions) -> Result<()> {
+    require_root("benchmarks", "bench")?;
+    setup::everything(shell, workspace)?;
     launch(shell, workspace, "bench", &options.args)
 }
 
 fn launch(shell: &Shell, workspace: &Workspace, name: &str, args: &[String]) -> Result<()> {
-    require_root("demo and benchmarks", name)?;
-    setup::everything(shell, workspace)?;
     let dist = build::run(shell, workspace, &build::Options::default())?;
     let mut cargo = host_cargo(&workspace.root);
     let package = ["--release", "--package", "drainctl-tests", "--bin", name];
@@ -52,6 +55,9 @@ fn launch(shell: &Shell, workspace: &Workspace, name: &str, args: &[String]) -> 
     shell.stage(name);
     let mut program = host_cargo(&workspace.root);
     program.args(["run", "--quiet"]).args(package).arg("--").args(args);
-    program.env("DRAINCTL_DIST", dist).env("DRAINCTL_EBPF_DIR", build::ebpf::objects(workspace));
+    program
+        .env("DRAINCTL_DIST", dist)
+        .env("DRAINCTL_EBPF_DIR", build::ebpf::objects(workspace))
+        .env("DRAINCTL_PEERS", peers::folder(workspace));
     shell.run_runner(&mut program)
 }

@@ -1,4 +1,4 @@
-//! Servers and clients of other projects for the tests: what their languages' own package managers fetch
+//! Servers and clients of other projects for demo and tests: what their languages' own package managers fetch
 //! and build goes to `target/peers`, with pinned versions, and only when its inputs have changed.
 
 mod golang;
@@ -26,8 +26,10 @@ pub(crate) fn folder(workspace: &Workspace) -> PathBuf {
 /// # Errors
 /// A package manager or a compiler failed.
 pub(crate) fn prepare(shell: &Shell, workspace: &Workspace, scope: Scope) -> Result<()> {
-    if scope >= Scope::Everything {
+    if scope >= Scope::Demo {
         python::prepare(shell, workspace)?;
+    }
+    if scope >= Scope::Everything {
         golang::prepare(shell, workspace)?;
     }
     if scope >= Scope::Peers {

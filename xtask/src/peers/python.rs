@@ -34,7 +34,7 @@ pub(super) fn prepare(shell: &Shell, workspace: &Workspace) -> Result<()> {
     if stamp.is_current() {
         return Ok(());
     }
-    shell.stage("Python packages for the tests' servers and clients");
+    shell.stage("Python packages for servers and clients");
     shell.run(Command::new(interpreter()).args(["-m", "venv", "--clear"]).arg(&folder))?;
     let mut pip = Command::new(folder.join("bin/python"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);

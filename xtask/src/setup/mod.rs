@@ -54,7 +54,7 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
     Ok(())
 }
 
-/// Installs what tests, demo and benchmarks need.
+/// Installs what tests and benchmarks need.
 ///
 /// # Errors
 /// As [`run`].
@@ -62,8 +62,8 @@ pub(crate) fn everything(shell: &Shell, workspace: &Workspace) -> Result<()> {
     ensure(shell, workspace, Scope::Everything).map(drop)
 }
 
-/// Installs what the tests with servers and clients of other projects need, and prepares those; for
-/// `Scope::Everything` only those that `cargo xtask test` runs.
+/// Installs what demo and tests with servers and clients of other projects need, and prepares those; for
+/// `Scope::Demo` and `Scope::Everything` only those that `cargo xtask demo` and `cargo xtask test` run.
 ///
 /// # Errors
 /// As [`run`].

@@ -12,7 +12,9 @@ use crate::toolchain::OLDEST;
 pub(crate) enum Scope {
     /// `cargo xtask build`.
     Build,
-    /// `cargo xtask test`, demo and benchmarks as well.
+    /// `cargo xtask demo` as well.
+    Demo,
+    /// `cargo xtask test` and benchmarks as well.
     Everything,
     /// Also the servers and clients that only `cargo xtask test peers` runs.
     Peers,
@@ -68,6 +70,11 @@ pub(super) struct Tool {
 }
 
 impl Tool {
+    /// For `Scope::Demo`.
+    const fn demo(program: &'static str, package: &'static str) -> Self {
+        Self { program, package, scope: Scope::Demo }
+    }
+
     /// For `Scope::Everything`.
     const fn new(program: &'static str, package: &'static str) -> Self {
         Self { program, package, scope: Scope::Everything }
@@ -84,15 +91,15 @@ pub(super) const VENV: &str = "python3 -m venv";
 
 /// All of them.
 pub(super) const TOOLS: [Tool; 16] = [
-    Tool::new("nginx", "nginx-light"),
-    Tool::new("iptables", "iptables"),
+    Tool::demo("nginx", "nginx-light"),
+    Tool::demo("iptables", "iptables"),
     Tool::new("nft", "nftables"),
-    Tool::new("ip", "iproute2"),
+    Tool::demo("ip", "iproute2"),
     Tool::new("curl", "curl"),
     Tool::new("wrk", "wrk"),
     Tool::new("bpftool", "bpftool"),
     Tool::new("node", "nodejs"),
-    Tool::new(VENV, "python3-venv"),
+    Tool::demo(VENV, "python3-venv"),
     Tool::new("go", "golang-go"),
     Tool::peer("apache2", "apache2-bin"),
     Tool::peer("haproxy", "haproxy"),
@@ -125,7 +132,7 @@ pub(super) fn plan(facts: &Facts, scope: Scope) -> Result<Vec<Action>> {
         packages.extend(["gcc".to_owned(), "libc6-dev".to_owned()]);
     }
     let linker = kernel_side(facts, &mut packages);
-    if scope >= Scope::Everything {
+    if scope >= Scope::Demo {
         let missing = TOOLS.iter().filter(|tool| facts.missing_tools.contains(&tool.program));
         packages.extend(missing.map(|tool| tool.package.to_owned()));
     }
@@ -281,6 +288,16 @@ mod tests {
         let actions = plan(&facts, Scope::Everything).expect("a plan");
         let components = Action::Components(vec!["fmt"]);
         assert_eq!(actions, [Action::Packages(vec!["wrk".into()]), components]);
+    }
+
+    #[test]
+    fn the_demo_needs_its_servers_and_clients_only() {
+        let missing_tools: Vec<_> = tools(Scope::Demo).collect();
+        assert!(missing_tools.contains(&VENV) && !missing_tools.contains(&"wrk"));
+        let facts = Facts { missing_tools, missing_components: vec!["clippy"], ..ready() };
+        let actions = plan(&facts, Scope::Demo).expect("a plan");
+        assert_eq!(packages(&actions), ["nginx-light", "iptables", "iproute2", "python3-venv"]);
+        assert_eq!(actions.len(), 1);
     }
 
     #[test]
