@@ -151,6 +151,9 @@ pub fn pairs(filters: &[String]) -> Result<Vec<Pair>> {
         for server in servers::all().into_iter().filter(|peer| peer.protocols.contains(&protocol)) {
             let clients = clients::all().into_iter();
             let clients = clients.filter(|peer| peer.protocols.contains(&protocol));
+            let works =
+                |client: &Client| !clients::BROKEN.contains(&(protocol, server.name, client.name));
+            let clients = clients.filter(works);
             all.extend(clients.map(|client| Pair { protocol, server, client }));
         }
     }
