@@ -89,11 +89,25 @@ impl AgentMaps {
 
     /// How many sockets send through the program that tells clients.
     pub fn sockets(&self) -> Result<usize> {
+        Ok(self.cookies()?.len())
+    }
+
+    /// Whether this socket, by its cookie, is one of them.
+    pub fn has_socket(&self, cookie: u64) -> Result<bool> {
+        Ok(self.cookies()?.contains(&cookie))
+    }
+
+    fn cookies(&self) -> Result<Vec<u64>> {
         let id = self.sockets.context("the agent has no map SOCKETS")?.to_string();
         let text = cmd::run("bpftool", &["-j", "map", "dump", "id", &id])?;
         let entries: Value = serde_json::from_str(&text).context("bpftool map dump")?;
+        let entries = entries.as_array().context("a map that is no list")?;
         // A socket cannot be shown, so that each is an error, with its key.
-        Ok(entries.as_array().context("a map that is no list")?.len())
+        let cookie = |entry: &Value| {
+            let key = entry["key"].as_array().context("an entry without a key")?;
+            Ok(u64::from_ne_bytes(part(&bytes(key)?, 0)?))
+        };
+        entries.iter().map(cookie).collect()
     }
 
     /// Forgets a flow behind the tracker's back.

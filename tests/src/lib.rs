@@ -22,6 +22,7 @@ pub mod mix;
 pub mod net;
 pub mod netns;
 pub mod nginx;
+pub mod options;
 pub mod peers;
 pub mod process;
 pub mod rolling;

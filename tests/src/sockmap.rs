@@ -1,5 +1,5 @@
 //! What other programs on a node do to sockets, so that drainctl has to leave them alone: a sockmap as Cilium and
-//! Istio ambient have, and zero-copy notifications.
+//! Istio ambient have.
 
 use std::{
     io,
@@ -77,21 +77,4 @@ fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_long> {
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, (&raw const *attributes), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-/// Asks for notifications of zero-copy sends, as a server does once for each connection.
-pub fn ask_for_zero_copy(socket: &TcpStream) -> Result<()> {
-    let on: libc::c_int = 1;
-    let size = libc::socklen_t::try_from(size_of::<libc::c_int>())?;
-    // SAFETY: the kernel reads an int from there.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ZEROCOPY,
-            (&raw const on).cast(),
-            size,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()).context("SO_ZEROCOPY") } else { Ok(()) }
 }

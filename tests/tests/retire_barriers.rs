@@ -9,8 +9,9 @@ use drainctl_tests::{
     fixture::Fixture,
     held::{Held, drain},
     net::{self, Pair, Server},
+    options::ask_for_zero_copy,
     script::{talk, told, untold},
-    sockmap::{ForeignSockmap, ask_for_zero_copy},
+    sockmap::ForeignSockmap,
     wire::Wire,
 };
 

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use drainctl_tests::{
     heads::{Expected, closing},
+    options::limit_not_sent,
     script::{GET, OK, ask, head, play, same, say, told},
     wire::{Wire, noise, write_when_possible},
 };
@@ -271,19 +272,45 @@ fn bodies_are_exact_with_every_call() -> Result<()> {
 
 #[test]
 fn answers_into_a_full_buffer_are_complete() -> Result<()> {
-    const ANSWERS: usize = 50;
     let retiring = Retiring::new()?;
     retiring.tell()?;
-    let body = noise(9, 20_000);
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    answers_arrive(&retiring, 20_000, 50, |server| {
+        Ok(sockopt::set_socket_send_buffer_size(server, 16_384)?)
+    })
+}
+
+/// The buffer has room, and yet the kernel does not take all of what a server writes at once.
+#[test]
+fn answers_beyond_what_may_wait_unsent_are_complete() -> Result<()> {
+    let retiring = Retiring::new()?;
+    retiring.tell()?;
+    for (size, answers) in [(700, 700), (6000, 150), (20_000, 50), (100_000, 10)] {
+        answers_arrive(&retiring, size, answers, |server| {
+            sockopt::set_socket_send_buffer_size(server, 1 << 20)?;
+            limit_not_sent(server, 16_384)
+        })
+        .with_context(|| format!("bodies of {size} bytes"))?;
+    }
+    Ok(())
+}
+
+/// Answers to a slow client from a server that never waits in a write.
+fn answers_arrive(
+    retiring: &Retiring,
+    size: usize,
+    answers: usize,
+    limit: impl Fn(&TcpStream) -> Result<()>,
+) -> Result<()> {
+    let body = noise(9, size);
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n");
     let answer = [head.as_bytes(), &body].concat();
-    for (what, part) in [("each", answer.len()), ("all", answer.len() * ANSWERS), ("odd", 3333)] {
+    for (what, part) in [("each", answer.len()), ("all", answer.len() * answers), ("odd", 3333)] {
         let mut wire = retiring.connect()?;
-        sockopt::set_socket_send_buffer_size(wire.server(), 16_384)?;
+        limit(wire.server())?;
         sockopt::set_socket_recv_buffer_size(wire.client(), 16_384)?;
         wire.listen(|| thread::sleep(Duration::from_millis(1)))?; // not a wait for a state: a slow client
-        wire.ask(GET.repeat(ANSWERS).as_bytes())?;
-        let all = answer.repeat(ANSWERS);
+        wire.ask(GET.repeat(answers).as_bytes())?;
+        let all = answer.repeat(answers);
         let mut full = 0;
         wire.say_by(&all, |server| {
             for part in all.chunks(part) {
@@ -293,11 +320,11 @@ fn answers_into_a_full_buffer_are_complete() -> Result<()> {
         })?;
         ensure!(full > 10, "{what}: the buffer was full only {full} times");
         let mut expected = Expected::default();
-        (0..ANSWERS).for_each(|_| {
+        (0..answers).for_each(|_| {
             expected.head(head.as_bytes());
             expected.same(&body);
         });
-        ensure!(ends_as(&retiring, wire, &expected).context(what)? > 0, "{what}: nobody was told");
+        ensure!(ends_as(retiring, wire, &expected).context(what)? > 0, "{what}: nobody was told");
     }
     Ok(())
 }

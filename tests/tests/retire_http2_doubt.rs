@@ -12,11 +12,18 @@ use drainctl_tests::{
         GOAWAY, PREFACE, data, frame, framed, headers, last_data, long_headers, ping, settings,
         settings_ack, without_goaway,
     },
+    options::limit_not_sent,
     script::{GET, H2C, Piece, Step, ask, goaway, play, preface, request, same, say, told, untold},
     wire::{difference, noise, write_when_possible},
 };
 use retiring::Retiring;
 use rustix::net::sockopt;
+
+/// A GOAWAY waits for the end of an answer.
+fn patient(retiring: &Retiring) -> RetireOrder {
+    let order = retiring.at_once();
+    RetireOrder { patient_until: order.start + Duration::from_secs(300), ..order }
+}
 
 /// The server says everything in pieces of any length; wherever the GOAWAY is, it is between two frames.
 #[test]
@@ -104,6 +111,45 @@ fn frames_into_a_full_buffer_stay_whole() -> Result<()> {
         ensure!(size < 1000 || full > 10, "the buffer was full only {full} times");
         ensure!(size > 1000 || found == 1, "nobody was told: {flow:?}");
     }
+    Ok(())
+}
+
+/// The buffer has room, and yet the kernel does not take all of what a server writes at once: answers of these many
+/// bytes, behind frames of an answer that goes on.
+#[test]
+fn frames_beyond_what_may_wait_unsent_stay_whole() -> Result<()> {
+    let retiring = Retiring::new()?;
+    retiring.order(&patient(&retiring))?;
+    let (mut told, mut full) = (0, 0);
+    for size in [100, 5000, 15_000, 17_000, 40_000, 100_000, 150_000] {
+        let body = noise(size as u64, size);
+        let parts = body.chunks(16_000).flat_map(|part| data(3, part));
+        let answer = [headers(3), parts.collect(), last_data(3, b"end")].concat();
+        for before in [0, 1, 2, 3, 8] {
+            let mut wire = retiring.connect()?;
+            sockopt::set_socket_send_buffer_size(wire.server(), 1 << 20)?;
+            limit_not_sent(wire.server(), 16_384)?;
+            sockopt::set_socket_recv_buffer_size(wire.client(), 16_384)?;
+            wire.say(&settings())?;
+            wire.listen(|| thread::sleep(Duration::from_millis(1)))?; // not a wait for a state: a slow client
+            let goes_on = vec![data(3, &noise(5, 9000)); before];
+            for message in [goes_on, vec![answer.clone(); 5]].concat() {
+                wire.say_by(&message, |server| {
+                    full += write_when_possible(server, &message)?;
+                    Ok(())
+                })?;
+            }
+            let flow = retiring.followed(&wire)?;
+            let what = || format!("{size} bytes behind {before} frames: {flow:?}");
+            let seen = wire.close()?;
+            let (others, found) = without_goaway(&seen.arrived).with_context(what)?;
+            ensure!(others == seen.written, "{}: {}", what(), difference(&seen.written, &others));
+            ensure!(found == usize::from(flow.told.is_some()), "{found} GOAWAYs, {}", what());
+            told += found;
+            retiring.forget(&flow)?;
+        }
+    }
+    ensure!(told > 0 && full > 50, "{told} were told, and there was no room {full} times");
     Ok(())
 }
 
