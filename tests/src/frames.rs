@@ -12,6 +12,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 1;
@@ -66,6 +67,16 @@ pub fn last_data(stream: u32, payload: &[u8]) -> Vec<u8> {
 /// A PING of the server.
 pub fn ping() -> Vec<u8> {
     frame(PING, 0, 0, b"12345678")
+}
+
+/// The answer to a PING of the client.
+pub fn ping_ack() -> Vec<u8> {
+    frame(PING, ACK, 0, b"12345678")
+}
+
+/// Leave to send more, on a stream or on all (0).
+pub fn window_update(stream: u32) -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, stream, &[0, 0, 0x40, 0])
 }
 
 /// Legal frames, to be a body.

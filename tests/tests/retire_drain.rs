@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use drainctl_tests::{
     cluster::PORT,
     fixture::{Fixture, serve},
-    frames::{data, headers, last_data, settings},
+    frames::{data, headers, last_data, ping_ack, settings, settings_ack},
     held::{Held, drain},
     net::{Listening, Server},
     netns::Netns,
@@ -87,11 +87,18 @@ fn flows_that_come_while_it_settles_are_told_by_header_and_goaway() -> Result<()
     })?;
     let (mut plain, mut frames) = (flows.pop().context("a flow")?, Held::connect(&fixture)?);
     talk(&mut plain.wire, &told())?;
-    // No stream is open at the end of its first message.
-    talk(
-        &mut frames.wire,
-        &[preface(), say(&[same(settings()), goaway()]), say(&[same(headers(1))])],
-    )?;
+    // Its first request is on its way until the answer to it ends.
+    let answer = same([headers(1), last_data(1, b"a")].concat());
+    let steps = [
+        preface(),
+        say(&[same(settings())]),
+        say(&[same(settings_ack())]),
+        say(&[same(ping_ack())]),
+        request(),
+        say(&[answer, goaway()]),
+        say(&[same(ping_ack())]),
+    ];
+    talk(&mut frames.wire, &steps)?;
     ctl.await_service(PORT, "both are told", |service| {
         let retire = service.drain.as_ref().map(|drain| &drain.retire);
         retire.is_some_and(|retire| (retire.told_by_header, retire.told_by_goaway) == (1, 1))

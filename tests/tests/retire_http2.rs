@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use drainctl_agent::kernel::{Kernel, Protocol, RetireOrder};
 use drainctl_tests::{
     frames::{
-        GOAWAY, bare_answer, data, frame, framed, headers, last_data, long_headers, ping, settings,
-        settings_ack, without_goaway,
+        GOAWAY, bare_answer, data, frame, framed, headers, last_data, long_headers, ping, ping_ack,
+        settings, settings_ack, window_update, without_goaway,
     },
     script::{GET, H2C, Step, ask, goaway, play, preface, request, same, say, told},
     wait::{LIMIT, eventually},
@@ -22,24 +22,49 @@ fn patient(retiring: &Retiring) -> RetireOrder {
     RetireOrder { patient_until: order.start + Duration::from_secs(300), ..order }
 }
 
-/// New flows, and where exactly the GOAWAY belongs if it waits for nothing.
+/// New flows, and where exactly the GOAWAY belongs if it waits for nothing but the first answer.
 fn conversations() -> Vec<(&'static str, Vec<Step>)> {
     let [block, more, end] = long_headers(1);
     let begun = [settings(), data(1, &[0; 1000])[..500].to_vec()].concat();
     vec![
         (
-            "the first message",
+            "its first request is on its way",
             vec![
                 preface(),
-                say(&[same(settings()), goaway()]),
+                say(&[same(settings())]),
                 say(&[same(settings_ack())]),
+                say(&[same(ping_ack())]),
+                request(),
+                say(&[same(window_update(0))]),
+                say(&[same([headers(1), data(1, b"a")].concat()), goaway()]),
+                say(&[same(ping_ack())]),
+                say(&[same(last_data(1, b"b"))]),
+            ],
+        ),
+        (
+            "SETTINGS of the server first",
+            vec![
+                say(&[same(settings())]),
+                preface(),
+                say(&[same([settings_ack(), ping()].concat())]),
+                say(&[same([ping_ack(), bare_answer(1)].concat()), goaway()]),
                 say(&[same(ping())]),
             ],
         ),
         (
-            "without a word of the client",
-            vec![say(&[same(settings()), goaway()]), say(&[same(ping())])],
+            "it is never answered",
+            vec![
+                preface(),
+                say(&[same(settings())]),
+                say(&[same(settings_ack())]),
+                request(),
+                say(&[same(ping_ack())]),
+            ],
         ),
+        ("a window of its first stream", {
+            let open = say(&[same([settings(), window_update(1)].concat())]);
+            vec![preface(), open, say(&[same(headers(1)), goaway()])]
+        }),
         (
             "several frames",
             vec![
@@ -130,7 +155,44 @@ fn a_goaway_waits_for_open_streams() -> Result<()> {
     retiring.order(&patient(&retiring))?;
     let answer = || say(&[same([settings(), headers(1)].concat())]);
     let cases = [
-        ("none is open", vec![preface(), say(&[same(settings()), goaway()])]),
+        (
+            "the first request is on its way",
+            vec![
+                preface(),
+                say(&[same(settings())]),
+                say(&[same(settings_ack())]),
+                say(&[same(ping_ack())]),
+                request(),
+                say(&[same([ping_ack(), window_update(0)].concat())]),
+                say(&[same([headers(1), last_data(1, b"a")].concat()), goaway()]),
+                say(&[same(ping_ack())]),
+            ],
+        ),
+        (
+            "no answer ends",
+            vec![
+                preface(),
+                say(&[same([settings(), settings_ack()].concat())]),
+                say(&[same(ping())]),
+            ],
+        ),
+        (
+            "the next answer begins where one ends",
+            vec![
+                preface(),
+                answer(),
+                say(&[same([last_data(1, b"a"), headers(3)].concat())]),
+                say(&[same(last_data(3, b"b")), goaway()]),
+            ],
+        ),
+        (
+            "the first request is refused",
+            vec![
+                preface(),
+                say(&[same(settings())]),
+                say(&[same(frame(3, 0, 1, &[0, 0, 0, 7])), goaway()]),
+            ],
+        ),
         (
             "until it ends",
             vec![
@@ -166,6 +228,41 @@ fn a_goaway_waits_for_open_streams() -> Result<()> {
         ensure!(flow.protocol == Protocol::Http2, "{what}: {flow:?}");
     }
     Ok(())
+}
+
+/// Between two answers no stream seems open, but the next request may be on its way.
+#[test]
+fn a_goaway_does_not_wait_for_silence_but_for_the_end_of_an_answer() -> Result<()> {
+    let retiring = Retiring::new()?;
+    let later = patient(&retiring);
+    retiring.order(&RetireOrder { http2: false, ..later })?;
+    let mut wires = Vec::new();
+    for what in ["an answer ends", "patience ends"] {
+        let mut wire = retiring.connect()?;
+        let before = [preface(), say(&[same([settings(), bare_answer(1)].concat())])];
+        let expected = play(&mut wire, &before)?;
+        wires.push((what, wire, expected));
+    }
+    retiring.order(&later)?;
+    let nothing = [
+        say(&[same(ping_ack())]),
+        say(&[same(window_update(0))]),
+        say(&[same(window_update(3))]),
+        request(),
+        say(&[same([settings_ack(), ping()].concat())]),
+    ];
+    for (what, wire, expected) in &mut wires {
+        expected.extend(play(wire, &nothing)?);
+        let flow = retiring.followed(wire).context(*what)?;
+        ensure!(flow.told.is_none() && flow.protocol == Protocol::Http2, "{what}: {flow:?}");
+    }
+    let (what, mut hurried, mut late) = wires.pop().context("two flows")?;
+    let (_, mut wire, mut expected) = wires.pop().context("two flows")?;
+    expected.extend(play(&mut wire, &[say(&[same(bare_answer(3)), goaway()])])?);
+    retiring.check(wire, &expected).context("an answer ends")?;
+    retiring.tell()?;
+    late.extend(play(&mut hurried, &[say(&[goaway(), same(ping_ack())])])?);
+    retiring.check(hurried, &late).context(what).map(drop)
 }
 
 #[test]
