@@ -48,7 +48,7 @@ pub(crate) struct Sending {
     pub(crate) now: u64,
 }
 
-/// What there is to know of a message, if its flow is followed and may be told.
+/// What there is to know of a message, if its flow is followed.
 #[inline(always)]
 fn prepare(message: Message) -> Option<Sending> {
     // SAFETY: the helper returns null for a socket that is not TCP.
@@ -58,7 +58,7 @@ fn prepare(message: Message) -> Option<Sending> {
     let rule = unsafe { RETIRING.get((*flow).service) }?;
     let now = now();
     let size = message.size();
-    if now >= rule.until_ns || size == 0 {
+    if size == 0 {
         return None;
     }
     let read_seq = sock.copied_seq();
@@ -71,7 +71,8 @@ fn prepare(message: Message) -> Option<Sending> {
                 moment |= moment::FRESH;
             }
         }
-        if now >= (*flow).turn_ns {
+        // An order that is over may be renewed: until then flows are followed, and not told.
+        if now >= (*flow).turn_ns && now < rule.until_ns {
             moment |= moment::DUE;
         }
         if now >= rule.patient_until_ns {
