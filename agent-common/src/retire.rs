@@ -68,8 +68,12 @@ pub struct Followed {
     pub boundary: Boundary,
     /// Streams that the server is answering.
     pub answering: Answering,
+    /// How many bytes of the message in hand the kernel surely takes at once.
+    pub room: u16,
+    /// What is so of the message in hand, a set of [`moment`] bits.
+    pub moment: u8,
     /// Always zero.
-    pub zero: u32,
+    pub zero: u8,
 }
 
 impl Followed {
@@ -118,6 +122,18 @@ pub mod barrier {
     pub const NO_ROOM: u8 = 5;
     /// The kernel refused for another reason.
     pub const REFUSED: u8 = 6;
+}
+
+/// What is so at the moment in which a message is sent.
+pub mod moment {
+    /// The server has read new bytes since its last message.
+    pub const ASKED: u8 = 1;
+    /// So it has, and all that it sent before is acknowledged.
+    pub const FRESH: u8 = 1 << 1;
+    /// It is the flow's turn.
+    pub const DUE: u8 = 1 << 2;
+    /// A GOAWAY need not wait for a moment without open streams any more.
+    pub const HURRY: u8 = 1 << 3;
 }
 
 /// How a flow was told.

@@ -27,11 +27,21 @@ static OFF_INET_SPORT: Global<u32> = Global::new(0);
 /// loads are then checked against BTF and need no helper, which is faster.
 #[inline(always)]
 pub(crate) unsafe fn inum(sock: *const c_void) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { net_u32(sock, &OFF_NET_INUM) }
+}
+
+/// A number in the network namespace of a socket.
+///
+/// # Safety
+/// As for [`inum`].
+#[inline(always)]
+pub(crate) unsafe fn net_u32(sock: *const c_void, offset: &Global<u32>) -> u32 {
     // SAFETY: the caller's promise; the kernel makes a bad load read zero instead of faulting.
     unsafe {
         let net: *const c_void =
             sock.byte_add(OFF_SKC_NET.load() as usize).cast::<*const c_void>().read_volatile();
-        net.byte_add(OFF_NET_INUM.load() as usize).cast::<u32>().read_volatile()
+        net.byte_add(offset.load() as usize).cast::<u32>().read_volatile()
     }
 }
 

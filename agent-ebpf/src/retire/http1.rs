@@ -5,12 +5,12 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use drainctl_common::{
     http1::{Edit, Followed as Byte, Place, Responses, StatusKind},
-    retire::{Followed, protocol, told},
+    retire::{Followed, moment, protocol, told},
 };
 
 use crate::{
     message::{Message, WINDOW},
-    tell::{HTTP1, Sending, fits},
+    tell::{HTTP1, Sending, room},
 };
 
 /// Most windows of a message, and as many gaps between them; what is left then is not followed.
@@ -29,7 +29,6 @@ struct Walk {
     /// What the last byte was.
     seen: Seen,
     received: u64,
-    room: i32,
     /// Heads are to say `close`.
     tell: bool,
     /// One has.
@@ -60,7 +59,6 @@ pub(crate) fn follow(sending: &Sending) -> Option<u32> {
         end: 0,
         seen: Seen::Nothing,
         received: sending.received,
-        room: sending.room,
         tell: sending.tells(HTTP1),
         has_told: false,
         closes: false,
@@ -69,7 +67,7 @@ pub(crate) fn follow(sending: &Sending) -> Option<u32> {
     };
     // SAFETY: `flow` points to a live map value, and we are its only writer; the walk outlives the loop.
     unsafe {
-        (*flow).responses.begin(sending.fresh);
+        (*flow).responses.begin(sending.is(moment::FRESH));
         bpf_loop(WINDOWS, window as *mut c_void, (&raw mut walk).cast(), 0);
         if walk.at < walk.size {
             (*flow).responses.lose();
@@ -179,7 +177,7 @@ unsafe fn head_end(walk: *mut Walk) {
             let fits = offset >= before && offset <= length && start >= length;
             if fits { Some(start - length + offset - before) } else { None }
         };
-        let (message, room) = ((*walk).message, (*walk).room);
+        let (message, room) = ((*walk).message, room(flow));
         let added = match edit {
             Edit::InsertField(offset) => {
                 // The end of the head will do where the status line has been sent already.
@@ -208,8 +206,8 @@ unsafe fn head_end(walk: *mut Walk) {
 
 /// How many bytes were added.
 #[inline(always)]
-fn insert<const N: usize>(message: Message, at: u32, bytes: &[u8; N], room: i32) -> Option<u32> {
-    if !fits(room, at + N as u32) {
+fn insert<const N: usize>(message: Message, at: u32, bytes: &[u8; N], room: u32) -> Option<u32> {
+    if at + N as u32 > room {
         return None;
     }
     // In one piece up to there: some kernels make a wrong cut in any piece but the first

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use drainctl_common::{
     http2::{FRAME_HEADER, FrameHeader, GOAWAY, Next, StreamHint},
-    retire::{Followed, protocol, told},
+    retire::{Followed, moment, protocol, told},
 };
 
 use crate::{
@@ -68,7 +68,7 @@ pub(crate) fn follow(sending: &Sending, base: u32) {
         if !walk.done {
             bpf_loop(FRAMES, frame as *mut c_void, (&raw mut walk).cast(), 0);
         }
-        if sending.asked && walk.headers {
+        if sending.is(moment::ASKED) && walk.headers {
             (*flow).flags |= Followed::ASKED;
         }
         if !walk.done || !is_proven(flow) {
@@ -93,7 +93,8 @@ pub(crate) fn follow(sending: &Sending, base: u32) {
 fn hurries(sending: &Sending) -> bool {
     // SAFETY: `flow` points to a live map value.
     let flags = unsafe { (*sending.flow).flags };
-    sending.hurry && (flags & Followed::FROM_START == 0 || flags & Followed::ANSWERS != 0)
+    sending.is(moment::HURRY)
+        && (flags & Followed::FROM_START == 0 || flags & Followed::ANSWERS != 0)
 }
 
 /// Whether the end of the newest message is a place for a GOAWAY.

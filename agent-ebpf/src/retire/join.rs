@@ -8,8 +8,8 @@ use aya_ebpf::{
     helpers::{
         bpf_ktime_get_boot_ns,
         generated::{
-            bpf_get_socket_cookie, bpf_map_update_elem, bpf_seq_write, bpf_skc_to_tcp_sock,
-            bpf_sock_hash_update,
+            bpf_get_socket_cookie, bpf_map_delete_elem, bpf_map_update_elem, bpf_seq_write,
+            bpf_skc_to_tcp_sock, bpf_sock_hash_update,
         },
     },
     macros::sock_ops,
@@ -54,6 +54,8 @@ static JOINED: Followed = Followed {
     responses: Responses::joined(),
     boundary: Boundary::joined(FRAME_LIMIT),
     answering: Answering::joined(),
+    room: 0,
+    moment: 0,
     zero: 0,
 };
 static NEW: Followed = Followed {
@@ -183,13 +185,17 @@ fn follow(
     cookie: u64,
     insert: impl Fn(&u64) -> i64,
 ) -> bool {
+    if let Some(known) = FOLLOWED.get_ptr_mut(cookie) {
+        let_go_if_zero_copy(known, sock, &cookie);
+        return false;
+    }
     let in_use = sock.has_user();
     #[expect(
         clippy::needless_borrows_for_generic_args,
         reason = "a copy would be made on the stack"
     )]
     if FOLLOWED.insert(&cookie, like, u64::from(BPF_NOEXIST)).is_err() {
-        return false; // It is known, or there is no room.
+        return false; // There is no room, or another CPU was faster.
     }
     let Some(flow) = FOLLOWED.get_ptr_mut(cookie) else { return false };
     // SAFETY: `flow` points to a live map value; nobody else writes it before it is in the sockhash.
@@ -209,6 +215,21 @@ fn follow(
         };
     }
     true
+}
+
+/// A server may ask for zero-copy notifications after it has accepted the connection.
+#[inline(always)]
+fn let_go_if_zero_copy(flow: *mut Followed, sock: TcpSock, cookie: &u64) {
+    // SAFETY: `flow` points to a live map value, and the socket's lock is held (since Linux 6.1).
+    unsafe {
+        if (*flow).barrier == barrier::NONE && sock.is_zero_copy() {
+            (*flow).barrier = barrier::ZEROCOPY;
+            bpf_map_delete_elem(
+                (&raw const SOCKETS).cast_mut().cast(),
+                (&raw const *cookie).cast(),
+            );
+        }
+    }
 }
 
 /// What a refusal of the sockhash means (`sock_map_update_common`, `tcp_bpf_update_proto`).

@@ -10,9 +10,11 @@ use drainctl_common::{
     retire::{Followed, Rule},
 };
 
-/// Services whose flows are told, written by the agent.
+/// Services whose flows are told, written by the agent. Not preallocated: a rule that is replaced is then left to those
+/// who read it.
 #[map]
-pub(crate) static RETIRING: HashMap<ServiceKey, Rule> = HashMap::with_max_entries(16_384, 0);
+pub(crate) static RETIRING: HashMap<ServiceKey, Rule> =
+    HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 
 /// Flows that are followed, by socket cookie; the agent removes those that have ended. Sized by the agent
 /// (`--max-flows`).

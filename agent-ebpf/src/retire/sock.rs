@@ -4,6 +4,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::Global;
 
+use crate::netns;
+
 /// Offset of `skc_cookie` in `struct sock_common`, bytes; so are the others of their fields.
 #[unsafe(no_mangle)]
 static OFF_SKC_COOKIE: Global<u32> = Global::new(0);
@@ -46,6 +48,16 @@ static OFF_LRCVTIME: Global<u32> = Global::new(0);
 /// `struct tcp_sock`, `lsndtime`.
 #[unsafe(no_mangle)]
 static OFF_LSNDTIME: Global<u32> = Global::new(0);
+
+/// `struct tcp_sock`, `snd_nxt`.
+#[unsafe(no_mangle)]
+static OFF_SND_NXT: Global<u32> = Global::new(0);
+/// `struct tcp_sock`, `notsent_lowat`.
+#[unsafe(no_mangle)]
+static OFF_NOTSENT_LOWAT: Global<u32> = Global::new(0);
+/// `struct net`, `ipv4.sysctl_tcp_notsent_lowat`.
+#[unsafe(no_mangle)]
+static OFF_NET_NOTSENT_LOWAT: Global<u32> = Global::new(0);
 
 /// A socket that a helper has said to be a `struct tcp_sock`, so that the verifier allows loads from it.
 #[derive(Clone, Copy)]
@@ -114,10 +126,35 @@ impl TcpSock {
         self.load::<u32>(&OFF_LRCVTIME).wrapping_sub(self.load(&OFF_LSNDTIME)) as i32 > 0
     }
 
-    /// Room in the send buffer, bytes; negative if it is more than full.
+    /// How many more bytes the kernel surely takes from the server at once, 0 if none: before each new packet
+    /// it asks whether the send buffer is full, or too much of it is not sent (`tcp_stream_memory_free`).
     #[inline(always)]
-    pub(crate) fn room(self) -> i32 {
-        self.load::<i32>(&OFF_SK_SNDBUF).wrapping_sub(self.load::<i32>(&OFF_SK_WMEM_QUEUED))
+    pub(crate) fn room(self) -> u16 {
+        // What is sent is accounted for with what holds it: twice as much and a reserve are ample.
+        const RESERVE: i32 = 8192;
+        // Beyond this, memory that is short on the whole machine may make an end (`tcp_wmem_schedule`).
+        const MOST: u32 = 16_384;
+        let buffer = self
+            .load::<i32>(&OFF_SK_SNDBUF)
+            .wrapping_sub(self.load::<i32>(&OFF_SK_WMEM_QUEUED))
+            .wrapping_sub(RESERVE);
+        let buffer = if buffer > 0 { buffer as u32 / 2 } else { 0 };
+        let unsent = self.load::<u32>(&OFF_WRITE_SEQ).wrapping_sub(self.load(&OFF_SND_NXT));
+        let low = self.low_water();
+        let unsent = if low > unsent { low - unsent - 1 } else { 0 };
+        let room = if buffer < unsent { buffer } else { unsent };
+        if room < MOST { room as u16 } else { MOST as u16 }
+    }
+
+    /// `TCP_NOTSENT_LOWAT` of the socket, else of its namespace (`tcp_notsent_lowat`).
+    #[inline(always)]
+    fn low_water(self) -> u32 {
+        let own: u32 = self.load(&OFF_NOTSENT_LOWAT);
+        if own != 0 {
+            return own;
+        }
+        // SAFETY: the pointer came from the helper, as for the namespace's number.
+        unsafe { netns::net_u32(self.0, &OFF_NET_NOTSENT_LOWAT) }
     }
 
     #[inline(always)]

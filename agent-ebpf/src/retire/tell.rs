@@ -4,7 +4,7 @@ use aya_ebpf::{helpers::generated::bpf_skc_to_tcp_sock, macros::sk_msg, programs
 use drainctl_common::{
     http1::Place,
     http2::{Answering, Boundary, FRAME_LIMIT},
-    retire::{Followed, Rule, protocol},
+    retire::{Followed, Rule, moment, protocol},
 };
 
 use crate::{
@@ -42,23 +42,13 @@ pub(crate) struct Sending {
     read_seq: u32,
     /// What was taken from the server before, as [`Followed::sent_in_all`].
     sent: u64,
-    /// Room in the send buffer, bytes.
-    pub(crate) room: i32,
     /// Payload bytes that have come from the client.
     pub(crate) received: u64,
-    /// The server has read new bytes since its last message.
-    pub(crate) asked: bool,
-    /// So it has, and all that it sent before is acknowledged.
-    pub(crate) fresh: bool,
-    /// It is the flow's turn.
-    pub(crate) due: bool,
     pub(crate) what: u32,
-    /// A GOAWAY need not wait for a moment without open streams any more.
-    pub(crate) hurry: bool,
     pub(crate) now: u64,
 }
 
-/// What there is to know of a message, if its flow is followed and may be told.
+/// What there is to know of a message, if its flow is followed.
 #[inline(always)]
 fn prepare(message: Message) -> Option<Sending> {
     // SAFETY: the helper returns null for a socket that is not TCP.
@@ -68,72 +58,106 @@ fn prepare(message: Message) -> Option<Sending> {
     let rule = unsafe { RETIRING.get((*flow).service) }?;
     let now = now();
     let size = message.size();
-    if now >= rule.until_ns || size == 0 {
+    if size == 0 {
         return None;
     }
     let read_seq = sock.copied_seq();
-    // SAFETY: as above.
-    let (read_before, turn) = unsafe { ((*flow).read_seq, (*flow).turn_ns) };
+    // SAFETY: `flow` points to a live map value, and we are the only writer.
+    unsafe {
+        let mut moment = 0;
+        if read_seq != (*flow).read_seq {
+            moment |= moment::ASKED;
+            if sock.is_acknowledged() {
+                moment |= moment::FRESH;
+            }
+        }
+        // An order that is over may be renewed: until then flows are followed, and not told.
+        if now >= (*flow).turn_ns && now < rule.until_ns {
+            moment |= moment::DUE;
+        }
+        if now >= rule.patient_until_ns {
+            moment |= moment::HURRY;
+        }
+        // In memory, since the verifier would follow each of these ways to the end.
+        (&raw mut (*flow).moment).write_volatile(moment);
+        (&raw mut (*flow).room).write_volatile(sock.room());
+    }
     Some(Sending {
         message,
         flow,
         size,
         read_seq,
         sent: sock.sent(),
-        room: sock.room(),
         received: sock.bytes_received(),
-        asked: read_seq != read_before,
-        fresh: read_seq != read_before && sock.is_acknowledged(),
-        due: now >= turn,
         what: rule.what,
-        hurry: now >= rule.patient_until_ns,
         now,
     })
+}
+
+/// Whom a message is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Nobody,
+    Http1,
+    Http2,
 }
 
 #[inline(always)]
 fn follow(sending: &Sending) {
     // SAFETY: `flow` points to a live map value.
-    match unsafe { (*sending.flow).protocol } {
-        protocol::HTTP1 => follow_http1(sending),
-        protocol::HTTP2 | protocol::UPGRADED => http2::follow(sending, 0),
-        protocol::TLS => {}
+    let route = match unsafe { (*sending.flow).protocol } {
+        protocol::HTTP1 => Route::Http1,
+        protocol::HTTP2 | protocol::UPGRADED => Route::Http2,
+        protocol::TLS => Route::Nobody,
         _ => recognise(sending),
+    };
+    match route {
+        Route::Nobody => {}
+        Route::Http1 => follow_http1(sending),
+        Route::Http2 => http2::follow(sending, 0),
     }
 }
 
 /// The first messages: what does the server speak?
 #[inline(always)]
-fn recognise(sending: &Sending) {
+fn recognise(sending: &Sending) -> Route {
     let flow = sending.flow;
     let start = if sending.size < 8 { sending.size } else { 8 };
     if sending.message.pull(0, start).is_err() {
-        return;
+        // SAFETY: `flow` points to a live map value, and we are the only writer.
+        unsafe {
+            (*flow).responses.lose();
+            (*flow).boundary.lose();
+        }
+        return Route::Nobody;
     }
     let first = sending.message.bytes::<3>(0);
     // SAFETY: `flow` points to a live map value, and we are the only writer.
     unsafe {
         let from_start = (*flow).flags & Followed::FROM_START != 0;
         let no_http1 = (*flow).flags & Followed::NO_HTTP1 != 0;
+        // Once a head has begun, it goes on, whatever it looks like.
+        if (*flow).responses.place() == Place::Head {
+            return Route::Http1;
+        }
         match first {
-            // Once a head has begun, it goes on, whatever it looks like.
-            _ if (*flow).responses.place() == Place::Head => follow_http1(sending),
             Some([kind, TLS_MAJOR, 0..=4]) if TLS_TYPES.contains(&kind) => {
                 (*flow).protocol = protocol::TLS;
+                Route::Nobody
             }
             Some([b'H', b'T', b'T']) if !no_http1 => {
                 // No frame begins so: whatever was supposed of them is wrong.
                 (*flow).boundary = Boundary::joined(FRAME_LIMIT);
-                follow_http1(sending);
+                Route::Http1
             }
             // Too short to tell; it may be the beginning of a head if nothing came before.
-            None if from_start && !no_http1 => follow_http1(sending),
+            None if from_start && !no_http1 => Route::Http1,
             _ => {
                 if from_start {
                     (*flow).flags |= Followed::NO_HTTP1;
                 }
                 (*flow).responses.lose();
-                http2::follow(sending, 0);
+                Route::Http2
             }
         }
     }
@@ -167,6 +191,8 @@ impl Sending {
             if (*self.flow).sent_in_all != self.sent {
                 (*self.flow).responses.lose();
                 (*self.flow).boundary.lose();
+                // The kernel does not ask us about that rest, so it may have been the answer to what was read.
+                (*self.flow).moment &= !(moment::ASKED | moment::FRESH);
             }
         }
     }
@@ -180,10 +206,17 @@ impl Sending {
         }
     }
 
+    /// Whether this is so, one of [`moment`].
+    #[inline(always)]
+    pub(crate) fn is(&self, what: u8) -> bool {
+        // SAFETY: `flow` points to a live map value.
+        unsafe { (&raw const (*self.flow).moment).read_volatile() & what != 0 }
+    }
+
     /// Whether flows are told this way.
     #[inline(always)]
     pub(crate) fn tells(&self, what: u32) -> bool {
-        self.due && self.what & what != 0
+        self.is(moment::DUE) && self.what & what != 0
     }
 
     /// Whether `end` bytes of the message, ours among them, are surely sent at once. If a server that does not
@@ -191,7 +224,7 @@ impl Sending {
     /// many fewer of *its* bytes were sent (`tcp_bpf_send_verdict`), and it sends them twice.
     #[inline(always)]
     pub(crate) fn fits(&self, end: u32) -> bool {
-        fits(self.room, end)
+        end <= room(self.flow)
     }
 
     /// The flow has been told.
@@ -207,11 +240,11 @@ impl Sending {
     }
 }
 
-/// See [`Sending::fits`]. What is sent is accounted for with what holds it: twice as much is ample.
+/// See [`Sending::fits`].
 #[inline(always)]
-pub(crate) fn fits(room: i32, end: u32) -> bool {
-    const RESERVE: i64 = 8192;
-    i64::from(room) >= 2 * i64::from(end) + RESERVE
+pub(crate) fn room(flow: *mut Followed) -> u32 {
+    // SAFETY: `flow` points to a live map value.
+    u32::from(unsafe { (&raw const (*flow).room).read_volatile() })
 }
 
 /// Of [`Rule::what`].

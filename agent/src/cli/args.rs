@@ -60,7 +60,7 @@ pub(super) enum Verb {
     Status(StatusArgs),
     /// List the connections of a service: peer, age, bytes, what each is doing, and what made it leave
     ///
-    /// "quiet" means that nothing is unsent, unacknowledged or unread and no bytes came for a while. It may
+    /// "quiet" means that nothing is unsent, unacknowledged or unread and no bytes moved for a second. It may
     /// well be a request in flight: a server that thinks, or a stream that pauses. "idle" is proven: the last
     /// HTTP/1 response was seen to end. It is known only while the service is draining, and so is RETIRE: how a
     /// connection was told to leave, or why it cannot be told.
@@ -152,8 +152,9 @@ pub(super) struct DrainArgs {
     /// than --timeout [default: 60 % of --timeout, but not less than --min-settle]
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub(super) max_settle: Option<Duration>,
-    /// Give up waiting for zero after this long and exit 3; the ports stay closed. Choose it well below the
-    /// grace period of whoever stops the server [default: 25s]
+    /// Give up waiting for zero after this long and exit 3; the ports stay closed. In a preStop hook the grace
+    /// period must hold the wait of --if-unreachable, --timeout, 10s more, and the server's own stop
+    /// [default: 25s]
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub(super) timeout: Option<Duration>,
     /// What happens to new connections after settling
@@ -186,7 +187,7 @@ pub(super) struct RetireArgs {
     ///
     ///   http   HTTP/1 responses say `Connection: close`, HTTP/2 connections get a GOAWAY
     ///   http1  the same, but HTTP/2 is left alone
-    ///   idle   connections proven to be idle get a FIN after --idle-after, as at a keep-alive timeout
+    ///   idle   HTTP/1 connections proven to be idle get a FIN after --idle-after, as at a keep-alive timeout
     ///   quiet  so does any other on which nothing has moved for --quiet-flow-after (TLS, HTTP/2, WebSocket,
     ///          unknown protocols); it may cut a request in flight
     ///   none   connections leave when they want to
@@ -204,7 +205,8 @@ pub(super) struct RetireArgs {
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub(super) linger: Option<Duration>,
     /// Over how long connections are told, one after the other, so that clients do not all come back at
-    /// once; from the start of the drain, less than --timeout, 0s: all at once [default: --min-settle]
+    /// once; from the start of the drain, less than --timeout, 0s: all at once [default: --min-settle; 0s with
+    /// --quiet 0s]
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub(super) spread: Option<Duration>,
     /// What happens at --timeout to the connections that remain [default: leave]

@@ -47,7 +47,7 @@ pub(super) fn summary(service: &ServiceStatus) -> Option<String> {
     if retire.fin_raced > 0 {
         line += &format!(" ({} raced)", retire.fin_raced);
     }
-    line += &format!(", {} left, {} aborted", retire.left, retire.aborted);
+    line += &format!(", {} gone by themselves, {} aborted", retire.left, retire.aborted);
     let untellable = untellable(&retire.untellable);
     if !untellable.is_empty() {
         line += &format!("; cannot be told: {untellable}");
@@ -169,12 +169,13 @@ mod tests {
         #[rustfmt::skip]
         let table = [
             (RetireStatus::default(), None),
-            (begun, Some("0 told, 0 FIN, 0 left, 0 aborted")),
-            (told, Some("12 told (9 header, 3 GOAWAY), 4 FIN, 30 left, 0 aborted; cannot be told: 2 TLS")),
-            (raced, Some("12 told (9 header, 3 GOAWAY), 4 FIN (1 raced), 30 left, 5 aborted; \
+            (begun, Some("0 told, 0 FIN, 0 gone by themselves, 0 aborted")),
+            (told, Some("12 told (9 header, 3 GOAWAY), 4 FIN, 30 gone by themselves, 0 aborted; \
+                         cannot be told: 2 TLS")),
+            (raced, Some("12 told (9 header, 3 GOAWAY), 4 FIN (1 raced), 30 gone by themselves, 5 aborted; \
                           cannot be told: 2 TLS, 1 foreign sockmap")),
-            (unable, Some("0 told, 0 FIN, 0 left, 0 aborted; nobody can be told here: no bpf_loop")),
-            (cut_only, Some("0 told, 0 FIN, 0 left, 2 aborted")),
+            (unable, Some("0 told, 0 FIN, 0 gone by themselves, 0 aborted; nobody can be told here: no bpf_loop")),
+            (cut_only, Some("0 told, 0 FIN, 0 gone by themselves, 2 aborted")),
         ];
         for (retire, line) in table {
             assert_eq!(summary(&retiring(retire)).as_deref(), line);

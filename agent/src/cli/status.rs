@@ -131,7 +131,7 @@ mod tests {
         let head = "PORT  STATE      FLOWS  HANDSHAKES  LINGERING  REFUSED  LAST-NEW  DEADLINE";
         assert_eq!(lines[0], head);
         assert!(lines[2].ends_with("in 25.0s"), "{text}");
-        assert_eq!(lines[3], "port 8080: 0 told, 0 FIN, 30 left, 0 aborted");
+        assert_eq!(lines[3], "port 8080: 0 told, 0 FIN, 30 gone by themselves, 0 aborted");
         assert_eq!(lines[4], "port 8080: the count cannot be verified: the map of flows is full");
     }
 

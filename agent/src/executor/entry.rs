@@ -95,7 +95,7 @@ impl Entry {
     }
 
     /// Puts an operation in the queue. A verification that has not begun yet serves two askers, and a round
-    /// that has not begun yet lets the gate pass.
+    /// that has not begun yet lets the gate and verifications pass.
     pub(super) fn push(&mut self, op: Op) {
         if op == Op::Verify {
             if self.queue.contains(&(self.epoch, Op::Verify)) {
@@ -106,8 +106,8 @@ impl Entry {
             }
         }
         let is_round = |(_, op): &(u64, Op)| matches!(op, Op::Retire(_));
-        let gate = matches!(op, Op::Close(_) | Op::Renew(_) | Op::Open);
-        let passed = self.queue.iter().copied().find(|queued| gate && is_round(queued));
+        let urgent = matches!(op, Op::Close(_) | Op::Renew(_) | Op::Open | Op::Verify);
+        let passed = self.queue.iter().copied().find(|queued| urgent && is_round(queued));
         self.queue.retain(|queued| passed != Some(*queued));
         self.queue.push_back((self.epoch, op));
         self.queue.extend(passed);

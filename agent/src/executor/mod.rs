@@ -35,7 +35,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use self::task::{Command, Task};
 use crate::{
     drain::{Boot, Leaving, Retire, RetireReport, Service, SettledBy, Spec, StateName},
-    kernel::{Event, Kernel, KernelError},
+    kernel::{Event, Kernel, KernelError, explain},
 };
 
 /// A handle on the task that owns every drain of the node. Cheap to clone. When the last one is dropped,
@@ -258,10 +258,4 @@ impl Executor {
         self.commands.send(command(reply)).map_err(|_| DrainError::Stopping)?;
         answer.await.map_err(|_| DrainError::Stopping)
     }
-}
-
-/// An error and its causes in one line, for texts that outlive the error.
-fn explain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -25,15 +25,20 @@ pub(super) fn destroy(flows: &[Abort]) -> Result<Vec<u64>, KernelError> {
     netlink.bind_auto().map_err(fail)?;
     netlink.connect(&NetlinkAddr::new(0, 0)).map_err(fail)?;
     let mut done = Vec::new();
+    let mut refused = None;
     for flow in flows {
         match destroy_one(&netlink, flow) {
             Ok(()) => done.push(flow.cookie),
             // It has ended meanwhile, or its addresses belong to another one by now.
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) => {}
-            Err(e) => return Err(KernelError::op("reset the connection of", flow.peer, e)),
+            Err(e) => refused = Some(KernelError::op("reset the connection of", flow.peer, e)),
         }
     }
-    Ok(done)
+    match refused {
+        Some(e) if done.is_empty() => Err(e),
+        // What was reset has to be told; the look that follows shows what remains.
+        _ => Ok(done),
+    }
 }
 
 fn destroy_one(netlink: &Netlink, flow: &Abort) -> io::Result<()> {

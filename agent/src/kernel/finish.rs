@@ -67,6 +67,9 @@ fn holders(netns: u32, wanted: &HashMap<u32, &Finish>) -> Result<HashMap<u32, Pl
             let path = format!("/proc/{}/ns/net", process.pid);
             netns::inode(path.as_ref()).is_ok_and(|inode| inode == netns)
         };
+        if places.len() == wanted.len() {
+            break;
+        }
         // Another process of the node may hold a socket of this namespace, but its server does as well.
         if !lives_there() {
             continue;

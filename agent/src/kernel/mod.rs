@@ -363,6 +363,12 @@ pub enum KernelError {
     },
 }
 
+/// An error and its causes in one line, for texts that outlive the error.
+pub(crate) fn explain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 impl KernelError {
     /// An operation on an object failed with `source`.
     pub fn op(

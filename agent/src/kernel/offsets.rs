@@ -18,6 +18,11 @@ pub(super) struct Offsets {
     pub(super) skc_state: u32,
     /// `struct inet_sock`, `inet_sport`.
     pub(super) inet_sport: u32,
+}
+
+/// What the retire programs read besides, offsets in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RetireOffsets {
     /// `struct sock_common`, `skc_cookie`.
     pub(super) skc_cookie: u32,
     /// `struct sock`, `sk_user_data`.
@@ -44,6 +49,12 @@ pub(super) struct Offsets {
     pub(super) bytes_acked: u32,
     /// `struct tcp_sock`, `bytes_received`.
     pub(super) bytes_received: u32,
+    /// `struct tcp_sock`, `snd_nxt`.
+    pub(super) snd_nxt: u32,
+    /// `struct tcp_sock`, `notsent_lowat`.
+    pub(super) notsent_lowat: u32,
+    /// `struct net`, `ipv4.sysctl_tcp_notsent_lowat`.
+    pub(super) net_notsent_lowat: u32,
 }
 
 impl Offsets {
@@ -59,6 +70,19 @@ impl Offsets {
             net_inum: offset("net.ns.inum")?,
             skc_state: offset("sock_common.skc_state")?,
             inet_sport: offset("inet_sock.inet_sport")?,
+        })
+    }
+}
+
+impl RetireOffsets {
+    /// Reads them from the running kernel; takes some milliseconds.
+    ///
+    /// # Errors
+    /// As [`Offsets::read`].
+    pub(super) fn read() -> Result<Self, KernelError> {
+        let btf = Btf::from_file(VMLINUX).map_err(|e| KernelError::op("read", VMLINUX, e))?;
+        let offset = |path: &str| offset(&btf, path);
+        Ok(Self {
             skc_cookie: offset("sock_common.skc_cookie")?,
             sk_user_data: offset("sock.sk_user_data")?,
             sk_flags: offset("sock_common.skc_flags")?,
@@ -72,6 +96,9 @@ impl Offsets {
             lsndtime: offset("tcp_sock.lsndtime")?,
             bytes_acked: offset("tcp_sock.bytes_acked")?,
             bytes_received: offset("tcp_sock.bytes_received")?,
+            snd_nxt: offset("tcp_sock.snd_nxt")?,
+            notsent_lowat: offset("tcp_sock.notsent_lowat")?,
+            net_notsent_lowat: offset("net.ipv4.sysctl_tcp_notsent_lowat")?,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io::Read as _,
     sync::Mutex,
     time::{Duration, Instant},
@@ -19,11 +20,12 @@ use drainctl_common::{
 };
 
 use super::{
-    Barrier, Followed, KernelError, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
+    Barrier, Followed, KernelError, Protocol, RetireLacks, RetireOrder, Told, ToldBy, explain,
     linux::lock,
     netns::Namespaces,
     objects::RETIRE,
-    offsets::Offsets,
+    offsets::{Offsets, RetireOffsets},
+    sys,
     tracker::{Sizes, Tracker, is_missing, key, map, program},
 };
 use crate::drain::{Boot, Service};
@@ -54,7 +56,7 @@ impl Retiring {
             let reason = explain(&error);
             tracing::warn!(
                 reason,
-                "connections cannot be told to leave on this kernel (it takes sockmap and bpf_loop, Linux 5.17)"
+                "connections cannot be told to leave on this machine; drainctl doctor says what the kernel lacks"
             );
             reason
         });
@@ -71,24 +73,32 @@ impl Retiring {
     ) -> Result<(), KernelError> {
         let Ok(programs) = &self.programs else { return Ok(()) };
         lock(programs).order(service, order)?;
-        let mut scans = lock(&self.scans);
-        let before = scans.get(&service).copied();
+        let before = lock(&self.scans).get(&service).copied();
         let started = Instant::now();
         if before.is_some_and(|scans| started < scans.next) {
             return Ok(());
         }
         if before.is_none() {
+            // Noted first: as long as any service is noted, the tracker goes on here.
+            let first = Scans { number: 0, next: started };
+            lock(&self.scans).insert(service, first);
             lock(programs).follow_tracker()?;
             lock(tracker).join_new(service, true)?;
         }
+        // No lock is held while the kernel goes through its table: other services have rounds and gates.
+        let joined = namespaces.inside(service.netns, || {
+            let scan = lock(programs).scan()?;
+            count(scan)
+        })?;
         // Once more soon: what was being established during the first scan may have been missed.
         let number = before.map_or(1, |scans| scans.number.saturating_add(1));
-        let joined = namespaces.inside(service.netns, || lock(programs).join())?;
         let took = started.elapsed();
         let pause = if number == 1 { Duration::ZERO } else { RESCAN.max(took * RESCAN_SHARE) };
         let us = took.as_micros();
         tracing::debug!(%service, joined, us, "scanned for flows to follow");
-        scans.insert(service, Scans { number, next: Instant::now() + pause });
+        if let Some(scans) = lock(&self.scans).get_mut(&service) {
+            *scans = Scans { number, next: Instant::now() + pause };
+        }
         Ok(())
     }
 
@@ -115,8 +125,11 @@ impl Retiring {
         tracker: &Mutex<Tracker>,
     ) -> Result<(), KernelError> {
         let Ok(programs) = &self.programs else { return Ok(()) };
-        lock(programs).restore(service)?;
+        // Nobody joins any more, nobody is told any more; then those programs end that are still at it.
         lock(tracker).join_new(service, false)?;
+        lock(programs).revoke(service)?;
+        settle();
+        lock(programs).let_go(service)?;
         let mut scans = lock(&self.scans);
         scans.remove(&service);
         if scans.is_empty() { lock(programs).leave_tracker() } else { Ok(()) }
@@ -139,7 +152,7 @@ struct Programs {
 }
 
 impl Programs {
-    /// Loads the programs, and puts the one for new connections where the tracker calls it.
+    /// Loads the programs; `tracker` is where it goes on with them.
     fn start(
         sizes: Sizes,
         offsets: &Offsets,
@@ -209,19 +222,16 @@ impl Programs {
         Ok(())
     }
 
-    /// Takes in the flows of all retiring services in the network namespace of this thread; returns how many
-    /// were new.
-    fn join(&mut self) -> Result<u64, KernelError> {
+    /// Begins to take in the flows of all retiring services in the network namespace of this thread; it is done as
+    /// the file is read, to its end.
+    fn scan(&mut self) -> Result<File, KernelError> {
         let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
             KernelError::op("run iterator", "join", e)
         };
         let program: &mut Iter = program(&mut self.ebpf, "join")?;
         let link = program.attach().map_err(|e| fail(e.into()))?;
         let link = program.take_link(link).map_err(|e| fail(e.into()))?;
-        let mut cookies = Vec::new();
-        let mut iterator = link.into_file().map_err(|e| fail(e.into()))?;
-        iterator.read_to_end(&mut cookies).map_err(|e| fail(e.into()))?;
-        Ok((cookies.len() / size_of::<u64>()) as u64)
+        link.into_file().map_err(|e| fail(e.into()))
     }
 
     /// All flows of the service that are or were followed.
@@ -252,14 +262,18 @@ impl Programs {
         Ok(())
     }
 
-    /// Nothing of the service is told any more, and its sockets leave the sockhash.
-    fn restore(&mut self, service: Service) -> Result<(), KernelError> {
+    /// Nothing of the service is told from the next message on.
+    fn revoke(&mut self, service: Service) -> Result<(), KernelError> {
         match self.retiring.remove(&key(service)) {
             Err(e) if !is_missing(&e) => {
-                return Err(KernelError::op("remove the retire rule of", service, e));
+                Err(KernelError::op("remove the retire rule of", service, e))
             }
-            _ => {}
+            _ => Ok(()),
         }
+    }
+
+    /// The service's sockets leave the sockhash.
+    fn let_go(&mut self, service: Service) -> Result<(), KernelError> {
         let cookies: Vec<u64> = self.followed(service)?.iter().map(|flow| flow.cookie).collect();
         for cookie in &cookies {
             match self.sockets.remove(cookie) {
@@ -270,30 +284,35 @@ impl Programs {
                 _ => {}
             }
         }
+        settle(); // A program may still write to what is removed now.
         self.unfollow(&cookies)
     }
 }
 
 fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
+    let ours = RetireOffsets::read()?;
     EbpfLoader::new()
         .btf(None) // The offsets below are all it needs.
         .override_global("OFF_SKC_NET", &offsets.skc_net, true)
         .override_global("OFF_NET_INUM", &offsets.net_inum, true)
         .override_global("OFF_SKC_STATE", &offsets.skc_state, true)
         .override_global("OFF_INET_SPORT", &offsets.inet_sport, true)
-        .override_global("OFF_SKC_COOKIE", &offsets.skc_cookie, true)
-        .override_global("OFF_SK_USER_DATA", &offsets.sk_user_data, true)
-        .override_global("OFF_SK_FLAGS", &offsets.sk_flags, true)
-        .override_global("SOCK_ZEROCOPY", &offsets.sock_zerocopy, true)
-        .override_global("OFF_COPIED_SEQ", &offsets.copied_seq, true)
-        .override_global("OFF_SND_UNA", &offsets.snd_una, true)
-        .override_global("OFF_WRITE_SEQ", &offsets.write_seq, true)
-        .override_global("OFF_SK_WMEM_QUEUED", &offsets.sk_wmem_queued, true)
-        .override_global("OFF_SK_SNDBUF", &offsets.sk_sndbuf, true)
-        .override_global("OFF_BYTES_ACKED", &offsets.bytes_acked, true)
-        .override_global("OFF_LRCVTIME", &offsets.lrcvtime, true)
-        .override_global("OFF_LSNDTIME", &offsets.lsndtime, true)
-        .override_global("OFF_BYTES_RECEIVED", &offsets.bytes_received, true)
+        .override_global("OFF_SKC_COOKIE", &ours.skc_cookie, true)
+        .override_global("OFF_SK_USER_DATA", &ours.sk_user_data, true)
+        .override_global("OFF_SK_FLAGS", &ours.sk_flags, true)
+        .override_global("SOCK_ZEROCOPY", &ours.sock_zerocopy, true)
+        .override_global("OFF_COPIED_SEQ", &ours.copied_seq, true)
+        .override_global("OFF_SND_UNA", &ours.snd_una, true)
+        .override_global("OFF_WRITE_SEQ", &ours.write_seq, true)
+        .override_global("OFF_SK_WMEM_QUEUED", &ours.sk_wmem_queued, true)
+        .override_global("OFF_SK_SNDBUF", &ours.sk_sndbuf, true)
+        .override_global("OFF_BYTES_ACKED", &ours.bytes_acked, true)
+        .override_global("OFF_LRCVTIME", &ours.lrcvtime, true)
+        .override_global("OFF_LSNDTIME", &ours.lsndtime, true)
+        .override_global("OFF_SND_NXT", &ours.snd_nxt, true)
+        .override_global("OFF_NOTSENT_LOWAT", &ours.notsent_lowat, true)
+        .override_global("OFF_NET_NOTSENT_LOWAT", &ours.net_notsent_lowat, true)
+        .override_global("OFF_BYTES_RECEIVED", &ours.bytes_received, true)
         .map_max_entries("FOLLOWED", sizes.max_flows)
         .map_max_entries("SOCKETS", sizes.max_flows)
         .map_max_entries("RETIRING", sizes.max_services)
@@ -301,10 +320,19 @@ fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
         .map_err(|e| KernelError::op("load", "the retire programs", e))
 }
 
-/// An error and its causes in one line.
-fn explain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+/// Carries a scan out; returns how many flows were new.
+fn count(mut scan: File) -> Result<u64, KernelError> {
+    let mut cookies = Vec::new();
+    scan.read_to_end(&mut cookies).map_err(|e| KernelError::op("run iterator", "join", e))?;
+    Ok((cookies.len() / size_of::<u64>()) as u64)
+}
+
+/// Until every program that is running now has ended.
+fn settle() {
+    if let Err(e) = sys::wait_for_rcu() {
+        tracing::debug!(error = %e, "no membarrier on this kernel: waiting instead");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn nanos(time: Duration) -> u64 {
