@@ -274,8 +274,9 @@ fn bodies_are_exact_with_every_call() -> Result<()> {
 fn answers_into_a_full_buffer_are_complete() -> Result<()> {
     let retiring = Retiring::new()?;
     retiring.tell()?;
-    answers_arrive(&retiring, 20_000, 50, |server| {
-        Ok(sockopt::set_socket_send_buffer_size(server, 16_384)?)
+    answers_arrive(&retiring, 20_000, 50, |wire| {
+        sockopt::set_socket_recv_buffer_size(wire.client(), 16_384)?;
+        Ok(sockopt::set_socket_send_buffer_size(wire.server(), 16_384)?)
     })
 }
 
@@ -284,10 +285,12 @@ fn answers_into_a_full_buffer_are_complete() -> Result<()> {
 fn answers_beyond_what_may_wait_unsent_are_complete() -> Result<()> {
     let retiring = Retiring::new()?;
     retiring.tell()?;
+    // Packets are at most half a window, and the kernel asks for room before each.
+    retiring.netns.sysctl("net/ipv4/tcp_rmem", "4096 8192 16384")?;
     for (size, answers) in [(700, 700), (6000, 150), (20_000, 50), (100_000, 10)] {
-        answers_arrive(&retiring, size, answers, |server| {
-            sockopt::set_socket_send_buffer_size(server, 1 << 20)?;
-            limit_not_sent(server, 16_384)
+        answers_arrive(&retiring, size, answers, |wire| {
+            sockopt::set_socket_send_buffer_size(wire.server(), 1 << 20)?;
+            limit_not_sent(wire.server(), 16_384)
         })
         .with_context(|| format!("bodies of {size} bytes"))?;
     }
@@ -299,15 +302,14 @@ fn answers_arrive(
     retiring: &Retiring,
     size: usize,
     answers: usize,
-    limit: impl Fn(&TcpStream) -> Result<()>,
+    limit: impl Fn(&Wire) -> Result<()>,
 ) -> Result<()> {
     let body = noise(9, size);
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n");
     let answer = [head.as_bytes(), &body].concat();
     for (what, part) in [("each", answer.len()), ("all", answer.len() * answers), ("odd", 3333)] {
         let mut wire = retiring.connect()?;
-        limit(wire.server())?;
-        sockopt::set_socket_recv_buffer_size(wire.client(), 16_384)?;
+        limit(&wire)?;
         wire.listen(|| thread::sleep(Duration::from_millis(1)))?; // not a wait for a state: a slow client
         wire.ask(GET.repeat(answers).as_bytes())?;
         let all = answer.repeat(answers);

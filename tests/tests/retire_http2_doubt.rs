@@ -120,20 +120,21 @@ fn frames_into_a_full_buffer_stay_whole() -> Result<()> {
 fn frames_beyond_what_may_wait_unsent_stay_whole() -> Result<()> {
     let retiring = Retiring::new()?;
     retiring.order(&patient(&retiring))?;
+    // Packets are at most half a window, and the kernel asks for room before each.
+    retiring.netns.sysctl("net/ipv4/tcp_rmem", "4096 8192 16384")?;
     let (mut told, mut full) = (0, 0);
-    for size in [100, 5000, 15_000, 17_000, 40_000, 100_000, 150_000] {
+    for size in [100, 2000, 5000, 9000, 12_000, 15_000, 40_000] {
         let body = noise(size as u64, size);
         let parts = body.chunks(16_000).flat_map(|part| data(3, part));
         let answer = [headers(3), parts.collect(), last_data(3, b"end")].concat();
-        for before in [0, 1, 2, 3, 8] {
+        for before in [0, 1, 3, 8] {
             let mut wire = retiring.connect()?;
             sockopt::set_socket_send_buffer_size(wire.server(), 1 << 20)?;
             limit_not_sent(wire.server(), 16_384)?;
-            sockopt::set_socket_recv_buffer_size(wire.client(), 16_384)?;
             wire.say(&settings())?;
             wire.listen(|| thread::sleep(Duration::from_millis(1)))?; // not a wait for a state: a slow client
             let goes_on = vec![data(3, &noise(5, 9000)); before];
-            for message in [goes_on, vec![answer.clone(); 5]].concat() {
+            for message in [goes_on, vec![answer.clone(); 3]].concat() {
                 wire.say_by(&message, |server| {
                     full += write_when_possible(server, &message)?;
                     Ok(())
