@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use drainctl_tests::{
     cluster::PORT,
     fixture::Fixture,
+    frames,
     held::{Held, descriptors, drain},
     script::{GET, OK, ask, same, say, talk, untold},
     wait::{LIMIT, eventually},
@@ -143,6 +144,16 @@ fn what_may_be_in_use_stays_until_it_is_quiet_for_long() -> Result<()> {
         ("upgraded", vec![ask(GET), say(&[same(websocket), same([0x81, 1, b'a'])])]),
         ("tls", vec![ask("hello"), say(&[same([22, 3, 3, 0, 2, 1, 1])])]),
         ("unknown", vec![ask("EHLO"), say(&[same("250 OK\r\n")])]),
+        // A server stream, as gRPC has them, that pauses.
+        (
+            "http2",
+            vec![
+                ask(frames::headers(1)),
+                say(&[same([frames::settings_ack(), frames::headers(1)].concat())]),
+                ask(frames::window_update(1)),
+                say(&[same(frames::data(1, b"message"))]),
+            ],
+        ),
     ];
     let fixture = Fixture::new()?;
     let ctl = fixture.ctl();
@@ -165,7 +176,7 @@ fn what_may_be_in_use_stays_until_it_is_quiet_for_long() -> Result<()> {
     );
     let mut protocols: Vec<_> = ctl.flows(PORT)?.into_iter().map(|flow| flow.protocol).collect();
     protocols.sort();
-    ensure!(protocols == ["tls", "unknown", "unknown", "upgraded"], "{protocols:?}");
+    ensure!(protocols == ["http2", "tls", "unknown", "unknown", "upgraded"], "{protocols:?}");
     ctl.expect(0, &["undrain", "--port", "80"])?;
     first.wait()?.expect(9)?;
 
@@ -174,7 +185,7 @@ fn what_may_be_in_use_stays_until_it_is_quiet_for_long() -> Result<()> {
     for (held, (what, _)) in &flows {
         held.wire.await_end().context(*what)?;
     }
-    ensure!(ctl.retire(PORT)?.fin_sent == 4);
+    ensure!(ctl.retire(PORT)?.fin_sent == 5);
     drop(flows);
     second.wait()?.expect(0)?;
     Ok(())
