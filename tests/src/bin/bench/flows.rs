@@ -1,7 +1,7 @@
 //! Rows about many connections at a time.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddrV4},
     os::fd::OwnedFd,
     time::Duration,
 };
@@ -9,12 +9,11 @@ use std::{
 use anyhow::{Context, Result};
 use drainctl_tests::{
     agent::Agent,
-    net::connect_here,
     netns::Netns,
     vanish::vanish,
     wait::{LIMIT, eventually},
 };
-use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
+use rustix::net::{AddressFamily, SocketType, bind, connect, listen, socket};
 
 use crate::{
     Row,
@@ -26,6 +25,8 @@ const FLOWS: usize = 100_000;
 /// To one address and port, so many can be made from one address.
 const PER_ADDRESS: usize = 50_000;
 const PORT: u16 = 8080;
+/// Above the server's own.
+const FIRST_PORT: u16 = 10_000;
 /// Drains of them.
 const REPEATS: usize = 5;
 /// What the agent logs of each scan.
@@ -37,7 +38,6 @@ struct Flows(#[expect(dead_code, reason = "held, not read")] OwnedFd);
 impl Flows {
     /// Opens them on the loopback of a namespace.
     fn open(netns: &Netns) -> Result<Self> {
-        netns.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
         netns.sysctl("net/core/somaxconn", &(2 * FLOWS).to_string())?;
         netns.sysctl("net/ipv4/tcp_max_syn_backlog", &(2 * FLOWS).to_string())?;
         netns.run(|| {
@@ -46,7 +46,12 @@ impl Flows {
             listen(&server, 2 * FLOWS as i32)?;
             for number in 0..FLOWS {
                 let address = Ipv4Addr::new(127, 0, 0, 1 + (number / PER_ADDRESS) as u8);
-                vanish(connect_here(SocketAddr::from((address, PORT)))?)?;
+                let client = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+                // The kernel would search long for a free port among so many.
+                let port = FIRST_PORT + (number % PER_ADDRESS) as u16;
+                bind(&client, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
+                connect(&client, &SocketAddrV4::new(address, PORT))?;
+                vanish(client.into())?;
             }
             Ok(Self(server))
         })
