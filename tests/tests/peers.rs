@@ -52,7 +52,8 @@ fn clients_leave_a_server_that_says_goodbye() -> Result<()> {
 
 #[test]
 fn go_loses_no_client() -> Result<()> {
-    all_pass(&["http1/go/go", "http2/go/go", "http1/nginx/go"])
+    // Not Go as a client of HTTP/2: a GOAWAY that finds it without a stream leaves the connection open (docs/clients.md).
+    all_pass(&["http1/go/go", "http2/go/node-http2", "http1/nginx/go"])
 }
 
 #[test]
