@@ -1,6 +1,6 @@
-//! Sends a FIN on somebody else's connection, as their server would at a keep-alive timeout: a descriptor of the socket is borrowed from a process that holds it, and
-//! closed again at once, since a copy that is kept would hold the connection open after the server has closed
-//! it.
+//! Sends a FIN on somebody else's connection, as their server would at a keep-alive timeout: a descriptor of
+//! the socket is borrowed from a process that holds it, and closed again at once, since a copy that is kept
+//! would hold the connection open after the server has closed it.
 
 use std::{
     collections::HashMap,

@@ -193,12 +193,7 @@ impl Linux {
     /// A SYN that passed a gate just before it closed may not have its request socket yet, and a look would
     /// miss it. The first look after a gate has closed waits until all such SYNs are through.
     fn let_gate_settle(&self, netns: u32) {
-        self.unsettled.settle(netns, || {
-            if let Err(e) = sys::wait_for_rcu() {
-                tracing::debug!(error = %e, "no membarrier on this kernel: waiting instead");
-                std::thread::sleep(Duration::from_millis(100));
-            }
-        });
+        self.unsettled.settle(netns, sys::settle);
     }
 
     /// Loads a spare gate in the background, if one was used. Nothing here may fail its caller: the gate is

@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::Read as _,
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -26,7 +24,7 @@ use super::{
     objects::RETIRE,
     offsets::{Offsets, RetireOffsets},
     sys,
-    tracker::{Sizes, Tracker, is_missing, key, map, program},
+    tracker::{Sizes, Tracker, begin_scan, finish_scan, is_missing, key, map, program},
 };
 use crate::drain::{Boot, Service};
 
@@ -87,8 +85,8 @@ impl Retiring {
         }
         // No lock is held while the kernel goes through its table: other services have rounds and gates.
         let joined = namespaces.inside(service.netns, || {
-            let scan = lock(programs).scan()?;
-            count(scan)
+            let scan = begin_scan(&mut lock(programs).ebpf, "join")?;
+            finish_scan(scan, "join")
         })?;
         // Once more soon: what was being established during the first scan may have been missed.
         let number = before.map_or(1, |scans| scans.number.saturating_add(1));
@@ -128,7 +126,7 @@ impl Retiring {
         // Nobody joins any more, nobody is told any more; then those programs end that are still at it.
         lock(tracker).join_new(service, false)?;
         lock(programs).revoke(service)?;
-        settle();
+        sys::settle();
         lock(programs).let_go(service)?;
         let mut scans = lock(&self.scans);
         scans.remove(&service);
@@ -222,18 +220,6 @@ impl Programs {
         Ok(())
     }
 
-    /// Begins to take in the flows of all retiring services in the network namespace of this thread; it is done as
-    /// the file is read, to its end.
-    fn scan(&mut self) -> Result<File, KernelError> {
-        let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
-            KernelError::op("run iterator", "join", e)
-        };
-        let program: &mut Iter = program(&mut self.ebpf, "join")?;
-        let link = program.attach().map_err(|e| fail(e.into()))?;
-        let link = program.take_link(link).map_err(|e| fail(e.into()))?;
-        link.into_file().map_err(|e| fail(e.into()))
-    }
-
     /// All flows of the service that are or were followed.
     fn followed(&self, service: Service) -> Result<Vec<Followed>, KernelError> {
         let mut flows = Vec::new();
@@ -284,7 +270,7 @@ impl Programs {
                 _ => {}
             }
         }
-        settle(); // A program may still write to what is removed now.
+        sys::settle(); // A program may still write to what is removed now.
         self.unfollow(&cookies)
     }
 }
@@ -318,21 +304,6 @@ fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
         .map_max_entries("RETIRING", sizes.max_services)
         .load(RETIRE.bytes()?)
         .map_err(|e| KernelError::op("load", "the retire programs", e))
-}
-
-/// Carries a scan out; returns how many flows were new.
-fn count(mut scan: File) -> Result<u64, KernelError> {
-    let mut cookies = Vec::new();
-    scan.read_to_end(&mut cookies).map_err(|e| KernelError::op("run iterator", "join", e))?;
-    Ok((cookies.len() / size_of::<u64>()) as u64)
-}
-
-/// Until every program that is running now has ended.
-fn settle() {
-    if let Err(e) = sys::wait_for_rcu() {
-        tracing::debug!(error = %e, "no membarrier on this kernel: waiting instead");
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -14,11 +14,20 @@ const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
 ///
 /// # Errors
 /// The kernel runs with `nohz_full`, where the command does not exist.
-pub(super) fn wait_for_rcu() -> io::Result<()> {
+fn wait_for_rcu() -> io::Result<()> {
     // SAFETY: membarrier touches no memory of ours.
     match unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// [`wait_for_rcu`], or a tenth of a second where the kernel has no such command: by then, too, what was
+/// running in the kernel has ended.
+pub(super) fn settle() {
+    if let Err(e) = wait_for_rcu() {
+        tracing::debug!(error = %e, "no membarrier on this kernel: waiting instead");
+        std::thread::sleep(std::time::Duration::from_millis(100));
     }
 }
 

@@ -109,16 +109,8 @@ impl Tracker {
     /// Takes in the flows of all known services in the network namespace of this thread; returns how many
     /// were new.
     pub(super) fn adopt(&mut self) -> Result<u64, KernelError> {
-        let name = self.adopt;
-        let fail =
-            |e: Box<dyn std::error::Error + Send + Sync>| KernelError::op("run iterator", name, e);
-        let program: &mut Iter = program(&mut self.ebpf, name)?;
-        let link = program.attach().map_err(|e| fail(e.into()))?;
-        let link = program.take_link(link).map_err(|e| fail(e.into()))?;
-        let mut cookies = Vec::new();
-        let mut iterator = link.into_file().map_err(|e| fail(e.into()))?;
-        iterator.read_to_end(&mut cookies).map_err(|e| fail(e.into()))?;
-        Ok((cookies.len() / size_of::<u64>()) as u64)
+        let scan = begin_scan(&mut self.ebpf, self.adopt)?;
+        finish_scan(scan, self.adopt)
     }
 
     /// The flow with this cookie.
@@ -305,6 +297,24 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<&'static str, KernelError> {
         return Ok("adopt_unseen");
     }
     Ok("adopt")
+}
+
+/// Begins a walk of the iterator `name` through the sockets of the network namespace of this thread; it is done as
+/// the file is read, which takes no lock.
+pub(super) fn begin_scan(ebpf: &mut Ebpf, name: &'static str) -> Result<File, KernelError> {
+    let fail =
+        |e: Box<dyn std::error::Error + Send + Sync>| KernelError::op("run iterator", name, e);
+    let program: &mut Iter = program(ebpf, name)?;
+    let link = program.attach().map_err(|e| fail(e.into()))?;
+    let link = program.take_link(link).map_err(|e| fail(e.into()))?;
+    link.into_file().map_err(|e| fail(e.into()))
+}
+
+/// Carries the walk out; returns how many flows were new, of each of which it writes the cookie.
+pub(super) fn finish_scan(mut scan: File, name: &'static str) -> Result<u64, KernelError> {
+    let mut cookies = Vec::new();
+    scan.read_to_end(&mut cookies).map_err(|e| KernelError::op("run iterator", name, e))?;
+    Ok((cookies.len() / size_of::<u64>()) as u64)
 }
 
 pub(super) fn program<'a, P>(
