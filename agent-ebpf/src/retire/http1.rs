@@ -5,12 +5,12 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use drainctl_common::{
     http1::{Edit, Followed as Byte, Place, Responses, StatusKind},
-    retire::{Followed, moment, protocol, told},
+    retire::{Followed, Rule, moment, protocol, told},
 };
 
 use crate::{
     message::{Message, WINDOW},
-    tell::{HTTP1, Sending, room},
+    tell::{Sending, room},
 };
 
 /// Most windows of a message, and as many gaps between them; what is left then is not followed.
@@ -26,8 +26,8 @@ struct Walk {
     /// The window's next byte, counted from its start, and its end.
     index: u32,
     end: u32,
-    /// What the last byte was.
-    seen: Seen,
+    /// The last byte ended a head.
+    head_end: bool,
     received: u64,
     /// Heads are to say `close`.
     tell: bool,
@@ -37,13 +37,6 @@ struct Walk {
     /// A head said 101, and the next byte is of another protocol.
     upgraded: bool,
     upgraded_at: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    Nothing,
-    HeadEnd,
-    Lost,
 }
 
 /// Follows one message. Returns where another protocol begins in it, if it does (101).
@@ -57,9 +50,9 @@ pub(crate) fn follow(sending: &Sending) -> Option<u32> {
         size: sending.size,
         index: 0,
         end: 0,
-        seen: Seen::Nothing,
+        head_end: false,
         received: sending.received,
-        tell: sending.tells(HTTP1),
+        tell: sending.tells(Rule::HTTP1),
         has_told: false,
         closes: false,
         upgraded: false,
@@ -104,15 +97,14 @@ unsafe extern "C" fn window(_index: u64, walk: *mut Walk) -> i64 {
         }
         (*walk).index = 0;
         (*walk).end = length;
-        (*walk).seen = Seen::Nothing;
+        (*walk).head_end = false;
         bpf_loop(WINDOW, step as *mut c_void, walk.cast(), 0);
         (*walk).at = at + (*walk).index;
         if (*walk).index == 0 {
             return 1; // The window could not be read.
         }
-        match (*walk).seen {
-            Seen::HeadEnd => head_end(walk),
-            Seen::Nothing | Seen::Lost => {}
+        if (*walk).head_end {
+            head_end(walk);
         }
         0
     }
@@ -133,13 +125,10 @@ unsafe extern "C" fn step(index: u64, walk: *mut Walk) -> i64 {
         match (*responses).push(byte) {
             Byte::More => 0,
             Byte::HeadEnd => {
-                (*walk).seen = Seen::HeadEnd;
+                (*walk).head_end = true;
                 1
             }
-            Byte::ResponseEnd | Byte::Lost => {
-                (*walk).seen = Seen::Lost;
-                1
-            }
+            Byte::ResponseEnd | Byte::Lost => 1,
         }
     }
 }

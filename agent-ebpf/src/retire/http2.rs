@@ -5,13 +5,10 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use drainctl_common::{
     http2::{FRAME_HEADER, FrameHeader, GOAWAY, Next, StreamHint},
-    retire::{Followed, moment, protocol, told},
+    retire::{Followed, Rule, moment, protocol, told},
 };
 
-use crate::{
-    message::Message,
-    tell::{HTTP2, Sending},
-};
+use crate::{message::Message, tell::Sending};
 
 /// Length of what we send.
 const SIZE: u32 = GOAWAY.len() as u32;
@@ -43,7 +40,7 @@ pub(crate) fn follow(sending: &Sending, base: u32) {
         if (*flow).told & told::GOAWAY != 0 {
             return;
         }
-        let tells = sending.tells(HTTP2);
+        let tells = sending.tells(Rule::HTTP2);
         // A moment without open streams is at the end of a message, not before the next one.
         let before = hurries(sending) || (*flow).flags & Followed::NO_APPEND != 0;
         let here = tells && base == 0 && before && is_proven(flow) && sending.fits(SIZE);

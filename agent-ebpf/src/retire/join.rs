@@ -1,7 +1,5 @@
 //! Taking sockets into the sockhash.
 
-use core::ffi::c_void;
-
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_NOEXIST, bpf_sock_ops},
@@ -23,6 +21,7 @@ use drainctl_common::{
 };
 
 use crate::{
+    iter::IterContext,
     maps::{FOLLOWED, RETIRING, SOCKETS},
     netns,
     sock::TcpSock,
@@ -37,7 +36,7 @@ const EEXIST: i64 = -17;
 const EINVAL: i64 = -22;
 const EOPNOTSUPP: i64 = -95;
 
-/// What a flow begins with. In read-only data, since so much stack would be zeroed by a loop.
+/// What a flow begins with. In read-only data, since it would take much of the stack.
 static JOINED: Followed = Followed {
     service: ServiceKey::new(0, 0),
     turn_ns: 0,
@@ -65,19 +64,6 @@ static NEW: Followed = Followed {
     answering: Answering::from_start(),
     ..JOINED
 };
-
-/// Arguments of an `iter/tcp` program (`struct bpf_iter__tcp`).
-#[repr(C)]
-struct IterContext {
-    meta: *const Meta,
-    sk_common: *mut c_void,
-}
-
-/// Start of `struct bpf_iter_meta`.
-#[repr(C)]
-struct Meta {
-    seq: *mut c_void,
-}
 
 /// Visits each TCP socket of a namespace, its lock held (since Linux 6.1), and takes in the flows of retiring
 /// services. Writes the cookie of each flow that is new.

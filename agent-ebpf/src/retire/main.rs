@@ -9,6 +9,8 @@
 
 mod http1;
 mod http2;
+#[path = "../iter.rs"]
+mod iter;
 mod join;
 mod maps;
 mod message;

@@ -4,7 +4,7 @@ use aya_ebpf::{helpers::generated::bpf_skc_to_tcp_sock, macros::sk_msg, programs
 use drainctl_common::{
     http1::Place,
     http2::{Answering, Boundary, FRAME_LIMIT},
-    retire::{Followed, Rule, moment, protocol},
+    retire::{Followed, moment, protocol},
 };
 
 use crate::{
@@ -213,7 +213,7 @@ impl Sending {
         unsafe { (&raw const (*self.flow).moment).read_volatile() & what != 0 }
     }
 
-    /// Whether flows are told this way.
+    /// Whether flows are told this way, one of the bits of [`Rule::what`](drainctl_common::retire::Rule::what).
     #[inline(always)]
     pub(crate) fn tells(&self, what: u32) -> bool {
         self.is(moment::DUE) && self.what & what != 0
@@ -246,8 +246,3 @@ pub(crate) fn room(flow: *mut Followed) -> u32 {
     // SAFETY: `flow` points to a live map value.
     u32::from(unsafe { (&raw const (*flow).room).read_volatile() })
 }
-
-/// Of [`Rule::what`].
-pub(crate) const HTTP1: u32 = Rule::HTTP1;
-/// Of [`Rule::what`].
-pub(crate) const HTTP2: u32 = Rule::HTTP2;

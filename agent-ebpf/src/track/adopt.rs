@@ -12,6 +12,7 @@ use drainctl_common::{ServiceKey, track::Flow};
 
 use crate::{
     flows::{self, Counted},
+    iter::IterContext,
     netns,
 };
 
@@ -26,19 +27,6 @@ const TCP_CLOSE_WAIT: u8 = 8;
 const TCP_LAST_ACK: u8 = 9;
 const TCP_LISTEN: u8 = 10;
 const TCP_CLOSING: u8 = 11;
-
-/// Arguments of an `iter/tcp` program (`struct bpf_iter__tcp`).
-#[repr(C)]
-struct IterContext {
-    meta: *const Meta,
-    sk_common: *mut c_void,
-}
-
-/// Start of `struct bpf_iter_meta`.
-#[repr(C)]
-struct Meta {
-    seq: *mut c_void,
-}
 
 /// Visits each TCP socket of a namespace, its lock held (since Linux 6.1). Flows of services that have
 /// counters are taken in, and listeners are asked to report their end. Writes the cookie of each flow that

@@ -13,6 +13,8 @@ mod adopt;
 #[path = "../counter.rs"]
 mod counter;
 mod flows;
+#[path = "../iter.rs"]
+mod iter;
 #[path = "../netns.rs"]
 mod netns;
 #[path = "../program.rs"]
