@@ -23,13 +23,31 @@ impl RuleKey {
     }
 }
 
-/// Value of the `RULES` map; its presence closes the gate for the port.
+/// Value of the `RULES` map: what the gate does with connection attempts to the port. No rule: nothing.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Boot time (`CLOCK_BOOTTIME`, nanoseconds) at which the gate lets connections in again even
     /// if nobody removes the rule.
     pub lease_until_ns: u64,
+    /// A client that had a flow so many nanoseconds ago, or later, passes a closed gate; 0: none does.
+    pub keep_clients_ns: u64,
+    /// Inode number of the network namespace, which the program cannot learn.
+    pub netns: u32,
+    /// [`Rule::CLOSED`], [`Rule::LISTS`].
+    pub flags: u32,
+    /// How many listening sockets of the `TARGETS` map, from index 0 on, take the connections that a closed
+    /// gate does not let pass; 0: they are refused.
+    pub targets: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
-const _: () = assert!(size_of::<RuleKey>() == 8 && size_of::<Rule>() == 8);
+impl Rule {
+    /// The gate is closed. Else it only refuses clients that a list says are to be refused.
+    pub const CLOSED: u32 = 1;
+    /// Some clients are treated by their address: see the `PEERS` map.
+    pub const LISTS: u32 = 2;
+}
+
+const _: () = assert!(size_of::<RuleKey>() == 8 && size_of::<Rule>() == 32);

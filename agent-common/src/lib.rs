@@ -12,7 +12,7 @@ pub mod track;
 
 /// Version of everything in this crate that crosses between kernel and user space. It changes
 /// whenever a struct, a map or the meaning of a field changes.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// A service: one TCP port in one network namespace. A port alone is never a key, since port 8080
 /// exists in many pods of a node.
@@ -23,15 +23,37 @@ pub struct ServiceKey {
     pub netns: u32,
     /// Local TCP port in host byte order, 1 to 65535.
     pub port: u16,
-    /// Always zero: map keys are compared byte by byte.
-    pub zero: u16,
+    /// Which of its flows: one of [`class`]. Rules and everything else about the service as a whole have
+    /// [`class::COUNTED`].
+    pub class: u16,
+}
+
+/// Flows of one service are counted apart by what they mean to a drain; values of [`ServiceKey::class`].
+pub mod class {
+    /// It must be gone before the service is drained.
+    pub const COUNTED: u16 = 0;
+    /// Its client is one that `--ignore` names: it does not count, and the gate lets it pass.
+    pub const IGNORED: u16 = 1;
+    /// The kubelet opened it: it does not count, and the gate lets it pass.
+    pub const PROBE: u16 = 2;
+    /// The gate gave it to another listener (`--new forward`, `--new handoff`), which serves it: another
+    /// generation, which does not keep the service from being drained.
+    pub const STEERED: u16 = 3;
+    /// How many there are.
+    pub const COUNT: u16 = 4;
 }
 
 impl ServiceKey {
     /// The key of port `port` in the namespace with inode number `netns`.
     #[inline(always)]
     pub const fn new(netns: u32, port: u16) -> Self {
-        Self { netns, port, zero: 0 }
+        Self { netns, port, class: class::COUNTED }
+    }
+
+    /// The key of its flows of this [`class`].
+    #[inline(always)]
+    pub const fn of_class(self, class: u16) -> Self {
+        Self { class, ..self }
     }
 }
 

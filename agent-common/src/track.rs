@@ -42,8 +42,9 @@ pub struct ServiceCounts {
     /// What the agent wants to be told of, a set of [`watch`] bits. Only the `repair` program sets it:
     /// a write of the whole value from user space would undo counts.
     pub watch: u32,
-    /// Always zero.
-    pub zero: u32,
+    /// Which mark the flows have that the gate gave to another listener in the drain of this service: those
+    /// of [`class::STEERED`](crate::class::STEERED). 0: none. Set as `watch` is.
+    pub steer: u32,
 }
 
 /// Something the tracker tells the agent at once, over the ring buffer.
@@ -115,14 +116,14 @@ pub struct Repair {
     pub zero: [u8; 2],
     /// The service whose counters are to be mended.
     pub service: ServiceKey,
-    /// Remove this flow and uncount it; 0 for none.
+    /// Move this flow to the class of `service`, or uncount it: see `remove`. 0 for none.
     pub cookie: u64,
     /// Added to [`ServiceCounts::flows`].
     pub flows: i64,
     /// What is reported of the service from now on, a set of [`watch`] bits; [`Repair::KEEP`] changes nothing.
     pub watch: u32,
-    /// Always zero.
-    pub zero2: u32,
+    /// Not 0: the flow is gone.
+    pub remove: u32,
 }
 
 impl Repair {
@@ -135,7 +136,7 @@ impl Repair {
             cookie: 0,
             flows: 0,
             watch: Self::KEEP,
-            zero2: 0,
+            remove: 0,
         }
     }
 

@@ -47,13 +47,16 @@ fn gate(ctx: SkLookupContext) -> u32 {
         return SK_PASS; // UDP runs through here too.
     }
     let key = RuleKey::new(GATE_SLOT.load(), port as u16);
-    // SAFETY: rules are only replaced as a whole by the agent; eight bytes are read at once.
+    // SAFETY: rules are only replaced as a whole by the agent.
     let Some(rule) = (unsafe { RULES.get(key) }) else {
         return SK_PASS; // Not draining.
     };
     // SAFETY: a helper without arguments.
     if unsafe { bpf_ktime_get_boot_ns() } >= rule.lease_until_ns {
         return SK_PASS; // Nobody renewed the lease: traffic comes back even if the agent is dead.
+    }
+    if rule.flags & Rule::CLOSED == 0 {
+        return SK_PASS; // Settling: everybody is still served.
     }
     if let Some(rejected) = REJECTED.get_ptr_mut(key) {
         counter::add(rejected, 1);

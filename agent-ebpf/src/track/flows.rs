@@ -1,7 +1,7 @@
 //! The maps, and the only functions that change a count.
 
 use aya_ebpf::{
-    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    bindings::{BPF_EXIST, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     helpers::bpf_ktime_get_boot_ns,
     macros::map,
     maps::{Array, HashMap, ProgramArray, RingBuf},
@@ -43,7 +43,7 @@ static NO_COUNTS: ServiceCounts = ServiceCounts {
     last_new_ns: 0,
     last_peer: [0; 4],
     watch: 0,
-    zero: 0,
+    steer: 0,
 };
 
 /// Kernel error numbers, negative as helpers return them.
@@ -129,6 +129,30 @@ pub(crate) fn uncount(cookie: u64) -> bool {
         // SAFETY: `counts` points to a live map value.
         unsafe { add(&raw mut (*counts).flows, -1) };
         tell_if_empty(&flow.service, counts);
+    }
+    true
+}
+
+/// Counts a flow in another class of its service; false if it is in it already, is not known, or found no
+/// room. Only the agent moves flows, one at a time.
+#[inline(always)]
+pub(crate) fn move_to(cookie: u64, class: u16) -> bool {
+    let Some(flow) = copy(cookie) else { return false };
+    let moved = Flow { service: flow.service.of_class(class), ..flow };
+    if moved.service.class == flow.service.class {
+        return false;
+    }
+    let Some(to) = counts_or_new(&moved.service) else { return false };
+    // EXIST: a flow that has ended meanwhile must not come back.
+    if FLOWS.insert(cookie, moved, u64::from(BPF_EXIST)).is_err() {
+        return false;
+    }
+    // SAFETY: `to` points to a live map value.
+    unsafe { add(&raw mut (*to).flows, 1) };
+    if let Some(from) = counts(&flow.service) {
+        // SAFETY: so does `from`.
+        unsafe { add(&raw mut (*from).flows, -1) };
+        tell_if_empty(&flow.service, from);
     }
     true
 }

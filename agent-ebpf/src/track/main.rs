@@ -10,6 +10,7 @@
 #![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "see counter.rs"))]
 
 mod adopt;
+mod class;
 #[path = "../counter.rs"]
 mod counter;
 mod flows;

@@ -7,11 +7,15 @@ use crate::flows;
 
 /// Carries out one [`Repair`], which the agent passes as the packet of `BPF_PROG_TEST_RUN`; never attached
 /// to anything. A program rather than a write from user space, because counters may change meanwhile:
-/// only an atomic add in the kernel keeps them right. Returns 1 if the named flow was removed.
+/// only an atomic add in the kernel keeps them right. Returns 1 if the named flow was removed or moved.
 #[classifier]
 fn repair(ctx: TcContext) -> i32 {
     let Ok(order) = ctx.load::<Repair>(0) else { return -1 };
-    let removed = order.cookie != 0 && flows::uncount(order.cookie);
+    let changed = match (order.cookie, order.remove) {
+        (0, _) => false,
+        (cookie, 0) => flows::move_to(cookie, order.service.class),
+        (cookie, _) => flows::uncount(cookie),
+    };
     if let Some(counts) = flows::counts(&order.service) {
         // SAFETY: `counts` points to a live map value.
         unsafe {
@@ -23,5 +27,5 @@ fn repair(ctx: TcContext) -> i32 {
             }
         }
     }
-    i32::from(removed)
+    i32::from(changed)
 }

@@ -13,11 +13,12 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use drainctl_common::{
     ServiceKey,
+    class::COUNTED,
     track::{Event, Flow, fault, next, watch},
 };
 
 use crate::{
-    counter,
+    class, counter,
     flows::{self, Counted},
     netns,
 };
@@ -49,6 +50,10 @@ fn established(ctx: &SockOpsContext) {
     };
     let Some(counts) = flows::counts_or_new(&service) else { return };
     ask_for_states(ctx);
+    let class = class::of(ctx, &service, counts);
+    if class != COUNTED {
+        return exempt(ctx, &service.of_class(class));
+    }
     let now = flows::now();
     // SAFETY: `counts` points to a live map value.
     unsafe {
@@ -71,6 +76,18 @@ fn established(ctx: &SockOpsContext) {
     // SAFETY: `counts` points to a live map value.
     if unsafe { (&raw const (*counts).watch).read_volatile() } & watch::JOIN != 0 {
         flows::go_on(ctx, next::ACCEPTED); // If it fails, the next scan takes the connection in.
+    }
+}
+
+/// Counts a flow that does not keep its service from being drained.
+#[inline(always)]
+fn exempt(ctx: &SockOpsContext, service: &ServiceKey) {
+    let Some(counts) = flows::counts_or_new(service) else { return };
+    // SAFETY: `counts` points to a live map value.
+    unsafe { counter::add(&raw mut (*counts).accepted, 1) };
+    let flow = Flow { service: *service, since_ns: flows::now(), flags: 0, zero: 0 };
+    if let Counted::NoRoom = flows::count(counts, cookie(ctx), &flow) {
+        flows::lose(counts);
     }
 }
 

@@ -103,6 +103,7 @@ fn rounded(time: Duration) -> humantime::FormattedDuration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Class;
 
     fn info(since_sent_ms: u64, since_received_ms: u64) -> Option<SocketInfo> {
         Some(SocketInfo {
@@ -119,6 +120,7 @@ mod tests {
         Socket {
             cookie: 1,
             state: TcpState::Established,
+            class: Class::Counted,
             local: ([10, 0, 0, 1], 8080).into(),
             peer: ([10, 0, 0, 2], 40000).into(),
             inode: 7,

@@ -144,8 +144,12 @@ pub struct ServiceStatus {
     pub handshakes: u64,
     /// Connections in FIN_WAIT2 that a process still holds, within the linger time.
     pub lingering: u64,
-    /// Connections that do not count by declaration.
+    /// Connections of clients that `--ignore` names: they do not count.
     pub ignored: u64,
+    /// Connections that the kubelet opened: they do not count.
+    pub probes: u64,
+    /// Connections that the gate gave to another listener, which serves them (`--new`): they do not count.
+    pub steered: u64,
     /// Connection attempts refused since the gate closed.
     pub rejected: u64,
     /// Since the newest connection came; null if none came since the agent started.
@@ -318,7 +322,7 @@ impl From<&DrainRequest> for SpecRequest {
             timeout: request.timeout_ms.map(Duration::from_millis),
             lease: request.lease_ms.map(Duration::from_millis),
             keep_closed: request.keep_closed,
-            new: request.new,
+            new: request.new.clone(),
             retire: request.into(),
         }
     }

@@ -26,6 +26,8 @@ fn status() -> ServiceStatus {
         handshakes: 1,
         lingering: 2,
         ignored: 0,
+        probes: 0,
+        steered: 0,
         rejected: 9,
         last_new_age_ms: None,
         pod: None,
@@ -56,7 +58,7 @@ fn status() -> ServiceStatus {
 fn status_json() -> serde_json::Value {
     json!({
         "id": "7:80", "netns": 7, "port": 80, "state": "rejecting", "flows": 3, "handshakes": 1,
-        "lingering": 2, "ignored": 0, "rejected": 9, "last_new_age_ms": null, "pod": null,
+        "lingering": 2, "ignored": 0, "probes": 0, "steered": 0, "rejected": 9, "last_new_age_ms": null, "pod": null,
         "unknown": null,
         "drain": {
             "age_ms": 1, "deadline_in_ms": 2, "lease_in_ms": 3, "keep_closed": false,

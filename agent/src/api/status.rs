@@ -23,7 +23,9 @@ pub(super) fn service_status(status: &Status, now: Boot) -> ServiceStatus {
         flows: status.flows,
         handshakes: status.handshakes,
         lingering: status.lingering,
-        ignored: 0,
+        ignored: status.exempt.ignored,
+        probes: status.exempt.probes,
+        steered: status.exempt.steered,
         rejected: status.rejected,
         last_new_age_ms: status.last_new.map(|at| millis(now.since(at))),
         pod: None,
@@ -136,7 +138,7 @@ mod tests {
             testing,
         },
         drain::{RetireReport, Service},
-        kernel::{Protocol, ToldBy},
+        kernel::{Class, Protocol, ToldBy},
     };
 
     const NOW: Boot = testing::NOW;
@@ -210,6 +212,7 @@ mod tests {
         Socket {
             cookie: u64::from(peer_port),
             state,
+            class: Class::Counted,
             local: "[::ffff:10.0.0.1]:80".parse().unwrap(),
             peer: format!("[::ffff:10.0.0.2]:{peer_port}").parse().unwrap(),
             inode: 7,

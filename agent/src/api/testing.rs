@@ -14,11 +14,11 @@ use super::{
     protocol::StateName,
 };
 use crate::{
-    drain::{Boot, Leaving, RetireReport, Service, Spec, SpecRequest},
+    drain::{Boot, Exempt, Leaving, RetireReport, Service, Spec, SpecRequest},
     executor::{DrainError, DrainView, Owner, Status, Totals, Update},
     kernel::{
-        Abort, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, Protocol, Reconciled,
-        RetireLacks, RetireOrder, Socket, TcpState, Tracked, Watch,
+        Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, Protocol,
+        Reconciled, RetireLacks, RetireOrder, Socket, TcpState, Tracked, Watch,
     },
 };
 
@@ -186,6 +186,7 @@ pub(super) fn connection(cookie: u16) -> Socket {
     Socket {
         cookie: cookie.into(),
         state: TcpState::Established,
+        class: Class::Counted,
         local: ([10, 0, 0, 1], WEB.port).into(),
         peer: ([10, 0, 0, 2], cookie).into(),
         inode: 7,
@@ -208,6 +209,7 @@ pub(super) fn serving(service: Service) -> Status {
         flows: 0,
         handshakes: 0,
         lingering: 0,
+        exempt: Exempt::default(),
         rejected: 0,
         last_new: None,
         listeners: 1,

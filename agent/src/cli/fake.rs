@@ -50,6 +50,8 @@ pub(super) fn service(port: u16, state: StateName) -> ServiceStatus {
         handshakes: 0,
         lingering: 0,
         ignored: 0,
+        probes: 0,
+        steered: 0,
         rejected: 0,
         last_new_age_ms: None,
         pod: None,

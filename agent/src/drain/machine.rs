@@ -247,7 +247,7 @@ impl Machine {
     }
 
     fn joined(&mut self, other: &Spec, now: Boot, out: &mut Vec<Action>) {
-        self.spec = self.spec.joined_by(other);
+        self.spec = self.spec.clone().joined_by(other);
         self.deadline = now + self.spec.timeout();
         self.aborting = Aborting::NotYet;
         if matches!(self.phase, Phase::Settling | Phase::Closing) {

@@ -147,7 +147,7 @@ fn keep_closed_ignores_new_instances() {
     let keep = spec(|options| options.keep_closed = true);
     for phase in [Phase::Settling, Phase::Closing, Phase::Rejecting, Phase::Drained, Phase::Expired]
     {
-        let mut machine = machine_with(keep, phase);
+        let mut machine = machine_with(keep.clone(), phase);
         let now = if phase == Phase::Expired { t(25_001) } else { t(3600) };
         let actions = machine.step(Event::NewInstance, now).expect("legal");
         assert_eq!((machine.phase(), summary(&actions).as_str()), (phase, ""));

@@ -27,7 +27,9 @@ pub use retire::{
 };
 pub use spec::{LEASE_MARGIN, LONGEST, LONGEST_LEASE, Spec, SpecError, SpecRequest};
 pub use time::Boot;
-pub use verdict::{Counts, Judgement, Lingerers, Opinion, Verdict, compare, full_map, judge};
+pub use verdict::{
+    Counts, Exempt, Judgement, Lingerers, Opinion, Verdict, compare, full_map, judge,
+};
 
 /// A service: one TCP port in one network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -44,7 +44,7 @@ pub enum SettledBy {
 }
 
 /// What happens to new connections once the gate is closed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NewConnections {
     /// The kernel answers the SYN with a RST: connect() fails at once.

@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(25);
 const LEASE: Duration = Duration::from_secs(600);
 
 /// The options of a drain as a person or a program gave them: anything may be left out, nothing is checked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpecRequest {
     /// How long no new connection must have come before the gate closes; 0 closes it at once. Default 1 s.
     pub quiet: Option<Duration>,
@@ -44,7 +44,7 @@ pub struct SpecRequest {
 
 /// What a drain is to do. Its values fit together: 0 < timeout, min-settle ≤ max-settle < timeout, and
 /// timeout + 60 s ≤ lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
     quiet: Duration,
     min_settle: Duration,
@@ -214,8 +214,8 @@ impl Spec {
     }
 
     /// What happens to new connections once the gate is closed.
-    pub fn new_connections(&self) -> NewConnections {
-        self.new
+    pub fn new_connections(&self) -> &NewConnections {
+        &self.new
     }
 
     /// What happens to the connections that are there.
@@ -365,7 +365,7 @@ mod tests {
         let spec = |request| Spec::try_from(request).expect("valid");
         let (short, long) = (spec(none()), spec(SpecRequest { timeout: s(900), ..none() }));
         assert_eq!(short.contradiction(&long, false), None);
-        for joined in [short.joined_by(&long), long.joined_by(&short)] {
+        for joined in [short.clone().joined_by(&long), long.clone().joined_by(&short)] {
             assert_eq!(joined.timeout(), long.timeout());
             assert_eq!(joined.lease(), long.lease());
             assert_eq!(joined.max_settle(), short.max_settle());

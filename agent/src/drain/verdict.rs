@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt, time::Duration};
 
 use super::{Boot, retire::LINGER};
-use crate::kernel::{Look, Socket, TcpState, Tracked};
+use crate::kernel::{Class, Look, Socket, TcpState, Tracked};
 
 /// What a service was found to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Verdict {
     Unknown(String),
 }
 
-/// What a look counted.
+/// What a look counted of the flows that keep a service from being drained ([`Class::Counted`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Connections from ESTABLISHED until our last byte and FIN are acked.
@@ -31,7 +31,8 @@ impl Counts {
     /// What `look` shows; `lingering` comes from [`Lingerers`].
     pub fn of(look: &Look, lingering: u64) -> Self {
         let count = |wanted: fn(TcpState) -> bool| {
-            look.sockets.iter().filter(|socket| wanted(socket.state)).count() as u64
+            let counted = look.sockets.iter().filter(|socket| socket.class == Class::Counted);
+            counted.filter(|socket| wanted(socket.state)).count() as u64
         };
         Self {
             flows: count(TcpState::is_flow),
@@ -43,6 +44,32 @@ impl Counts {
     /// Whether nothing was counted.
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// Flows that do not keep a service from being drained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exempt {
+    /// Of clients that `--ignore` names.
+    pub ignored: u64,
+    /// Opened by the kubelet.
+    pub probes: u64,
+    /// Served by another listener, to which the gate gave them.
+    pub steered: u64,
+}
+
+impl Exempt {
+    /// What `look` shows.
+    pub fn of(look: &Look) -> Self {
+        let count = |class: Class| {
+            let flows = look.sockets.iter().filter(|socket| socket.state.is_flow());
+            flows.filter(|socket| socket.class == class).count() as u64
+        };
+        Self {
+            ignored: count(Class::Ignored),
+            probes: count(Class::Probe),
+            steered: count(Class::Steered),
+        }
     }
 }
 
@@ -108,7 +135,9 @@ impl Lingerers {
 
 /// Only while a process holds it can a request still be executing.
 fn held_in_fin_wait2(look: &Look) -> impl Iterator<Item = &Socket> {
-    look.sockets.iter().filter(|socket| socket.state == TcpState::FinWait2 && socket.is_held())
+    look.sockets.iter().filter(|socket| {
+        socket.state == TcpState::FinWait2 && socket.is_held() && socket.class == Class::Counted
+    })
 }
 
 /// Whether the tracker and a look tell the same about flows.
@@ -205,7 +234,17 @@ mod tests {
     fn socket(cookie: u64, state: TcpState, held: bool) -> Socket {
         let any = ([127, 0, 0, 1], 80).into();
         let inode = u32::from(held);
-        Socket { cookie, state, local: any, peer: any, inode, unread: 0, unacked: 0, info: None }
+        Socket {
+            cookie,
+            state,
+            class: Class::Counted,
+            local: any,
+            peer: any,
+            inode,
+            unread: 0,
+            unacked: 0,
+            info: None,
+        }
     }
 
     fn at(ms: u64) -> Boot {

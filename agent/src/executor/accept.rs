@@ -165,9 +165,9 @@ impl Task {
         for check in checks {
             let service = check.service;
             if self.is_draining(service) {
-                self.join(service, spec);
+                self.join(service, spec.clone());
             } else {
-                self.start(check, spec, owner);
+                self.start(check, spec.clone(), owner);
                 started.push(service);
             }
         }

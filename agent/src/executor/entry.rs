@@ -53,6 +53,7 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(service: Service, spec: Spec, owner: Owner, epoch: u64) -> Self {
+        let linger = spec.retire().linger;
         Self {
             service,
             machine: Machine::new(spec),
@@ -60,7 +61,7 @@ impl Entry {
             owner,
             netns_cookie: None,
             listeners: None,
-            lingerers: Arc::new(Mutex::new(Lingerers::new(spec.retire().linger))),
+            lingerers: Arc::new(Mutex::new(Lingerers::new(linger))),
             wake_at: None,
             newest_verdict: None,
             open_failed: None,

@@ -85,7 +85,7 @@ async fn any_operation_may_fail_at_any_call() {
             for times in [1, 3, 20] {
                 let mut nth = 1;
                 while nth < 25 {
-                    let run = drain_with_failure(op, nth, times, spec);
+                    let run = drain_with_failure(op, nth, times, spec.clone());
                     let limit = Duration::from_secs(7200);
                     let Ok(calls) = tokio::time::timeout(limit, run).await else {
                         panic!("{op:?} fails at calls {nth} to {}: no end", nth + times - 1);
@@ -126,7 +126,8 @@ async fn chaos(seed: u64) {
             3 => drop(kernel.syn(service)),
             4 => {
                 let services = if rng.random() { vec![service] } else { vec![WEB, ADMIN] };
-                let spec = [at_once(), spec(|_| ()), aborting()][rng.random_range(0..3)];
+                let specs = [at_once(), spec(|_| ()), aborting()];
+                let spec = specs[rng.random_range(0..3)].clone();
                 let executor = executor.clone();
                 tokio::spawn(async move { executor.drain(services, spec, OWNER).await });
             }

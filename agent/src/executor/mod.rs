@@ -34,7 +34,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::task::{Command, Task};
 use crate::{
-    drain::{Boot, Leaving, Retire, RetireReport, Service, SettledBy, Spec, StateName},
+    drain::{Boot, Exempt, Leaving, Retire, RetireReport, Service, SettledBy, Spec, StateName},
     kernel::{Event, Kernel, KernelError, explain},
 };
 
@@ -93,6 +93,8 @@ pub struct Status {
     pub handshakes: u64,
     /// Held FIN_WAIT2 connections that still count.
     pub lingering: u64,
+    /// Connections that do not count.
+    pub exempt: Exempt,
     /// Refused connection attempts since the gate closed.
     pub rejected: u64,
     /// When the newest connection came.

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Status, entry::Entry, explain};
 use crate::{
-    drain::{Boot, Counts, Lingerers, Service, StateName, full_map},
+    drain::{Boot, Counts, Exempt, Lingerers, Service, StateName, full_map},
     kernel::{Kernel, KernelError, Look},
 };
 
@@ -16,6 +16,7 @@ use crate::{
 pub(super) struct Seen {
     pub(super) service: Service,
     pub(super) counts: Counts,
+    exempt: Exempt,
     listeners: usize,
     rejected: u64,
     last_new: Option<Boot>,
@@ -79,6 +80,7 @@ fn see(
     Seen {
         service,
         counts: Counts::of(&look, lingering),
+        exempt: Exempt::of(&look),
         listeners: look.listeners.len(),
         rejected,
         last_new: tracked.last_new,
@@ -105,6 +107,7 @@ pub(super) fn status(seen: Seen, entry: Option<&Entry>, now: Boot) -> Status {
         flows: seen.counts.flows,
         handshakes: seen.counts.handshakes,
         lingering: seen.counts.lingering,
+        exempt: seen.exempt,
         rejected: seen.rejected,
         last_new: seen.last_new,
         listeners: seen.listeners,

@@ -12,7 +12,7 @@ use crate::{
     drain::{
         Boot, Counts, Judgement, Lingerers, Opinion, Service, Verdict, compare, judge, listeners,
     },
-    kernel::{Kernel, KernelError, Look, Tracked},
+    kernel::{Kernel, KernelError, Look, Reconciled, Tracked},
 };
 
 use super::explain;
@@ -142,13 +142,13 @@ fn repair(
 ) -> Result<(), KernelError> {
     let mended = kernel.reconcile(service, &sight.look)?;
     found.disagreed = true;
-    let repairs = mended.added + mended.removed + mended.corrected.unsigned_abs();
+    let Reconciled { added, removed, moved, corrected } = mended;
+    let repairs = added + removed + moved + corrected.unsigned_abs();
     found.repairs += repairs;
     if repairs > 0 {
         warn!(
             %service, tracked = sight.tracked.flows, seen = sight.counts.flows,
-            lost = sight.tracked.lost, added = mended.added, removed = mended.removed,
-            corrected = mended.corrected,
+            lost = sight.tracked.lost, added, removed, moved, corrected,
             "the tracker disagreed with an independent look and was mended",
         );
     }

@@ -15,7 +15,7 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket as Netlink, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
-use super::{KernelError, Listener, Look, Socket, SocketInfo, TcpState};
+use super::{Class, KernelError, Listener, Look, Socket, SocketInfo, TcpState};
 
 /// `TCP_LISTEN` (`include/net/tcp_states.h`).
 const TCP_LISTEN: u8 = 10;
@@ -51,6 +51,7 @@ fn add(look: &mut Look, response: &InetResponse) {
     look.sockets.push(Socket {
         cookie,
         state,
+        class: Class::Counted,
         local,
         peer: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
         inode: h.inode,

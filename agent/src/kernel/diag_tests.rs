@@ -62,6 +62,7 @@ fn a_connection_is_one_whichever_family_it_came_by() {
         let expected = Socket {
             cookie: 0x1_0000_0002,
             state: TcpState::Established,
+            class: Class::Counted,
             local: (WEB, 8080).into(),
             peer: (PEER, 40_000).into(),
             inode: 5,

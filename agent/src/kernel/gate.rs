@@ -2,11 +2,8 @@
 //! so that a drain only writes a rule and attaches.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    ffi::CStr,
-    os::fd::{AsRawFd as _, OwnedFd},
-    path::PathBuf,
-    sync::Arc,
+    collections::{BTreeMap, HashMap},
+    os::fd::OwnedFd,
 };
 
 use aya::{
@@ -15,9 +12,8 @@ use aya::{
     programs::{SkLookup, sk_lookup::SkLookupLinkId},
 };
 use drainctl_common::gate::{Rule, RuleKey};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use super::{KernelError, objects::GATE, tracker::is_missing};
+use super::{KernelError, loaded::is_missing, objects::GATE, pins::Pins};
 use crate::drain::{Boot, Service};
 
 /// How many instances are kept loaded. Each costs about 30 ms to load and 10 KiB of kernel memory.
@@ -27,8 +23,8 @@ const SHARED: [&str; 2] = ["RULES", "REJECTED"];
 
 /// All gates of the node. When it is dropped, every gate opens.
 pub(super) struct Gates {
-    /// A bpffs of our own that is mounted nowhere: instances find the shared maps in it.
-    bpffs: Arc<OwnedFd>,
+    /// Where instances find the shared maps.
+    pins: Pins,
     rules: BpfHashMap<MapData, RuleKey, Rule>,
     rejected: BpfHashMap<MapData, RuleKey, u64>,
     spares: Vec<Instance>,
@@ -48,14 +44,14 @@ struct Attached {
     link: SkLookupLinkId,
     /// Tells a new namespace with an old inode number from the one this is attached to.
     cookie: Option<u64>,
-    ports: BTreeSet<u16>,
+    /// The rule of each port, as it was written last.
+    ports: BTreeMap<u16, Rule>,
 }
 
 impl Gates {
     /// Loads the spares.
-    pub(super) fn load() -> Result<Self, KernelError> {
-        let bpffs = Arc::new(private_bpffs()?);
-        let mut first = load_instance(&bpffs, 0)?;
+    pub(super) fn load(pins: Pins) -> Result<Self, KernelError> {
+        let mut first = load_instance(&pins, 0)?;
         let rules = shared(&mut first.ebpf, SHARED[0])?;
         let rejected = shared(&mut first.ebpf, SHARED[1])?;
         let rules =
@@ -63,7 +59,7 @@ impl Gates {
         let rejected =
             BpfHashMap::try_from(rejected).map_err(|e| KernelError::op("use map", SHARED[1], e))?;
         let mut gates = Self {
-            bpffs,
+            pins,
             rules,
             rejected,
             spares: vec![first],
@@ -83,7 +79,7 @@ impl Gates {
         }
         let slot = self.next_slot;
         self.next_slot += 1;
-        Some(SpareOrder { bpffs: Arc::clone(&self.bpffs), slot })
+        Some(SpareOrder { pins: self.pins.clone(), slot })
     }
 
     /// Keeps a loaded instance for the next drain; one too many is unloaded.
@@ -106,29 +102,39 @@ impl Gates {
         if self.attached.get(&service.netns).is_some_and(|a| a.cookie != cookie) {
             self.release(service.netns);
         }
-        let instance = match self.attached.get(&service.netns) {
-            Some(attached) => return self.add_port(attached.instance.slot, service, lease_until),
-            None => self.spare()?,
-        };
+        let before = self.rule(service).map(|(_, rule)| rule);
+        let rule = before.unwrap_or_else(|| open_rule(service));
+        let flags = rule.flags | Rule::CLOSED;
+        let rule = Rule { lease_until_ns: lease_until.as_nanos(), flags, ..rule };
+        self.set(service, rule, netns, cookie)
+    }
+
+    /// Writes the rule of a service, behind a program that is attached to its namespace.
+    fn set(
+        &mut self,
+        service: Service,
+        rule: Rule,
+        netns: &OwnedFd,
+        cookie: Option<u64>,
+    ) -> Result<(), KernelError> {
+        if let Some(attached) = self.attached.get(&service.netns) {
+            let key = RuleKey::new(attached.instance.slot, service.port);
+            let is_new = !attached.ports.contains_key(&service.port);
+            return self.write(key, rule, is_new).map(|()| self.note(service, rule));
+        }
+        let instance = self.spare()?;
         // The rule first: a program without a rule passes everything, so nothing is half-done in between.
-        if let Err(e) = self.write(RuleKey::new(instance.slot, service.port), lease_until) {
+        if let Err(e) = self.write(RuleKey::new(instance.slot, service.port), rule, true) {
             self.add_spare(instance);
             return Err(e);
         }
-        self.attach(instance, service, netns, cookie)
+        self.attach(instance, service, netns, cookie).map(|()| self.note(service, rule))
     }
 
-    fn add_port(
-        &mut self,
-        slot: u32,
-        service: Service,
-        lease_until: Boot,
-    ) -> Result<(), KernelError> {
-        self.write(RuleKey::new(slot, service.port), lease_until)?;
+    fn note(&mut self, service: Service, rule: Rule) {
         if let Some(attached) = self.attached.get_mut(&service.netns) {
-            attached.ports.insert(service.port);
+            attached.ports.insert(service.port, rule);
         }
-        Ok(())
     }
 
     fn attach(
@@ -143,8 +149,8 @@ impl Gates {
         });
         match link {
             Ok(link) => {
-                let ports = BTreeSet::from([service.port]);
-                self.attached.insert(service.netns, Attached { instance, link, cookie, ports });
+                let attached = Attached { instance, link, cookie, ports: BTreeMap::new() };
+                self.attached.insert(service.netns, attached);
                 Ok(())
             }
             Err(e) => {
@@ -158,17 +164,16 @@ impl Gates {
 
     /// Moves the lease of a closed gate.
     pub(super) fn renew(&mut self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
-        let key = self.key(service).ok_or_else(|| {
+        let (key, rule) = self.rule(service).ok_or_else(|| {
             KernelError::op("renew the lease of", service, "its gate is not closed")
         })?;
-        self.rules
-            .insert(key, Rule { lease_until_ns: lease_until.as_nanos() }, 0)
-            .map_err(|e| KernelError::op("renew the lease of", service, e))
+        let rule = Rule { lease_until_ns: lease_until.as_nanos(), ..rule };
+        self.write(key, rule, false).map(|()| self.note(service, rule))
     }
 
     /// Lets new connections in again; the last port of a namespace detaches the program.
     pub(super) fn open(&mut self, service: Service) -> Result<(), KernelError> {
-        let Some(key) = self.key(service) else { return Ok(()) };
+        let Some((key, _)) = self.rule(service) else { return Ok(()) };
         self.erase(key)?;
         let Some(attached) = self.attached.get_mut(&service.netns) else { return Ok(()) };
         attached.ports.remove(&service.port);
@@ -180,16 +185,15 @@ impl Gates {
 
     /// Lookups refused since the gate closed.
     pub(super) fn rejected(&self, service: Service) -> Result<u64, KernelError> {
-        let Some(key) = self.key(service) else { return Ok(0) };
+        let Some((key, _)) = self.rule(service) else { return Ok(0) };
         self.rejected.get(&key, 0).map_err(|e| KernelError::op("read the counter of", service, e))
     }
 
-    fn key(&self, service: Service) -> Option<RuleKey> {
+    /// The rule of a service and where it stands, if it has one.
+    fn rule(&self, service: Service) -> Option<(RuleKey, Rule)> {
         let attached = self.attached.get(&service.netns)?;
-        attached
-            .ports
-            .contains(&service.port)
-            .then(|| RuleKey::new(attached.instance.slot, service.port))
+        let rule = attached.ports.get(&service.port)?;
+        Some((RuleKey::new(attached.instance.slot, service.port), *rule))
     }
 
     fn spare(&mut self) -> Result<Instance, KernelError> {
@@ -202,12 +206,11 @@ impl Gates {
         order.load()
     }
 
-    fn write(&mut self, key: RuleKey, lease_until: Boot) -> Result<(), KernelError> {
-        self.rejected
-            .insert(key, 0, 0)
-            .and_then(|()| {
-                self.rules.insert(key, Rule { lease_until_ns: lease_until.as_nanos() }, 0)
-            })
+    /// Writes a rule, and for a new one its counter first.
+    fn write(&mut self, key: RuleKey, rule: Rule, is_new: bool) -> Result<(), KernelError> {
+        let counted = if is_new { self.rejected.insert(key, 0, 0) } else { Ok(()) };
+        counted
+            .and_then(|()| self.rules.insert(key, rule, 0))
             .map_err(|e| KernelError::op("write the gate's rule for port", key.port, e))
     }
 
@@ -230,7 +233,7 @@ impl Gates {
             return;
         };
         let slot = instance.slot;
-        let erased = ports.into_iter().map(|port| self.erase(RuleKey::new(slot, port)));
+        let erased = ports.into_keys().map(|port| self.erase(RuleKey::new(slot, port)));
         let erased = erased.fold(Ok(()), Result::and);
         // Of a dead namespace the kernel has detached it already.
         let detached = instance.program().and_then(|p| {
@@ -245,16 +248,28 @@ impl Gates {
     }
 }
 
+/// A rule that refuses nobody yet.
+fn open_rule(service: Service) -> Rule {
+    Rule {
+        lease_until_ns: 0,
+        keep_clients_ns: 0,
+        netns: service.netns,
+        flags: 0,
+        targets: 0,
+        zero: 0,
+    }
+}
+
 /// An instance to be loaded.
 pub(super) struct SpareOrder {
-    bpffs: Arc<OwnedFd>,
+    pins: Pins,
     slot: u32,
 }
 
 impl SpareOrder {
     /// Loads it: some 30 ms.
     pub(super) fn load(self) -> Result<Instance, KernelError> {
-        load_instance(&self.bpffs, self.slot)
+        load_instance(&self.pins, self.slot)
     }
 }
 
@@ -266,12 +281,12 @@ impl Instance {
     }
 }
 
-fn load_instance(bpffs: &OwnedFd, slot: u32) -> Result<Instance, KernelError> {
+fn load_instance(pins: &Pins, slot: u32) -> Result<Instance, KernelError> {
     let mut loader = EbpfLoader::new();
     // The gate needs no type information, and reading that of the whole kernel takes time and memory.
     loader.btf(None).override_global("GATE_SLOT", &slot, true);
     for name in SHARED {
-        loader.map_pin_path(name, path(bpffs, name));
+        loader.map_pin_path(name, pins.path(name));
     }
     let ebpf = loader.load(GATE.bytes()?).map_err(|e| KernelError::op("load", "the gate", e))?;
     let mut instance = Instance { slot, ebpf };
@@ -281,17 +296,4 @@ fn load_instance(bpffs: &OwnedFd, slot: u32) -> Result<Instance, KernelError> {
 
 fn shared(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, KernelError> {
     ebpf.take_map(name).ok_or_else(|| KernelError::op("find map", name, "not in the object"))
-}
-
-/// Makes a bpffs that no path leads to; it vanishes with the agent.
-fn private_bpffs() -> Result<OwnedFd, KernelError> {
-    const BPF: &CStr = c"bpf";
-    let fail = |e| KernelError::op("mount", "a private bpffs", e);
-    let fs = fsopen(BPF, FsOpenFlags::FSOPEN_CLOEXEC).map_err(fail)?;
-    fsconfig_create(&fs).map_err(fail)?;
-    fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(fail)
-}
-
-fn path(bpffs: &OwnedFd, name: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}/{name}", bpffs.as_raw_fd()))
 }

@@ -12,15 +12,16 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::{
-    Abort, Event, Faults, Finish, Followed, Kernel, KernelError, Look, Reconciled, RetireLacks,
-    RetireOrder, Tracked, Watch, destroy, diag, events, finish,
+    Abort, Class, Event, Faults, Finish, Followed, Kernel, KernelError, Look, Reconciled,
+    RetireLacks, RetireOrder, Tracked, Watch, destroy, diag, events, finish,
     gate::Gates,
     netns::{self, Namespaces},
     offsets::Offsets,
+    pins::Pins,
     retire::Retiring,
     settle::Unsettled,
     sys,
-    tracker::{Sizes, Tracker, tracked},
+    tracker::{Sizes, Tracker, number, tracked},
 };
 use crate::drain::{Boot, Service};
 
@@ -65,6 +66,7 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
     let host = netns::host()?;
     let sizes = Sizes { max_flows: config.max_flows, max_services: config.max_services };
     let offsets = Offsets::read()?;
+    let pins = Pins::new()?;
     let mut tracker = Tracker::start(&cgroup, sizes, &offsets)?;
     let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
     let retiring = Retiring::start(sizes, &offsets, tracker.take_next()?);
@@ -72,7 +74,7 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
         namespaces: Namespaces::default(),
         host,
         tracker: Mutex::new(tracker),
-        gates: Arc::new(Mutex::new(Gates::load()?)),
+        gates: Arc::new(Mutex::new(Gates::load(pins)?)),
         retiring,
         unsettled: Unsettled::default(),
         forgiven: Mutex::default(),
@@ -162,18 +164,41 @@ impl Linux {
     /// else a flow that comes or goes would be taken for an error.
     fn correct(&self, service: Service) -> Result<i64, KernelError> {
         let mut tracker = self.tracker();
-        let before = tracker.counts(service)?;
+        let all = |tracker: &Tracker| {
+            let counts = Class::ALL.map(|class| tracker.counts_of(service, class));
+            counts.into_iter().collect::<Result<Vec<_>, _>>()
+        };
+        let before = all(&tracker)?;
         let held = tracker.flows_of(service)?;
-        let after = tracker.counts(service)?;
+        let after = all(&tracker)?;
         if before != after {
             return Ok(0);
         }
-        let wrong = held.len() as i64 - after.flows;
-        if wrong != 0 {
-            tracker.know(service)?;
-            tracker.correct(service, wrong)?;
+        let mut total = 0;
+        for (class, counts) in Class::ALL.into_iter().zip(after) {
+            let number = number(class);
+            let held = held.iter().filter(|(_, flow)| flow.service.class == number).count();
+            let wrong = held as i64 - counts.flows;
+            if wrong != 0 {
+                tracker.know(service)?;
+                tracker.correct(service, class, wrong)?;
+                total += wrong;
+            }
         }
-        Ok(wrong)
+        Ok(total)
+    }
+
+    /// Has the tracker count the flows of a look in the classes that the look says.
+    fn sort(&self, service: Service, look: &Look) -> Result<u64, KernelError> {
+        let mut moved = 0;
+        for socket in look.sockets.iter().filter(|socket| socket.state.is_flow()) {
+            let mut tracker = self.tracker();
+            let is = tracker.flow(socket.cookie)?.map(|flow| flow.service.class);
+            if is.is_some_and(|is| is != number(socket.class)) {
+                moved += u64::from(tracker.move_to(service, socket.cookie, socket.class)?);
+            }
+        }
+        Ok(moved)
     }
 
     /// Accounts for lost flows, if the tracker now holds everything that a look shows.
@@ -263,9 +288,10 @@ impl Kernel for Linux {
     fn reconcile(&self, service: Service, look: &Look) -> Result<Reconciled, KernelError> {
         let removed = self.drop_gone(service)?; // First, since it makes room.
         let added = self.take_in(service, look)?;
+        let moved = self.sort(service, look)?;
         let corrected = self.correct(service)?;
         self.forgive(service)?;
-        Ok(Reconciled { added, removed, corrected })
+        Ok(Reconciled { added, removed, moved, corrected })
     }
 
     fn watch(&self, service: Service, watch: Watch) -> Result<(), KernelError> {

@@ -11,10 +11,13 @@ pub(crate) mod fake;
 mod finish;
 mod gate;
 mod linux;
+mod loaded;
+mod look;
 mod netns;
 mod objects;
 mod offsets;
 pub mod peer;
+mod pins;
 pub mod probe;
 mod retire;
 mod retiring;
@@ -22,9 +25,10 @@ mod settle;
 mod sys;
 mod tracker;
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::fmt;
 
 pub use linux::{Config, Linux, open};
+pub use look::{Class, Listener, Look, Socket, SocketInfo, TcpState};
 pub use retiring::{
     Abort, Barrier, Finish, Followed, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
 };
@@ -168,100 +172,10 @@ pub trait Kernel: Send + Sync + 'static {
     fn faults(&self) -> Result<Faults, KernelError>;
 }
 
-/// What a look at one service found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Look {
-    /// Sockets in LISTEN.
-    pub listeners: Vec<Listener>,
-    /// All others.
-    pub sockets: Vec<Socket>,
-}
-
-/// A listening socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// Socket cookie: never reused while the machine runs.
-    pub cookie: u64,
-    /// Address and port it is bound to.
-    pub local: SocketAddr,
-    /// User id that owns it, in the initial user namespace.
-    pub uid: u32,
-    /// Inode number of the socket, as in `/proc/PID/fd`.
-    pub inode: u32,
-    /// Connections waiting to be accepted.
-    pub backlog: u32,
-}
-
-/// A connection, or a handshake in progress.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Socket {
-    /// Socket cookie. A request socket (SYN_RECV) has one of its own.
-    pub cookie: u64,
-    /// TCP state.
-    pub state: TcpState,
-    /// Our address and port.
-    pub local: SocketAddr,
-    /// The peer's address and port.
-    pub peer: SocketAddr,
-    /// Inode number of the socket, as in `/proc/PID/fd`; 0 if no process holds it, which is so in the accept
-    /// queue and after `close(2)`.
-    pub inode: u32,
-    /// Bytes received and not read by the process.
-    pub unread: u32,
-    /// Bytes written by the process and not acknowledged by the peer.
-    pub unacked: u32,
-    /// `tcp_info`, where the kernel gave one.
-    pub info: Option<SocketInfo>,
-}
-
-/// The part of `struct tcp_info` that tells busy from quiet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SocketInfo {
-    /// Payload bytes received (`tcpi_bytes_received`).
-    pub bytes_received: u64,
-    /// Payload bytes acknowledged by the peer (`tcpi_bytes_acked`).
-    pub bytes_acked: u64,
-    /// Bytes not yet sent (`tcpi_notsent_bytes`).
-    pub not_sent: u32,
-    /// Since data was last sent (`tcpi_last_data_sent`).
-    pub since_sent: Duration,
-    /// Since data was last received (`tcpi_last_data_recv`).
-    pub since_received: Duration,
-    /// Smoothed round-trip time (`tcpi_rtt`).
-    pub rtt: Duration,
-}
-
-/// TCP states that a look reports (`include/net/tcp_states.h`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the kernel's names say it")]
-pub enum TcpState {
-    Established,
-    SynRecv,
-    FinWait1,
-    FinWait2,
-    CloseWait,
-    LastAck,
-    Closing,
-}
-
-impl Socket {
-    /// Whether a process holds it.
-    pub fn is_held(&self) -> bool {
-        self.inode != 0
-    }
-}
-
-impl TcpState {
-    /// Whether a connection in this state is a flow: from ESTABLISHED until our last byte and FIN are acked.
-    pub fn is_flow(self) -> bool {
-        !matches!(self, Self::SynRecv | Self::FinWait2)
-    }
-}
-
 /// The tracker's view of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tracked {
-    /// Flows now. Negative only if the counter was corrupted.
+    /// Flows of [`Class::Counted`] now. Negative only if the counter was corrupted.
     pub flows: i64,
     /// Connections ever accepted.
     pub accepted: u64,
@@ -281,6 +195,8 @@ pub struct Reconciled {
     pub added: u64,
     /// Flows the tracker held that were gone.
     pub removed: u64,
+    /// Flows that the tracker counted in another class than the look.
+    pub moved: u64,
     /// By how much the flow counter was wrong beyond that.
     pub corrected: i64,
 }

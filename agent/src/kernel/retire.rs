@@ -20,11 +20,12 @@ use drainctl_common::{
 use super::{
     Barrier, Followed, KernelError, Protocol, RetireLacks, RetireOrder, Told, ToldBy, explain,
     linux::lock,
+    loaded::{begin_scan, finish_scan, is_missing, map, program},
     netns::Namespaces,
     objects::RETIRE,
     offsets::{Offsets, RetireOffsets},
     sys,
-    tracker::{Sizes, Tracker, begin_scan, finish_scan, is_missing, key, map, program},
+    tracker::{Sizes, Tracker, key},
 };
 use crate::drain::{Boot, Service};
 

@@ -3,7 +3,6 @@
 use std::{
     collections::HashSet,
     fs::File,
-    io::Read as _,
     net::{IpAddr, Ipv6Addr},
     path::Path,
 };
@@ -14,11 +13,16 @@ use aya::{
     programs::{CgroupAttachMode, Iter, SchedClassifier, SockOps, TestRun as _, TestRunOptions},
 };
 use drainctl_common::{
-    ServiceKey,
+    ServiceKey, class,
     track::{Flow, Repair, ServiceCounts, fault, watch},
 };
 
-use super::{Faults, KernelError, Tracked, Watch, objects::TRACK, offsets::Offsets};
+use super::{
+    Class, Faults, KernelError, Tracked, Watch,
+    loaded::{begin_scan, exists, finish_scan, is_missing, lookup, map, program},
+    objects::TRACK,
+    offsets::Offsets,
+};
 use crate::drain::{Boot, Service};
 
 /// `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
@@ -95,7 +99,16 @@ impl Tracker {
 
     /// The counters of a service; zero for one it never saw.
     pub(super) fn counts(&self, service: Service) -> Result<ServiceCounts, KernelError> {
-        lookup(&self.services, &key(service), "SERVICES").map(Option::unwrap_or_default)
+        self.counts_of(service, Class::Counted)
+    }
+
+    /// The counters of one class of its flows.
+    pub(super) fn counts_of(
+        &self,
+        service: Service,
+        class: Class,
+    ) -> Result<ServiceCounts, KernelError> {
+        lookup(&self.services, &key_of(service, class), "SERVICES").map(Option::unwrap_or_default)
     }
 
     /// Makes an entry for a service, so that [`Self::adopt`] takes in its flows.
@@ -118,7 +131,7 @@ impl Tracker {
         lookup(&self.flows, &cookie, "FLOWS")
     }
 
-    /// All flows of a service, by cookie. Walks the whole map: 1 µs for each flow of the node.
+    /// All flows of a service, of whatever class, by cookie. Walks the whole map: 1 µs for each flow of the node.
     pub(super) fn flows_of(&self, service: Service) -> Result<Vec<(u64, Flow)>, KernelError> {
         let mut seen = HashSet::new();
         let mut flows = Vec::new();
@@ -136,7 +149,7 @@ impl Tracker {
                     "too many changes meanwhile",
                 ));
             }
-            if flow.service == key(service) && seen.insert(cookie) {
+            if flow.service.of_class(class::COUNTED) == key(service) && seen.insert(cookie) {
                 flows.push((cookie, flow));
             }
         }
@@ -145,13 +158,29 @@ impl Tracker {
 
     /// Uncounts a flow; false if it was uncounted by itself meanwhile.
     pub(super) fn remove(&mut self, service: Service, cookie: u64) -> Result<bool, KernelError> {
-        let order = Repair { cookie, ..Repair::new(key(service)) };
+        let order = Repair { cookie, remove: 1, ..Repair::new(key(service)) };
         self.repair(service, &order)
     }
 
-    /// Adds to the counter of a service.
-    pub(super) fn correct(&mut self, service: Service, flows: i64) -> Result<(), KernelError> {
-        let order = Repair { flows, ..Repair::new(key(service)) };
+    /// Counts a flow in this class of the service from now on; false if it was, or has ended.
+    pub(super) fn move_to(
+        &mut self,
+        service: Service,
+        cookie: u64,
+        class: Class,
+    ) -> Result<bool, KernelError> {
+        let order = Repair { cookie, ..Repair::new(key_of(service, class)) };
+        self.repair(service, &order)
+    }
+
+    /// Adds to a counter of a service.
+    pub(super) fn correct(
+        &mut self,
+        service: Service,
+        class: Class,
+        flows: i64,
+    ) -> Result<(), KernelError> {
+        let order = Repair { flows, ..Repair::new(key_of(service, class)) };
         self.repair(service, &order).map(drop)
     }
 
@@ -247,6 +276,21 @@ pub(super) fn key(service: Service) -> ServiceKey {
     ServiceKey::new(service.netns, service.port)
 }
 
+/// The key of one class of its flows.
+fn key_of(service: Service, class: Class) -> ServiceKey {
+    key(service).of_class(number(class))
+}
+
+/// How the kernel programs know a class.
+pub(super) fn number(class: Class) -> u16 {
+    match class {
+        Class::Counted => class::COUNTED,
+        Class::Ignored => class::IGNORED,
+        Class::Probe => class::PROBE,
+        Class::Steered => class::STEERED,
+    }
+}
+
 /// The counters as the rest of the agent sees them; `forgiven` of the lost flows are accounted for.
 pub(super) fn tracked(counts: &ServiceCounts, forgiven: u64) -> Tracked {
     let seen = counts.last_new_ns != 0;
@@ -297,72 +341,6 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<&'static str, KernelError> {
         return Ok("adopt_unseen");
     }
     Ok("adopt")
-}
-
-/// Begins a walk of the iterator `name` through the sockets of the network namespace of this thread; it is done as
-/// the file is read, which takes no lock.
-pub(super) fn begin_scan(ebpf: &mut Ebpf, name: &'static str) -> Result<File, KernelError> {
-    let fail =
-        |e: Box<dyn std::error::Error + Send + Sync>| KernelError::op("run iterator", name, e);
-    let program: &mut Iter = program(ebpf, name)?;
-    let link = program.attach().map_err(|e| fail(e.into()))?;
-    let link = program.take_link(link).map_err(|e| fail(e.into()))?;
-    link.into_file().map_err(|e| fail(e.into()))
-}
-
-/// Carries the walk out; returns how many flows were new, of each of which it writes the cookie.
-pub(super) fn finish_scan(mut scan: File, name: &'static str) -> Result<u64, KernelError> {
-    let mut cookies = Vec::new();
-    scan.read_to_end(&mut cookies).map_err(|e| KernelError::op("run iterator", name, e))?;
-    Ok((cookies.len() / size_of::<u64>()) as u64)
-}
-
-pub(super) fn program<'a, P>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut P, KernelError>
-where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
-{
-    let missing = || KernelError::op("find program", name, "not in the object");
-    let program = ebpf.program_mut(name).ok_or_else(missing)?;
-    program.try_into().map_err(|e| KernelError::op("use program", name, e))
-}
-
-pub(super) fn map<M>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    convert: impl FnOnce(aya::maps::Map) -> Result<M, MapError>,
-) -> Result<M, KernelError> {
-    let map = ebpf
-        .take_map(name)
-        .ok_or_else(|| KernelError::op("find map", name, "not in the object"))?;
-    convert(map).map_err(|e| KernelError::op("use map", name, e))
-}
-
-fn lookup<K: aya::Pod, V: aya::Pod>(
-    map: &HashMap<MapData, K, V>,
-    key: &K,
-    name: &'static str,
-) -> Result<Option<V>, KernelError> {
-    match map.get(key, 0) {
-        Ok(value) => Ok(Some(value)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(e) => Err(KernelError::op("read map", name, e)),
-    }
-}
-
-fn os_error(e: &MapError) -> Option<i32> {
-    if let MapError::SyscallError(e) = e { e.io_error.raw_os_error() } else { None }
-}
-
-fn exists(e: &MapError) -> bool {
-    os_error(e) == Some(libc::EEXIST)
-}
-
-/// Whether a key is not in a map.
-pub(super) fn is_missing(e: &MapError) -> bool {
-    matches!(e, MapError::KeyNotFound) || os_error(e) == Some(libc::ENOENT)
 }
 
 #[cfg(test)]

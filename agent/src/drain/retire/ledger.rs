@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     drain::Boot,
-    kernel::{Abort, Barrier, Finish, Followed, Look, Protocol, Socket, TcpState, ToldBy},
+    kernel::{Abort, Barrier, Class, Finish, Followed, Look, Protocol, Socket, TcpState, ToldBy},
 };
 
 /// What is known of each flow of a drain, and what became of those that are gone.
@@ -67,7 +67,8 @@ impl Retirement {
             let followed = followed.get(&socket.cookie).copied();
             self.see(socket, followed, &rules)
         };
-        let finish = look.sockets.iter().filter_map(to_finish).collect();
+        let counted = look.sockets.iter().filter(|socket| socket.class == Class::Counted);
+        let finish = counted.filter_map(to_finish).collect();
         Round { finish, gone: self.count_gone(&followed) }
     }
 
@@ -226,5 +227,6 @@ pub fn remaining(look: &Look) -> Vec<Abort> {
         socket.state.is_flow() || socket.state == TcpState::FinWait2 && socket.is_held()
     };
     let abort = |s: &Socket| Abort { cookie: s.cookie, local: s.local, peer: s.peer };
-    look.sockets.iter().filter(remains).map(abort).collect()
+    let counted = look.sockets.iter().filter(|socket| socket.class == Class::Counted);
+    counted.filter(remains).map(abort).collect()
 }

@@ -6,8 +6,8 @@ use super::{AtDeadline, Retire, Retirement, Round, Untellable, remaining};
 use crate::{
     drain::Boot,
     kernel::{
-        Abort, Barrier, Finish, Followed, Look, Protocol, Socket, SocketInfo, TcpState, Told,
-        ToldBy,
+        Abort, Barrier, Class, Finish, Followed, Look, Protocol, Socket, SocketInfo, TcpState,
+        Told, ToldBy,
     },
 };
 
@@ -47,6 +47,7 @@ fn socket() -> Socket {
     Socket {
         cookie: FLOW,
         state: TcpState::Established,
+        class: Class::Counted,
         local: ([10, 0, 0, 1], 8080).into(),
         peer: ([10, 0, 0, 2], 40_000).into(),
         inode: 70,

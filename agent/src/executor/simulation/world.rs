@@ -86,7 +86,7 @@ impl Simulation {
             (Phase::Serving, _) => {}
             (_, 0) => self.step(Event::Undrain("undrained".into())),
             (phase, 1..3) if phase != Phase::Opening && !self.machine.lease_is_over(now) => {
-                self.step(Event::Join(Box::new(*self.machine.spec())));
+                self.step(Event::Join(Box::new(self.machine.spec().clone())));
             }
             (_, 3..6) => self.step(Event::Renew),
             _ => self.step(Event::Hint),

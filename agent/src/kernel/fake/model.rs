@@ -9,7 +9,7 @@ use super::{FakeKernel, Hook, Op, retiring::Retiring};
 use crate::{
     drain::{Boot, Service},
     kernel::{
-        Abort, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, Reconciled,
+        Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, Reconciled,
         RetireLacks, RetireOrder, Socket, SocketInfo, TcpState, Tracked, Watch,
     },
 };
@@ -81,6 +81,7 @@ impl Model {
         let socket = Socket {
             cookie,
             state,
+            class: Class::Counted,
             local: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), service.port),
             peer: SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).into(), 40000),
             inode: if state == TcpState::SynRecv { 0 } else { cookie as u32 },
