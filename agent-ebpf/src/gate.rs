@@ -8,6 +8,7 @@
 #![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "see counter.rs"))]
 
 mod counter;
+mod probes;
 mod program;
 
 use aya_ebpf::{
@@ -18,12 +19,16 @@ use aya_ebpf::{
     maps::HashMap,
     programs::SkLookupContext,
 };
-use drainctl_common::gate::{Rule, RuleKey};
+use drainctl_common::{
+    gate::{Rule, RuleKey},
+    probe::{ProbeKey, count},
+};
 
 /// Verdicts of `sk_lookup` (`enum sk_action`).
 const SK_DROP: u32 = 0;
 const SK_PASS: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
+const AF_INET6: u32 = 10;
 
 /// Which rules are for this instance: the program cannot learn in which namespace it runs.
 #[unsafe(no_mangle)]
@@ -58,11 +63,48 @@ fn gate(ctx: SkLookupContext) -> u32 {
     if rule.flags & Rule::CLOSED == 0 {
         return SK_PASS; // Settling: everybody is still served.
     }
+    // SAFETY: as above.
+    if unsafe { is_probe(lookup, rule.netns) } {
+        probes::count(count::PASSED);
+        return SK_PASS; // A container that serves until it is stopped must not be killed as unhealthy.
+    }
     if let Some(rejected) = REJECTED.get_ptr_mut(key) {
         counter::add(rejected, 1);
     }
     // The kernel itself answers the SYN with a RST: there is no listener, as far as it can see.
     SK_DROP
+}
+
+/// Whether the kubelet opened the connection that is looked up, in the namespace `netns`.
+///
+/// # Safety
+/// `lookup` is the context that the kernel passed.
+#[inline(always)]
+unsafe fn is_probe(lookup: *const bpf_sk_lookup, netns: u32) -> bool {
+    // SAFETY: the caller's promise.
+    let key = unsafe {
+        let remote =
+            address(lookup, &raw const (*lookup).remote_ip4, &raw const (*lookup).remote_ip6);
+        let local = address(lookup, &raw const (*lookup).local_ip4, &raw const (*lookup).local_ip6);
+        let ports = (u16::from_be((*lookup).remote_port), (*lookup).local_port as u16);
+        ProbeKey::new((remote, ports.0), (local, ports.1), netns)
+    };
+    probes::is_probe(&key)
+}
+
+/// An address as IPv6, v4-mapped where it is IPv4, network byte order.
+///
+/// # Safety
+/// All three point into the context.
+#[inline(always)]
+unsafe fn address(lookup: *const bpf_sk_lookup, v4: *const u32, v6: *const [u32; 4]) -> [u32; 4] {
+    // Read first and volatile, for constant offsets into the context: see the tracker.
+    // SAFETY: the caller's promise.
+    let (family, v4, v6) = unsafe {
+        let word = |i: usize| v6.cast::<u32>().add(i).read_volatile();
+        ((*lookup).family, v4.read_volatile(), [word(0), word(1), word(2), word(3)])
+    };
+    if family == AF_INET6 { v6 } else { [0, 0, 0xffff_u32.to_be(), v4] }
 }
 
 /// The host's compiler type-checks this file, so that `cargo check` needs no eBPF toolchain.

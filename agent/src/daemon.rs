@@ -33,6 +33,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// Root of the cgroup v2 hierarchy; `None`: where /proc/mounts says it is.
     pub cgroup: Option<PathBuf>,
+    /// The kubelet's cgroup; `None`: that of the kubelet's process.
+    pub probe_cgroup: Option<PathBuf>,
     /// Most connections the tracker holds at once, node-wide, at least 1.
     pub max_flows: u32,
     /// Most services the tracker knows at once, at least 1.
@@ -91,6 +93,7 @@ fn open_kernel(
 ) -> Result<(Arc<dyn Kernel>, mpsc::UnboundedReceiver<Event>), KernelError> {
     let config = kernel::Config {
         cgroup: options.cgroup.clone(),
+        probe_cgroup: options.probe_cgroup.clone(),
         max_flows: options.max_flows,
         max_services: options.max_services,
     };

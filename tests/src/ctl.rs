@@ -233,6 +233,8 @@ pub struct Service {
     pub handshakes: u64,
     /// Connections in FIN_WAIT2 within the linger time.
     pub lingering: u64,
+    /// Connections opened by the kubelet.
+    pub probes: u64,
     /// Connection attempts refused.
     pub rejected: u64,
     /// Since the newest connection.

@@ -15,6 +15,7 @@ pub mod grpc;
 pub mod heads;
 pub mod held;
 pub mod http;
+pub mod kubelet;
 pub mod kubeproxy;
 pub mod leaving;
 pub mod load;

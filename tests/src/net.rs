@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, Shutdown, SocketFlags, SocketType, bind, connect as connect_socket, ipproto,
     listen as start_listening, shutdown, socket_with, sockopt,
@@ -183,6 +184,25 @@ pub fn connect_here(addr: SocketAddr) -> Result<TcpStream> {
         TcpStream::connect_timeout(&addr, LIMIT).with_context(|| format!("connect to {addr}"))?;
     limit(&stream)?;
     Ok(stream)
+}
+
+/// Connects from inside `netns` and from this address and port; the connection is `None` if it is refused.
+pub fn connect_from(
+    netns: &Netns,
+    from: SocketAddr,
+    addr: SocketAddr,
+) -> Result<Option<TcpStream>> {
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    netns.run(|| {
+        let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))?;
+        sockopt::set_socket_reuseaddr(&fd, true)?;
+        bind(&fd, &from).with_context(|| format!("bind {from}"))?;
+        match connect_socket(&fd, &addr) {
+            Ok(()) => Ok(Some(TcpStream::from(fd))),
+            Err(Errno::CONNREFUSED) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("connect from {from} to {addr}")),
+        }
+    })
 }
 
 fn mptcp(addr: SocketAddr) -> Result<OwnedFd> {

@@ -41,7 +41,7 @@ impl Fixture {
     fn with_max_flows(max_flows: u32) -> Result<Self> {
         let netns = Netns::new()?;
         let server = Server::start(&netns, Listening::on(Ipv4Addr::LOCALHOST, PORT))?;
-        let config = Config { cgroup: None, max_flows, max_services: 64 };
+        let config = Config { cgroup: None, probe_cgroup: None, max_flows, max_services: 64 };
         let (linux, events) = kernel::open(&config)?;
         let service = Service { netns: netns.inode(), port: PORT };
         Ok(Self { linux, events, netns, server, service })
@@ -128,7 +128,7 @@ fn close_and_look(linux: &Linux, service: Service, round: u32) -> Result<()> {
 #[test]
 fn the_end_of_the_last_flow_is_an_event_and_so_is_every_new_one() -> Result<()> {
     let mut fixture = Fixture::new()?;
-    fixture.linux.watch(fixture.service, Watch { listeners: true, flows: true })?;
+    fixture.linux.watch(fixture.service, Watch { listeners: true, flows: true, classes: false })?;
     let pairs = fixture.connect(3)?;
     let accepted = fixture.await_event(EventKind::Accepted)?;
     ensure!(accepted.at <= fixture.linux.now());

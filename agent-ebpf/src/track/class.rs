@@ -1,10 +1,23 @@
 //! What a new flow means to the drain of its service.
 
 use aya_ebpf::programs::SockOpsContext;
-use drainctl_common::{ServiceKey, class, track::ServiceCounts};
+use drainctl_common::{
+    ServiceKey, class,
+    track::{ServiceCounts, watch},
+};
 
-/// The [`class`] of a connection that is being accepted.
+use crate::probe;
+
+/// The [`class`] of a connection that is being accepted. Without a drain all of them count: the drain's first
+/// look sorts them.
 #[inline(always)]
-pub(crate) fn of(_ctx: &SockOpsContext, _service: &ServiceKey, _counts: *mut ServiceCounts) -> u16 {
+pub(crate) fn of(ctx: &SockOpsContext, service: &ServiceKey, counts: *mut ServiceCounts) -> u16 {
+    // SAFETY: `counts` points to a live map value.
+    if unsafe { (&raw const (*counts).watch).read_volatile() } & watch::CLASSES == 0 {
+        return class::COUNTED;
+    }
+    if probe::is_probe(ctx, service.netns) {
+        return class::PROBE;
+    }
     class::COUNTED
 }

@@ -4,6 +4,8 @@
 //!   uncounts it when it leaves the states that are flows. It runs under the socket's lock, and each flow
 //!   is accounted for once, by its socket cookie.
 //! - `adopt` (`iter/tcp`) takes in connections that were there before, or that the tracker missed.
+//! - `probe` (`sock_ops`, attached to the kubelet's cgroup) notes which connections are probes, which do not
+//!   keep a service from being drained.
 //! - `repair` lets the agent remove what is no longer there, with the same atomic adds.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
@@ -18,6 +20,9 @@ mod flows;
 mod iter;
 #[path = "../netns.rs"]
 mod netns;
+mod probe;
+#[path = "../probes.rs"]
+mod probes;
 #[path = "../program.rs"]
 mod program;
 mod repair;

@@ -26,7 +26,7 @@ use crate::{
 const AF_INET6: u32 = 10;
 /// TCP states (`include/net/tcp_states.h`).
 const TCP_FIN_WAIT2: u32 = 5;
-const TCP_CLOSE: u32 = 7;
+pub(crate) const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
 
 /// Runs at the moments in a socket's life that matter, for every socket of the node. Returns 1 always:
@@ -127,13 +127,19 @@ fn tell_of_listener(ctx: &SockOpsContext, kind: u32) {
 /// Asks the kernel to call us at each state change of this socket, and leaves the flags that another
 /// program has set: the helper replaces them all.
 #[inline(always)]
-fn ask_for_states(ctx: &SockOpsContext) {
+pub(crate) fn ask_for_states(ctx: &SockOpsContext) {
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     let _ = ctx.set_cb_flags(flags as i32);
 }
 
 #[inline(always)]
 fn service(ctx: &SockOpsContext) -> Option<ServiceKey> {
+    Some(ServiceKey::new(netns(ctx)?, ctx.local_port() as u16))
+}
+
+/// Inode number of the network namespace of the socket.
+#[inline(always)]
+pub(crate) fn netns(ctx: &SockOpsContext) -> Option<u32> {
     // SAFETY: the verifier checks the access, and the pointers before they are used.
     let sock = unsafe {
         let sk = (*ctx.ops).__bindgen_anon_2.sk;
@@ -146,8 +152,7 @@ fn service(ctx: &SockOpsContext) -> Option<ServiceKey> {
         return None;
     }
     // SAFETY: `sock` came from the helper.
-    let netns = unsafe { netns::inum(sock.cast()) };
-    Some(ServiceKey::new(netns, ctx.local_port() as u16))
+    Some(unsafe { netns::inum(sock.cast()) })
 }
 
 #[inline(always)]
@@ -158,15 +163,28 @@ fn cookie(ctx: &SockOpsContext) -> u64 {
 
 /// The peer's address as IPv6, v4-mapped where it is IPv4, network byte order.
 #[inline(always)]
-fn peer(ctx: &SockOpsContext) -> [u32; 4] {
+pub(crate) fn peer(ctx: &SockOpsContext) -> [u32; 4] {
+    // SAFETY: the context is the one the kernel passed.
+    unsafe { address(ctx, &raw const (*ctx.ops).remote_ip4, &raw const (*ctx.ops).remote_ip6) }
+}
+
+/// Our own address, in the same form.
+#[inline(always)]
+pub(crate) fn local(ctx: &SockOpsContext) -> [u32; 4] {
+    // SAFETY: the context is the one the kernel passed.
+    unsafe { address(ctx, &raw const (*ctx.ops).local_ip4, &raw const (*ctx.ops).local_ip6) }
+}
+
+/// # Safety
+/// Both point into the context.
+#[inline(always)]
+unsafe fn address(ctx: &SockOpsContext, v4: *const u32, v6: *const [u32; 4]) -> [u32; 4] {
     // All five words are read first, volatile: merged into the branches, the reads would become one at a
     // computed offset, and the verifier wants constant offsets into the context.
-    // SAFETY: the context is the one the kernel passed.
+    // SAFETY: the caller's promise.
     let (v4, v6) = unsafe {
-        let v6 = (&raw const (*ctx.ops).remote_ip6).cast::<u32>();
-        let word = |i: usize| v6.add(i).read_volatile();
-        let v4 = (&raw const (*ctx.ops).remote_ip4).read_volatile();
-        (v4, [word(0), word(1), word(2), word(3)])
+        let word = |i: usize| v6.cast::<u32>().add(i).read_volatile();
+        (v4.read_volatile(), [word(0), word(1), word(2), word(3)])
     };
     if ctx.family() == AF_INET6 { v6 } else { [0, 0, 0xffff_u32.to_be(), v4] }
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     drain::{RetireReport, Service},
     executor::{Status, Totals},
-    kernel::Faults,
+    kernel::{Faults, ProbeCounts},
 };
 
 /// Media type of the text format.
@@ -45,7 +45,7 @@ impl Requests {
 
 /// All metrics in the OpenMetrics text format.
 pub(super) async fn text<D: Drains>(app: &App<D>) -> Result<String, ApiError> {
-    let faults = app.kernel(|kernel| kernel.faults()).await?;
+    let (faults, probes) = app.kernel(|kernel| Ok((kernel.faults()?, kernel.probes()?))).await?;
     let draining = app.drains.draining().await?;
     // A namespace that ends meanwhile must not cost the other metrics.
     let services = app.drains.status(draining).await.unwrap_or_default();
@@ -56,6 +56,7 @@ pub(super) async fn text<D: Drains>(app: &App<D>) -> Result<String, ApiError> {
     registry.register_collector(Box::new(Snapshot {
         totals: app.drains.totals(),
         faults,
+        probes,
         services,
     }));
     let mut text = String::new();
@@ -68,6 +69,7 @@ pub(super) async fn text<D: Drains>(app: &App<D>) -> Result<String, ApiError> {
 struct Snapshot {
     totals: Totals,
     faults: Faults,
+    probes: ProbeCounts,
     services: Vec<Status>,
 }
 
@@ -107,6 +109,7 @@ impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_build(&mut encoder)?;
         self.encode_counters(&mut encoder)?;
+        self.encode_kubelet(&mut encoder)?;
         self.encode_services(&mut encoder)?;
         self.encode_retiring(&mut encoder)
     }
@@ -121,7 +124,7 @@ impl Snapshot {
     }
 
     /// Name, help and value of every counter; `_total` is appended.
-    fn counters(&self) -> [(&'static str, &'static str, u64); 11] {
+    fn counters(&self) -> [(&'static str, &'static str, u64); 13] {
         let Totals {
             drains,
             drained,
@@ -148,6 +151,8 @@ impl Snapshot {
             ),
             ("tracker_events_lost", "Events that found the ring buffer full", events_lost),
             ("tracker_no_netns", "Connections whose namespace could not be read", no_netns),
+            ("probes_opened", "Connections opened by the kubelet", self.probes.opened),
+            ("probes_passed", "Probes that closed gates let pass", self.probes.passed),
         ]
     }
 
@@ -164,6 +169,12 @@ impl Snapshot {
         Ok(())
     }
 
+    fn encode_kubelet(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let there = ConstGauge::new(i64::from(self.probes.cgroup.is_some()));
+        let help = "1 if the kubelet's connections are told from others";
+        there.encode(encoder.encode_descriptor("kubelet_known", help, None, there.metric_type())?)
+    }
+
     fn encode_services(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_gauge(encoder, "service_flows", "Established connections", |s| s.flows)?;
         self.encode_gauge(encoder, "service_handshakes", "Handshakes in progress", |s| {
@@ -174,6 +185,12 @@ impl Snapshot {
             "service_lingering",
             "Connections closed on our side only",
             |s| s.lingering,
+        )?;
+        self.encode_gauge(
+            encoder,
+            "service_probes",
+            "Connections opened by the kubelet, which do not count",
+            |s| s.exempt.probes,
         )?;
         self.encode_gauge(
             encoder,

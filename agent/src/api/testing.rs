@@ -17,8 +17,8 @@ use crate::{
     drain::{Boot, Exempt, Leaving, RetireReport, Service, Spec, SpecRequest},
     executor::{DrainError, DrainView, Owner, Status, Totals, Update},
     kernel::{
-        Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, Protocol,
-        Reconciled, RetireLacks, RetireOrder, Socket, TcpState, Tracked, Watch,
+        Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, ProbeCounts,
+        Protocol, Reconciled, RetireLacks, RetireOrder, Socket, TcpState, Tracked, Watch,
     },
 };
 
@@ -159,6 +159,10 @@ impl Kernel for FakeKernel {
     fn retire_lacks(&self) -> RetireLacks {
         RetireLacks::default()
     }
+    fn probes(&self) -> Result<ProbeCounts, KernelError> {
+        Ok(ProbeCounts::default())
+    }
+
     fn faults(&self) -> Result<Faults, KernelError> {
         Ok(Faults { events_lost: 3, ..Faults::default() })
     }

@@ -32,6 +32,10 @@ struct Flags {
     /// Root of the cgroup v2 hierarchy [default: as mounted, from /proc/mounts].
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
+    /// The kubelet's cgroup (v2): connections opened in it are probes, which pass every gate and do not count
+    /// [default: that of the process `kubelet`].
+    #[arg(long, value_name = "PATH")]
+    probe_cgroup: Option<PathBuf>,
     /// Most connections tracked at once on this node; beyond it counts are unknown, never wrong.
     #[arg(long, value_name = "N", default_value = "262144")]
     max_flows: NonZeroU32,
@@ -59,6 +63,7 @@ impl From<Flags> for Options {
         Self {
             socket: flags.socket,
             cgroup: flags.cgroup,
+            probe_cgroup: flags.probe_cgroup,
             max_flows: flags.max_flows.get(),
             max_services: flags.max_services.get(),
         }

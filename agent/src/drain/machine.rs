@@ -332,7 +332,8 @@ impl Machine {
     }
 
     fn watch(&self, flows: bool, out: &mut Vec<Action>) {
-        out.push(Action::Watch(Watch { listeners: !self.spec.keep_closed(), flows }));
+        let listeners = !self.spec.keep_closed();
+        out.push(Action::Watch(Watch { listeners, flows, classes: true }));
     }
 
     fn verify(&mut self, now: Boot, out: &mut Vec<Action>) {

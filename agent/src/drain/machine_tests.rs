@@ -69,7 +69,7 @@ fn summary(actions: &[Action]) -> String {
         Action::RenewGate { .. } => Some("renew"),
         Action::OpenGate => Some("open"),
         Action::Forget => Some("forget"),
-        Action::Watch(Watch { listeners: false, flows: false }) => Some("unwatch"),
+        Action::Watch(Watch { listeners: false, flows: false, .. }) => Some("unwatch"),
         Action::Watch(_) => Some("watch"),
         Action::ReadArrivals => Some("arrivals"),
         Action::Verify => Some("verify"),

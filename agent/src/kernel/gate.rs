@@ -13,7 +13,13 @@ use aya::{
 };
 use drainctl_common::gate::{Rule, RuleKey};
 
-use super::{KernelError, loaded::is_missing, objects::GATE, pins::Pins};
+use super::{
+    KernelError,
+    loaded::is_missing,
+    objects::GATE,
+    pins::Pins,
+    tracker::{PROBE_COUNTS, PROBES},
+};
 use crate::drain::{Boot, Service};
 
 /// How many instances are kept loaded. Each costs about 30 ms to load and 10 KiB of kernel memory.
@@ -285,7 +291,7 @@ fn load_instance(pins: &Pins, slot: u32) -> Result<Instance, KernelError> {
     let mut loader = EbpfLoader::new();
     // The gate needs no type information, and reading that of the whole kernel takes time and memory.
     loader.btf(None).override_global("GATE_SLOT", &slot, true);
-    for name in SHARED {
+    for name in SHARED.into_iter().chain([PROBES, PROBE_COUNTS]) {
         loader.map_pin_path(name, pins.path(name));
     }
     let ebpf = loader.load(GATE.bytes()?).map_err(|e| KernelError::op("load", "the gate", e))?;

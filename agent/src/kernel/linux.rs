@@ -12,12 +12,13 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::{
-    Abort, Class, Event, Faults, Finish, Followed, Kernel, KernelError, Look, Reconciled,
-    RetireLacks, RetireOrder, Tracked, Watch, destroy, diag, events, finish,
+    Abort, Class, Event, Faults, Finish, Followed, Kernel, KernelError, Look, ProbeCounts,
+    Reconciled, RetireLacks, RetireOrder, Tracked, Watch, cgroup, destroy, diag, events, finish,
     gate::Gates,
     netns::{self, Namespaces},
     offsets::Offsets,
     pins::Pins,
+    probes::{self, Probes},
     retire::Retiring,
     settle::Unsettled,
     sys,
@@ -25,8 +26,10 @@ use super::{
 };
 use crate::drain::{Boot, Service};
 
-/// How often services of namespaces that are gone are forgotten.
-const SWEEP: Duration = Duration::from_secs(60);
+/// How often the kubelet is looked for: between its restart and this its probes count.
+const SEEK: Duration = Duration::from_secs(10);
+/// Services of namespaces that are gone are forgotten each so many times.
+const SWEEP: u32 = 6;
 /// A service without a connection for so long is forgotten too; its next connection makes it known again.
 const UNUSED: Duration = Duration::from_secs(600);
 
@@ -35,6 +38,8 @@ const UNUSED: Duration = Duration::from_secs(600);
 pub struct Config {
     /// Root of the cgroup v2 hierarchy; found in `/proc/mounts` if left out.
     pub cgroup: Option<PathBuf>,
+    /// The kubelet's cgroup; found from its process if left out.
+    pub probe_cgroup: Option<PathBuf>,
     /// Most flows counted at a time, on the whole node.
     pub max_flows: u32,
     /// Most services counted at a time, on the whole node.
@@ -46,6 +51,7 @@ pub struct Linux {
     namespaces: Namespaces,
     host: u32,
     tracker: Mutex<Tracker>,
+    probes: Mutex<Probes>,
     gates: Arc<Mutex<Gates>>,
     retiring: Retiring,
     /// See [`Linux::let_gate_settle`].
@@ -61,19 +67,21 @@ pub struct Linux {
 pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Event>), KernelError> {
     let cgroup = match &config.cgroup {
         Some(path) => path.clone(),
-        None => cgroup2_root()?,
+        None => cgroup::root()?,
     };
     let host = netns::host()?;
     let sizes = Sizes { max_flows: config.max_flows, max_services: config.max_services };
     let offsets = Offsets::read()?;
     let pins = Pins::new()?;
-    let mut tracker = Tracker::start(&cgroup, sizes, &offsets)?;
+    let mut tracker = Tracker::start(&cgroup, sizes, &offsets, &pins)?;
+    let probes = Probes::start(config.probe_cgroup.clone(), cgroup, &mut tracker)?;
     let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
     let retiring = Retiring::start(sizes, &offsets, tracker.take_next()?);
     let linux = Arc::new(Linux {
         namespaces: Namespaces::default(),
         host,
         tracker: Mutex::new(tracker),
+        probes: Mutex::new(probes),
         gates: Arc::new(Mutex::new(Gates::load(pins)?)),
         retiring,
         unsettled: Unsettled::default(),
@@ -82,8 +90,12 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
     linux.adopt_all()?;
     let (to, from) = mpsc::unbounded_channel();
     let sweeper = Arc::downgrade(&linux);
-    events::forward(ring, logger, to, SWEEP, move || {
-        if let Some(linux) = sweeper.upgrade() {
+    let mut rounds = 0_u32;
+    events::forward(ring, logger, to, SEEK, move || {
+        let Some(linux) = sweeper.upgrade() else { return };
+        lock(&linux.probes).seek(&mut linux.tracker());
+        rounds += 1;
+        if rounds.is_multiple_of(SWEEP) {
             linux.sweep();
         }
     })?;
@@ -265,7 +277,9 @@ impl Kernel for Linux {
 
     fn look(&self, netns: u32, port: Option<u16>) -> Result<Look, KernelError> {
         self.let_gate_settle(netns);
-        self.namespaces.inside(netns, || diag::look(port))
+        let mut look = self.namespaces.inside(netns, || diag::look(port))?;
+        probes::mark(&self.probes, &self.tracker, netns, &mut look)?;
+        Ok(look)
     }
 
     fn tracked(&self, service: Service) -> Result<Tracked, KernelError> {
@@ -350,6 +364,10 @@ impl Kernel for Linux {
     fn faults(&self) -> Result<Faults, KernelError> {
         self.tracker().faults()
     }
+
+    fn probes(&self) -> Result<ProbeCounts, KernelError> {
+        lock(&self.probes).counts()
+    }
 }
 
 /// Whether the tracker holds every flow of a look.
@@ -370,17 +388,4 @@ fn flows(look: &Look) -> impl Iterator<Item = u64> + '_ {
 /// A panic in another thread does not make kernel state unusable.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Where cgroup v2 is mounted: its root is what sees every socket of the node.
-fn cgroup2_root() -> Result<PathBuf, KernelError> {
-    let mounts = procfs::mounts().map_err(|e| KernelError::op("read", "/proc/mounts", e))?;
-    let found = mounts.into_iter().find(|m| m.fs_vfstype == "cgroup2").map(|m| m.fs_file.into());
-    found.ok_or_else(|| {
-        KernelError::op(
-            "find",
-            "cgroup v2",
-            "it is mounted nowhere; mount it, or name it with --cgroup",
-        )
-    })
 }

@@ -3,6 +3,7 @@
 //!
 //! All calls block for microseconds to a few milliseconds; async code calls them on a blocking thread.
 
+mod cgroup;
 mod destroy;
 mod diag;
 mod events;
@@ -10,6 +11,7 @@ mod events;
 pub(crate) mod fake;
 mod finish;
 mod gate;
+pub mod kubelet;
 mod linux;
 mod loaded;
 mod look;
@@ -19,13 +21,14 @@ mod offsets;
 pub mod peer;
 mod pins;
 pub mod probe;
+mod probes;
 mod retire;
 mod retiring;
 mod settle;
 mod sys;
 mod tracker;
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 pub use linux::{Config, Linux, open};
 pub use look::{Class, Listener, Look, Socket, SocketInfo, TcpState};
@@ -170,6 +173,12 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// The map cannot be read.
     fn faults(&self) -> Result<Faults, KernelError>;
+
+    /// What is known of the kubelet's connections.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn probes(&self) -> Result<ProbeCounts, KernelError>;
 }
 
 /// The tracker's view of a service.
@@ -208,6 +217,8 @@ pub struct Watch {
     pub listeners: bool,
     /// [`EventKind::Empty`] and [`EventKind::Accepted`].
     pub flows: bool,
+    /// Nothing more, but new flows are counted by [`Class`]: the service has a drain.
+    pub classes: bool,
 }
 
 /// Counters of the kernel programs, since the agent started.
@@ -221,6 +232,17 @@ pub struct Faults {
     pub events_lost: u64,
     /// Connections whose network namespace could not be read.
     pub no_netns: u64,
+}
+
+/// The kubelet's connections, which are told from others where they are opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProbeCounts {
+    /// The cgroup whose connections they are; `None`: there is no kubelet, and every connection counts.
+    pub cgroup: Option<PathBuf>,
+    /// Connections that were opened in it, since the agent started.
+    pub opened: u64,
+    /// Of those, the ones that closed gates let pass.
+    pub passed: u64,
 }
 
 /// Something that happened in the kernel.

@@ -94,13 +94,19 @@ impl Namespaces {
     }
 }
 
-/// Inode number of the node's own namespace. `kthreadd` (pid 2) lives in it on every machine, and unlike
-/// pid 1 it may be looked at without all the capabilities that pid 1 has.
+/// Inode number of the node's own namespace.
 pub(super) fn host() -> Result<u32, KernelError> {
-    let is_kthreadd =
-        fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim() == "kthreadd");
-    let path = Path::new(if is_kthreadd { "/proc/2/ns/net" } else { "/proc/1/ns/net" });
-    inode(path).map_err(|e| KernelError::op("open", path.display(), e))
+    let path = node_process(Path::new("/proc")).join("ns/net");
+    inode(&path).map_err(|e| KernelError::op("open", path.display(), e))
+}
+
+/// A process that lives in the node's own namespaces: `kthreadd` (pid 2) does on every machine, and unlike pid 1
+/// it may be looked at without all the capabilities that pid 1 has.
+pub(super) fn node_process(proc: &Path) -> PathBuf {
+    let kthreadd = proc.join("2");
+    let is_it =
+        fs::read_to_string(kthreadd.join("comm")).is_ok_and(|name| name.trim() == "kthreadd");
+    if is_it { kthreadd } else { proc.join("1") }
 }
 
 /// Inode number of the namespace at `path`, if it is one.

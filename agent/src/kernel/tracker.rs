@@ -10,10 +10,14 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, MapError, ProgramArray, RingBuf},
-    programs::{CgroupAttachMode, Iter, SchedClassifier, SockOps, TestRun as _, TestRunOptions},
+    programs::{
+        CgroupAttachMode, Iter, SchedClassifier, SockOps, TestRun as _, TestRunOptions,
+        sock_ops::SockOpsLink,
+    },
 };
 use drainctl_common::{
     ServiceKey, class,
+    probe::ProbeKey,
     track::{Flow, Repair, ServiceCounts, fault, watch},
 };
 
@@ -22,15 +26,24 @@ use super::{
     loaded::{begin_scan, exists, finish_scan, is_missing, lookup, map, program},
     objects::TRACK,
     offsets::Offsets,
+    pins::Pins,
 };
 use crate::drain::{Boot, Service};
 
 /// `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
 const NOEXIST: u64 = 1;
+/// Maps that the gates share with the tracker.
+pub(super) const PROBES: &str = "PROBES";
+pub(super) const PROBE_COUNTS: &str = "PROBE_COUNTS";
+
+/// What the kubelet has open, and counters of it.
+pub(super) type ProbeMaps = (HashMap<MapData, ProbeKey, u64>, Array<MapData, u64>);
 
 /// The loaded and attached tracker. When it is dropped, counting stops.
 pub(super) struct Tracker {
     ebpf: Ebpf,
+    /// Where the counting program is attached.
+    counting: Option<SockOpsLink>,
     /// `adopt`, or the variant that this kernel allows.
     adopt: &'static str,
     flows: HashMap<MapData, u64, Flow>,
@@ -54,8 +67,9 @@ impl Tracker {
         cgroup: &Path,
         sizes: Sizes,
         offsets: &Offsets,
+        pins: &Pins,
     ) -> Result<Self, KernelError> {
-        let mut ebpf = load(sizes, offsets)?;
+        let mut ebpf = load(sizes, offsets, pins)?;
         let adopt = load_programs(&mut ebpf)?;
         let mut tracker = Self {
             adopt,
@@ -64,19 +78,31 @@ impl Tracker {
             faults: map(&mut ebpf, "FAULTS", Array::try_from)?,
             max_flows: sizes.max_flows as usize,
             watches: std::collections::HashMap::new(),
+            counting: None,
             ebpf,
         };
-        tracker.attach(cgroup)?;
+        tracker.counting = Some(tracker.attach("track", cgroup)?);
         Ok(tracker)
     }
 
-    fn attach(&mut self, cgroup: &Path) -> Result<(), KernelError> {
-        let fail = |e| KernelError::op("attach the tracker to cgroup", cgroup.display(), e);
+    /// Has connections that sockets of this cgroup open noted as probes, as long as the link is kept.
+    pub(super) fn attach_probe(&mut self, cgroup: &Path) -> Result<SockOpsLink, KernelError> {
+        self.attach("probe", cgroup)
+    }
+
+    fn attach(&mut self, name: &'static str, cgroup: &Path) -> Result<SockOpsLink, KernelError> {
+        let fail = |e| KernelError::op("attach to cgroup", cgroup.display(), Box::new(e));
         let dir = File::open(cgroup).map_err(|e| KernelError::op("open", cgroup.display(), e))?;
+        let program: &mut SockOps = program(&mut self.ebpf, name)?;
         // Single is what a bpf_link wants; programs of others stay attached beside it.
-        let program: &mut SockOps = program(&mut self.ebpf, "track")?;
-        program.attach(dir, CgroupAttachMode::Single).map_err(|e| fail(Box::new(e)))?;
-        Ok(())
+        let link = program.attach(dir, CgroupAttachMode::Single).map_err(fail)?;
+        program.take_link(link).map_err(fail)
+    }
+
+    /// What the probe program notes, and its counters, once.
+    pub(super) fn take_probes(&mut self) -> Result<ProbeMaps, KernelError> {
+        let open = map(&mut self.ebpf, PROBES, HashMap::try_from)?;
+        Ok((open, map(&mut self.ebpf, PROBE_COUNTS, Array::try_from)?))
     }
 
     /// The ring buffer of events, once.
@@ -187,8 +213,10 @@ impl Tracker {
     /// Sets what is reported for a service, which is known from then on.
     pub(super) fn watch(&mut self, service: Service, wanted: Watch) -> Result<(), KernelError> {
         let bit = |wanted, bit| if wanted { bit } else { 0 };
-        let bits = bit(wanted.listeners, watch::LISTENERS) | bit(wanted.flows, watch::FLOWS);
-        self.set_watch(service, watch::LISTENERS | watch::FLOWS, bits)
+        let bits = bit(wanted.listeners, watch::LISTENERS)
+            | bit(wanted.flows, watch::FLOWS)
+            | bit(wanted.classes, watch::CLASSES);
+        self.set_watch(service, watch::LISTENERS | watch::FLOWS | watch::CLASSES, bits)
     }
 
     /// Sets whether the retire programs take in new connections of a service.
@@ -311,7 +339,7 @@ fn address(words: [u32; 4]) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
 }
 
-fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
+fn load(sizes: Sizes, offsets: &Offsets, pins: &Pins) -> Result<Ebpf, KernelError> {
     let bytes = TRACK.bytes()?;
     EbpfLoader::new()
         .btf(None) // The offsets below are all it needs.
@@ -321,6 +349,8 @@ fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
         .override_global("OFF_INET_SPORT", &offsets.inet_sport, true)
         .map_max_entries("FLOWS", sizes.max_flows)
         .map_max_entries("SERVICES", sizes.max_services)
+        .map_pin_path(PROBES, pins.path(PROBES))
+        .map_pin_path(PROBE_COUNTS, pins.path(PROBE_COUNTS))
         .load(bytes)
         .map_err(|e| KernelError::op("load", "the tracker", e))
 }
@@ -328,8 +358,10 @@ fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
 /// Loads every program; returns the name of the iterator that this kernel accepts.
 fn load_programs(ebpf: &mut Ebpf) -> Result<&'static str, KernelError> {
     let btf = Btf::from_sys_fs().map_err(|e| KernelError::op("read", "BTF of the kernel", e))?;
-    let track: &mut SockOps = program(ebpf, "track")?;
-    track.load().map_err(|e| KernelError::op("load program", "track", e))?;
+    for name in ["track", "probe"] {
+        let ops: &mut SockOps = program(ebpf, name)?;
+        ops.load().map_err(|e| KernelError::op("load program", name, e))?;
+    }
     let repair: &mut SchedClassifier = program(ebpf, "repair")?;
     repair.load().map_err(|e| KernelError::op("load program", "repair", e))?;
     let adopt: &mut Iter = program(ebpf, "adopt")?;

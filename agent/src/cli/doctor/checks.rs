@@ -55,7 +55,7 @@ pub(super) fn evaluate(facts: &Facts) -> Vec<Check> {
     checks.push(btf(facts));
     checks.extend(capabilities(facts));
     checks.extend([cgroup_root(facts), net_cls(facts), netns_access(facts), host_pids(facts)]);
-    checks.extend([other_sk_lookup(facts), jit(facts), bpffs(facts), agent(facts)]);
+    checks.extend([other_sk_lookup(facts), kubelet(facts), jit(facts), bpffs(facts), agent(facts)]);
     checks
 }
 
@@ -289,6 +289,21 @@ fn jit(facts: &Facts) -> Check {
         &facts.jit,
         |value| (*value != 0, format!("net.core.bpf_jit_enable = {value}")),
         "the kernel programs are interpreted, several times slower; set net.core.bpf_jit_enable to 1",
+    )
+    .optional()
+}
+
+/// A machine that is no node of Kubernetes has none, and lacks nothing.
+fn kubelet(facts: &Facts) -> Check {
+    Check::of(
+        "kubelet",
+        &facts.kubelet,
+        |kubelet| match kubelet {
+            Some((pid, folder)) => (true, format!("process {pid} in {}", folder.display())),
+            None => (true, "none runs here that can be seen".into()),
+        },
+        "its probes cannot be told from other connections: they keep a service from being drained, and a closed \
+         gate refuses them; name its cgroup with drain-agent --probe-cgroup",
     )
     .optional()
 }

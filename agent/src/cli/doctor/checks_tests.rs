@@ -18,6 +18,7 @@ fn all_there() -> Facts {
         capabilities: Ok((CapabilitySet::all(), true)),
         bpffs: Ok(Some("/sys/fs/bpf".into())),
         cgroup2: Ok(Some(("/sys/fs/cgroup".into(), true))),
+        kubelet: Ok(Some((7, "/sys/fs/cgroup/system.slice/kubelet.service".into()))),
         net_cls: Ok(false),
         netns_access: Ok(NetnsAccess { opened: 9, refused: 0 }),
         host_pids: Ok(true),
@@ -44,7 +45,7 @@ fn each_missing_thing_is_found_and_has_its_cost() {
     const YES: bool = true;
     const NO: bool = false;
     #[rustfmt::skip]
-    let table: [(&str, bool, Option<bool>, Break); 21] = [
+    let table: [(&str, bool, Option<bool>, Break); 22] = [
         // check, whether it is required, its result, what is broken
         ("kernel", NO, Some(false), |f| f.kernel = Ok(("5.4".into(), (5, 4)))),
         ("sk_lookup programs", YES, Some(false), |f| f.btf = Ok(BtfNames::default())),
@@ -57,6 +58,7 @@ fn each_missing_thing_is_found_and_has_its_cost() {
         ("CAP_NET_ADMIN", YES, Some(false), |f| f.capabilities = Ok((CapabilitySet::SYS_ADMIN, true))),
         ("CAP_SYS_PTRACE", YES, Some(false), |f| f.capabilities = Ok((CapabilitySet::all(), false))),
         ("CAP_SYS_ADMIN", YES, None, |f| f.capabilities = Err("no /proc".into())),
+        ("kubelet", NO, None, |f| f.kubelet = Err("it has no cgroup".into())),
         ("cgroup v2 root", YES, Some(false), |f| f.cgroup2 = Ok(None)),
         ("cgroup v2 root", YES, Some(false), |f| f.cgroup2 = Ok(Some(("/c".into(), false)))),
         ("no net_cls/net_prio", NO, Some(false), |f| (f.net_cls, f.kernel) = (Ok(true), Ok(("5.10".into(), (5, 10))))),

@@ -13,7 +13,10 @@ use crate::{
         client::{Client, ClientError},
         target::Target,
     },
-    kernel::probe::{SkLookupLink, sk_lookup_links},
+    kernel::{
+        kubelet::Kubelet,
+        probe::{SkLookupLink, sk_lookup_links},
+    },
 };
 
 /// `PROC_USER_INIT_INO` in include/linux/proc_ns.h: the initial user namespace.
@@ -38,6 +41,8 @@ pub(super) struct Facts {
     pub(super) bpffs: Seen<Option<PathBuf>>,
     /// Where cgroup v2 is mounted, and whether that is its real root.
     pub(super) cgroup2: Seen<Option<(PathBuf, bool)>>,
+    /// The kubelet's process and cgroup, if one runs here.
+    pub(super) kubelet: Seen<Option<(u32, PathBuf)>>,
     /// Whether net_cls or net_prio (cgroup v1) is mounted.
     pub(super) net_cls: Seen<bool>,
     /// How many processes' network namespaces can be opened.
@@ -90,6 +95,7 @@ impl Facts {
             capabilities: effective_capabilities(),
             bpffs: mount_point("bpf"),
             cgroup2: cgroup2(),
+            kubelet: kubelet(),
             net_cls: net_cls(),
             netns_access: netns_access(),
             host_pids: namespace("pid").map(|inode| inode == INITIAL_PID_NAMESPACE),
@@ -181,6 +187,16 @@ fn cgroup2() -> Seen<Option<(PathBuf, bool)>> {
 
 fn is_there(path: &Path) -> Seen<bool> {
     path.try_exists().map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// As the agent looks for it.
+fn kubelet() -> Seen<Option<(u32, PathBuf)>> {
+    let Some(kubelet) = Kubelet::find() else { return Ok(None) };
+    let root = mount_point("cgroup2")?.ok_or("cgroup v2 is not mounted")?;
+    let folder = kubelet.folder(&root);
+    folder
+        .map(|folder| Some((kubelet.pid, folder)))
+        .map_err(|why| format!("process {}: {why}", kubelet.pid))
 }
 
 fn net_cls() -> Seen<bool> {

@@ -9,8 +9,8 @@ use super::{FakeKernel, Hook, Op, retiring::Retiring};
 use crate::{
     drain::{Boot, Service},
     kernel::{
-        Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, Reconciled,
-        RetireLacks, RetireOrder, Socket, SocketInfo, TcpState, Tracked, Watch,
+        Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, ProbeCounts,
+        Reconciled, RetireLacks, RetireOrder, Socket, SocketInfo, TcpState, Tracked, Watch,
     },
 };
 
@@ -254,6 +254,10 @@ impl Kernel for FakeKernel {
 
     fn retire_lacks(&self) -> RetireLacks {
         RetireLacks { telling: self.model().retiring.lacks.clone() }
+    }
+
+    fn probes(&self) -> Result<ProbeCounts, KernelError> {
+        Ok(ProbeCounts::default())
     }
 
     fn faults(&self) -> Result<Faults, KernelError> {

@@ -1,0 +1,217 @@
+//! Which connections the kubelet has opened: attaches the program that sees them, and reads what it noted.
+
+use std::{
+    collections::HashSet, fs, io, net::SocketAddr, os::unix::fs::MetadataExt as _, path::PathBuf,
+    sync::Mutex,
+};
+
+use aya::{
+    maps::{Array, HashMap, MapData, MapError},
+    programs::sock_ops::SockOpsLink,
+};
+use drainctl_common::probe::{ProbeKey, count};
+
+use super::{
+    Class, KernelError, Look, ProbeCounts, Socket, TcpState, cgroup,
+    kubelet::Kubelet,
+    linux::lock,
+    loaded::is_missing,
+    tracker::{Tracker, number},
+};
+
+/// A walk of the map has at most so many steps: four times what it holds.
+const STEPS: usize = 1 << 14;
+
+/// The kubelet's connections. When it is dropped, nobody notes them any more.
+pub(super) struct Probes {
+    /// `--probe-cgroup`.
+    named: Option<PathBuf>,
+    /// Where cgroup v2 is mounted.
+    root: PathBuf,
+    open: HashMap<MapData, ProbeKey, u64>,
+    counts: Array<MapData, u64>,
+    attached: Option<Attached>,
+    /// What was said last of why there is nothing to attach to.
+    said: Option<String>,
+}
+
+/// The program at work.
+struct Attached {
+    /// None if the cgroup was named.
+    kubelet: Option<Kubelet>,
+    folder: PathBuf,
+    /// Tells a new cgroup of the same name.
+    inode: u64,
+    _link: SockOpsLink,
+}
+
+impl Probes {
+    /// Attaches to the kubelet's cgroup if there is one.
+    ///
+    /// # Errors
+    /// A cgroup that was named cannot be used.
+    pub(super) fn start(
+        named: Option<PathBuf>,
+        root: PathBuf,
+        tracker: &mut Tracker,
+    ) -> Result<Self, KernelError> {
+        let (open, counts) = tracker.take_probes()?;
+        let mut probes = Self { named, root, open, counts, attached: None, said: None };
+        match probes.named.clone() {
+            Some(folder) => probes.attach(None, folder, tracker)?,
+            None => probes.seek(tracker),
+        }
+        Ok(probes)
+    }
+
+    /// Attaches again if the kubelet has another cgroup now.
+    pub(super) fn seek(&mut self, tracker: &mut Tracker) {
+        if self.attached.as_ref().is_some_and(Attached::is_current) {
+            return;
+        }
+        if let Err(why) = self.find(tracker)
+            && self.said.as_ref() != Some(&why)
+        {
+            tracing::info!(why, "connections of a kubelet are not told from others: they count");
+            self.said = Some(why);
+        }
+    }
+
+    fn find(&mut self, tracker: &mut Tracker) -> Result<(), String> {
+        let (kubelet, folder) = match self.named.clone() {
+            Some(folder) => (None, folder),
+            None => {
+                let kubelet = Kubelet::find().ok_or("no kubelet runs on this node")?;
+                let folder = kubelet.folder(&self.root)?;
+                (Some(kubelet), folder)
+            }
+        };
+        self.attach(kubelet, folder, tracker).map_err(|error| super::explain(&error))
+    }
+
+    fn attach(
+        &mut self,
+        kubelet: Option<Kubelet>,
+        folder: PathBuf,
+        tracker: &mut Tracker,
+    ) -> Result<(), KernelError> {
+        let fail = |e: io::Error| {
+            KernelError::op("use as the kubelet's cgroup (--probe-cgroup)", folder.display(), e)
+        };
+        let inode = cgroup::inode(&folder, &self.root).map_err(fail)?;
+        // What the old cgroup's sockets have noted nobody takes back once it is detached.
+        self.attached = None;
+        self.forget()?;
+        let link = tracker.attach_probe(&folder)?;
+        tracing::info!(cgroup = %folder.display(), "connections that are opened in the kubelet's cgroup do not count");
+        self.attached = Some(Attached { kubelet, folder, inode, _link: link });
+        self.said = None;
+        Ok(())
+    }
+
+    /// Every connection of the kubelet that is open.
+    fn all(&self) -> Result<HashSet<ProbeKey>, KernelError> {
+        let mut all = HashSet::new();
+        // The walk starts over when the entry it stands on is removed. What it does not come to counts.
+        for key in self.open.keys().take(STEPS) {
+            match key {
+                Ok(key) => {
+                    all.insert(key);
+                }
+                Err(MapError::KeyNotFound) => {}
+                Err(e) => return Err(KernelError::op("walk map", "PROBES", e)),
+            }
+        }
+        Ok(all)
+    }
+
+    fn forget(&mut self) -> Result<(), KernelError> {
+        for key in self.all()? {
+            match self.open.remove(&key) {
+                Err(e) if !is_missing(&e) => {
+                    return Err(KernelError::op("remove from map", "PROBES", e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`super::Kernel::probes`].
+    pub(super) fn counts(&self) -> Result<ProbeCounts, KernelError> {
+        let get = |index| {
+            self.counts
+                .get(&index, 0)
+                .map_err(|e| KernelError::op("read map PROBE_COUNTS at", index, e))
+        };
+        let cgroup = self.attached.as_ref().map(|attached| attached.folder.clone());
+        Ok(ProbeCounts { cgroup, opened: get(count::OPENED)?, passed: get(count::PASSED)? })
+    }
+}
+
+impl Attached {
+    /// Whether the kubelet is still in this cgroup. One of the same name may be a new one.
+    fn is_current(&self) -> bool {
+        let is_same = fs::metadata(&self.folder).is_ok_and(|folder| folder.ino() == self.inode);
+        is_same && self.kubelet.as_ref().is_none_or(Kubelet::is_there)
+    }
+}
+
+/// Finds the kubelet's connections in a look at a network namespace.
+pub(super) fn mark(
+    probes: &Mutex<Probes>,
+    tracker: &Mutex<Tracker>,
+    netns: u32,
+    look: &mut Look,
+) -> Result<(), KernelError> {
+    let open = {
+        let probes = lock(probes);
+        if probes.attached.is_none() {
+            return Ok(());
+        }
+        probes.all()?
+    };
+    for socket in &mut look.sockets {
+        if open.contains(&key(socket, netns)) || was_probe(tracker, socket)? {
+            socket.class = Class::Probe;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the peer has closed a connection that the tracker knows as a probe: the kubelet gave up, and nobody
+/// waits for the answer.
+fn was_probe(tracker: &Mutex<Tracker>, socket: &Socket) -> Result<bool, KernelError> {
+    if !matches!(socket.state, TcpState::CloseWait | TcpState::LastAck | TcpState::Closing) {
+        return Ok(false);
+    }
+    let flow = lock(tracker).flow(socket.cookie)?;
+    Ok(flow.is_some_and(|flow| flow.service.class == number(Class::Probe)))
+}
+
+fn key(socket: &Socket, netns: u32) -> ProbeKey {
+    ProbeKey::new(end(socket.peer), end(socket.local), netns)
+}
+
+/// An address and port as the kernel programs write them.
+fn end(address: SocketAddr) -> ([u32; 4], u16) {
+    let bytes = match address {
+        SocketAddr::V4(v4) => v4.ip().to_ipv6_mapped().octets(),
+        SocketAddr::V6(v6) => v6.ip().octets(),
+    };
+    let word = |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+    ([word(0), word(4), word(8), word(12)], address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_the_kernel_does() {
+        let v4 = end("10.1.2.3:80".parse().unwrap());
+        assert_eq!(v4, ([0, 0, 0xffff_u32.to_be(), 0x0a01_0203_u32.to_be()], 80));
+        let v6 = end("[fd00::1]:443".parse().unwrap());
+        assert_eq!(v6, ([0xfd00_0000_u32.to_be(), 0, 0, 1_u32.to_be()], 443));
+    }
+}
