@@ -73,6 +73,7 @@ mod pod {
         crate::ServiceKey,
         crate::gate::RuleKey,
         crate::gate::Rule,
+        crate::gate::SteerKey,
         crate::track::Flow,
         crate::track::ServiceCounts,
         crate::retire::Rule,

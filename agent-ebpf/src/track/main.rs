@@ -16,6 +16,7 @@ mod counter;
 mod flows;
 #[path = "../iter.rs"]
 mod iter;
+mod marks;
 #[path = "../netns.rs"]
 mod netns;
 #[path = "../program.rs"]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    os::fd::BorrowedFd,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -13,14 +14,15 @@ use tokio::sync::mpsc;
 
 use super::{
     Abort, Class, Event, Faults, Finish, Followed, Kernel, KernelError, Look, Reconciled,
-    RetireLacks, RetireOrder, Tracked, Watch, destroy, diag, events, finish,
+    RetireLacks, RetireOrder, Steered, Tracked, Watch, cgroup, destroy, diag, events, finish,
     gate::Gates,
+    marks::Marks,
     netns::{self, Namespaces},
     offsets::Offsets,
     pins::Pins,
     retire::Retiring,
     settle::Unsettled,
-    sys,
+    steer, sys,
     tracker::{Sizes, Tracker, number, tracked},
 };
 use crate::drain::{Boot, Service};
@@ -48,6 +50,7 @@ pub struct Linux {
     tracker: Mutex<Tracker>,
     gates: Arc<Mutex<Gates>>,
     retiring: Retiring,
+    marks: Marks,
     /// See [`Linux::let_gate_settle`].
     unsettled: Unsettled,
     /// Lost flows that were accounted for by a later reconciliation.
@@ -61,21 +64,23 @@ pub struct Linux {
 pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Event>), KernelError> {
     let cgroup = match &config.cgroup {
         Some(path) => path.clone(),
-        None => cgroup2_root()?,
+        None => cgroup::root()?,
     };
     let host = netns::host()?;
     let sizes = Sizes { max_flows: config.max_flows, max_services: config.max_services };
     let offsets = Offsets::read()?;
     let pins = Pins::new()?;
-    let mut tracker = Tracker::start(&cgroup, sizes, &offsets)?;
+    let mut tracker = Tracker::start(&cgroup, &pins, sizes, &offsets)?;
     let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
-    let retiring = Retiring::start(sizes, &offsets, tracker.take_next()?);
+    let marks = Marks::new(tracker.take_marks()?)?;
+    let retiring = Retiring::start(&pins, sizes, &offsets, tracker.take_next()?);
     let linux = Arc::new(Linux {
         namespaces: Namespaces::default(),
         host,
         tracker: Mutex::new(tracker),
         gates: Arc::new(Mutex::new(Gates::load(pins)?)),
         retiring,
+        marks,
         unsettled: Unsettled::default(),
         forgiven: Mutex::default(),
     });
@@ -108,7 +113,7 @@ impl Linux {
     fn adopt_netns(&self, netns: u32) -> Result<(usize, u64), KernelError> {
         self.namespaces.inside(netns, || {
             let ports: HashSet<u16> =
-                diag::look(None)?.listeners.iter().map(|l| l.local.port()).collect();
+                diag::look(None, None)?.listeners.iter().map(|l| l.local.port()).collect();
             let mut tracker = self.tracker();
             for &port in &ports {
                 tracker.know(Service { netns, port })?;
@@ -239,6 +244,11 @@ impl Linux {
         }
     }
 
+    fn steering(&self) -> steer::Parts<'_> {
+        let Self { namespaces, gates, tracker, marks, .. } = self;
+        steer::Parts { namespaces, gates, tracker, marks }
+    }
+
     fn tracker(&self) -> MutexGuard<'_, Tracker> {
         lock(&self.tracker)
     }
@@ -265,7 +275,8 @@ impl Kernel for Linux {
 
     fn look(&self, netns: u32, port: Option<u16>) -> Result<Look, KernelError> {
         self.let_gate_settle(netns);
-        self.namespaces.inside(netns, || diag::look(port))
+        let marks = self.marks.asked(netns, port);
+        self.namespaces.inside(netns, || diag::look(port, marks.as_ref()))
     }
 
     fn tracked(&self, service: Service) -> Result<Tracked, KernelError> {
@@ -298,6 +309,17 @@ impl Kernel for Linux {
         self.tracker().watch(service, watch)
     }
 
+    fn steer(&self, service: Service, targets: &[BorrowedFd<'_>]) -> Result<(), KernelError> {
+        self.steering().steer(service, targets, self.now())?;
+        self.refill_spares();
+        Ok(())
+    }
+
+    fn steered(&self, service: Service) -> Result<Steered, KernelError> {
+        let gates = lock(&self.gates);
+        Ok(Steered { attempts: gates.steered(service)?, targets: gates.targets(service)? })
+    }
+
     fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
         let netns = self.namespaces.open(service.netns)?;
         let cookie = self.namespaces.cookie(service.netns)?;
@@ -312,7 +334,8 @@ impl Kernel for Linux {
     }
 
     fn open_gate(&self, service: Service) -> Result<(), KernelError> {
-        lock(&self.gates).open(service)
+        lock(&self.gates).open(service)?;
+        self.steering().end(service)
     }
 
     fn rejected(&self, service: Service) -> Result<u64, KernelError> {
@@ -370,17 +393,4 @@ fn flows(look: &Look) -> impl Iterator<Item = u64> + '_ {
 /// A panic in another thread does not make kernel state unusable.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Where cgroup v2 is mounted: its root is what sees every socket of the node.
-fn cgroup2_root() -> Result<PathBuf, KernelError> {
-    let mounts = procfs::mounts().map_err(|e| KernelError::op("read", "/proc/mounts", e))?;
-    let found = mounts.into_iter().find(|m| m.fs_vfstype == "cgroup2").map(|m| m.fs_file.into());
-    found.ok_or_else(|| {
-        KernelError::op(
-            "find",
-            "cgroup v2",
-            "it is mounted nowhere; mount it, or name it with --cgroup",
-        )
-    })
 }
