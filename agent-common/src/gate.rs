@@ -50,4 +50,25 @@ impl Rule {
     pub const LISTS: u32 = 2;
 }
 
+/// Key of the `TARGETS` map: the listening sockets that take the connections of a closed port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SteerKey {
+    /// The gate instance, as in [`RuleKey::slot`].
+    pub slot: u32,
+    /// Local TCP port that clients connect to, in host byte order; the socket may listen on another.
+    pub port: u16,
+    /// From 0; see [`Rule::targets`].
+    pub index: u16,
+}
+
+impl SteerKey {
+    /// The key of target `index` of the rule with this key.
+    #[inline(always)]
+    pub const fn new(rule: RuleKey, index: u16) -> Self {
+        Self { slot: rule.slot, port: rule.port, index }
+    }
+}
+
 const _: () = assert!(size_of::<RuleKey>() == 8 && size_of::<Rule>() == 32);
+const _: () = assert!(size_of::<SteerKey>() == 8);

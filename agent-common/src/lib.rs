@@ -75,6 +75,7 @@ mod pod {
         crate::gate::RuleKey,
         crate::gate::Rule,
         crate::probe::ProbeKey,
+        crate::gate::SteerKey,
         crate::track::Flow,
         crate::track::ServiceCounts,
         crate::retire::Rule,

@@ -126,6 +126,10 @@ pub struct Repair {
     pub watch: u32,
     /// Not 0: the flow is gone.
     pub remove: u32,
+    /// The service's [`ServiceCounts::steer`] from now on; [`Repair::KEEP`] changes nothing.
+    pub steer: u32,
+    /// Always zero.
+    pub zero2: u32,
 }
 
 impl Repair {
@@ -139,14 +143,16 @@ impl Repair {
             flows: 0,
             watch: Self::KEEP,
             remove: 0,
+            steer: Self::KEEP,
+            zero2: 0,
         }
     }
 
-    /// Leaves [`ServiceCounts::watch`] as it is.
+    /// Leaves [`ServiceCounts::watch`] or [`ServiceCounts::steer`] as it is.
     pub const KEEP: u32 = u32::MAX;
 }
 
 const _: () = assert!(size_of::<Flow>() == 24);
 const _: () = assert!(size_of::<ServiceCounts>() == 56);
 const _: () = assert!(size_of::<Event>() == 24);
-const _: () = assert!(size_of::<Repair>() == 48);
+const _: () = assert!(size_of::<Repair>() == 56);

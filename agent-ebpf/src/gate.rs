@@ -1,4 +1,4 @@
-//! The gate: an `sk_lookup` program that refuses new connections of a draining service.
+//! The gate: an `sk_lookup` program that refuses new connections of a draining service, or gives them to others.
 //!
 //! It is attached to the network namespace of the service and runs only when the kernel looks up a
 //! *listener*: for a SYN, or for a segment that belongs to no connection. Established connections, and
@@ -10,6 +10,7 @@
 mod counter;
 mod probes;
 mod program;
+mod steer;
 
 use aya_ebpf::{
     EbpfContext as _, Global,
@@ -67,6 +68,9 @@ fn gate(ctx: SkLookupContext) -> u32 {
     if unsafe { is_probe(lookup, rule.netns) } {
         probes::count(count::PASSED);
         return SK_PASS; // A container that serves until it is stopped must not be killed as unhealthy.
+    }
+    if steer::to_target(&ctx, key, rule.targets) {
+        return SK_PASS; // With a socket chosen, the kernel asks no further.
     }
     if let Some(rejected) = REJECTED.get_ptr_mut(key) {
         counter::add(rejected, 1);

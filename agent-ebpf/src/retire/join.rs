@@ -15,6 +15,7 @@ use aya_ebpf::{
 };
 use drainctl_common::{
     ServiceKey,
+    class::COUNTED,
     http1::Responses,
     http2::{Answering, Boundary, FRAME_LIMIT},
     retire::{Followed, Rule, barrier, protocol},
@@ -22,7 +23,7 @@ use drainctl_common::{
 
 use crate::{
     iter::IterContext,
-    maps::{FOLLOWED, RETIRING, SOCKETS},
+    maps::{FLOWS, FOLLOWED, RETIRING, SOCKETS},
     netns,
     sock::TcpSock,
 };
@@ -89,6 +90,10 @@ unsafe extern "C" fn join(ctx: *mut IterContext) -> i32 {
     let Some(rule) = (unsafe { RETIRING.get(service) }) else { return 0 };
     // SAFETY: `sock` is a full socket.
     let cookie = unsafe { bpf_get_socket_cookie(sock.as_ptr().cast_mut()) };
+    // SAFETY: the value is plain data, read at once.
+    if unsafe { FLOWS.get(cookie) }.is_some_and(|flow| flow.service.class != COUNTED) {
+        return 0; // The drain is none of its business; `join_new` does not hear of such flows.
+    }
     let insert = |key: &u64| {
         // SAFETY: the helper takes a socket for a value of a sockhash.
         unsafe {

@@ -8,7 +8,12 @@ use aya_ebpf::{
 use drainctl_common::{
     ServiceKey,
     retire::{Followed, Rule},
+    track::Flow,
 };
+
+/// The tracker's map of every flow, which only the tracker changes.
+#[map]
+pub(crate) static FLOWS: HashMap<u64, Flow> = HashMap::with_max_entries(262_144, 0);
 
 /// Services whose flows are told, written by the agent. Not preallocated: a rule that is replaced is then left to those
 /// who read it.

@@ -6,12 +6,15 @@ use drainctl_common::{
     track::{ServiceCounts, watch},
 };
 
-use crate::probe;
+use crate::{marks, probe};
 
 /// The [`class`] of a connection that is being accepted. Without a drain all of them count: the drain's first
 /// look sorts them.
 #[inline(always)]
 pub(crate) fn of(ctx: &SockOpsContext, service: &ServiceKey, counts: *mut ServiceCounts) -> u16 {
+    if is_steered(ctx, counts) {
+        return class::STEERED;
+    }
     // SAFETY: `counts` points to a live map value.
     if unsafe { (&raw const (*counts).watch).read_volatile() } & watch::CLASSES == 0 {
         return class::COUNTED;
@@ -20,4 +23,12 @@ pub(crate) fn of(ctx: &SockOpsContext, service: &ServiceKey, counts: *mut Servic
         return class::PROBE;
     }
     class::COUNTED
+}
+
+/// Whether another listener than those of the service has accepted it.
+#[inline(always)]
+fn is_steered(ctx: &SockOpsContext, counts: *mut ServiceCounts) -> bool {
+    // SAFETY: `counts` points to a live map value.
+    let steer = unsafe { (&raw const (*counts).steer).read_volatile() };
+    steer != 0 && marks::of(ctx) == Some(steer)
 }

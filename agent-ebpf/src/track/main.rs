@@ -18,6 +18,7 @@ mod counter;
 mod flows;
 #[path = "../iter.rs"]
 mod iter;
+mod marks;
 #[path = "../netns.rs"]
 mod netns;
 mod probe;

@@ -25,6 +25,9 @@ fn repair(ctx: TcContext) -> i32 {
             if order.watch != Repair::KEEP {
                 (&raw mut (*counts).watch).write_volatile(order.watch);
             }
+            if order.steer != Repair::KEEP {
+                (&raw mut (*counts).steer).write_volatile(order.steer);
+            }
         }
     }
     i32::from(changed)

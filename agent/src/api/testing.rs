@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    os::fd::BorrowedFd,
     sync::{Arc, Mutex},
 };
 
@@ -18,7 +19,7 @@ use crate::{
     executor::{DrainError, DrainView, Owner, Status, Totals, Update},
     kernel::{
         Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, ProbeCounts,
-        Protocol, Reconciled, RetireLacks, RetireOrder, Socket, TcpState, Tracked, Watch,
+        Protocol, Reconciled, RetireLacks, RetireOrder, Socket, Steered, TcpState, Tracked, Watch,
     },
 };
 
@@ -125,6 +126,12 @@ impl Kernel for FakeKernel {
     }
     fn watch(&self, _: Service, _: Watch) -> Result<(), KernelError> {
         Ok(())
+    }
+    fn steer(&self, _: Service, _: &[BorrowedFd<'_>]) -> Result<(), KernelError> {
+        Ok(())
+    }
+    fn steered(&self, _: Service) -> Result<Steered, KernelError> {
+        Ok(Steered::default())
     }
     fn close_gate(&self, _: Service, _: Boot) -> Result<(), KernelError> {
         Ok(())

@@ -184,7 +184,10 @@ impl Task {
         }
         let hint = match event.kind {
             EventKind::Accepted => Event::Accepted { at: event.at },
-            EventKind::Empty | EventKind::Listening | EventKind::Unlistened => Event::Hint,
+            EventKind::Empty
+            | EventKind::Listening
+            | EventKind::Unlistened
+            | EventKind::Unsteered => Event::Hint,
         };
         self.step(event.service, hint);
     }

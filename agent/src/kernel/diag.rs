@@ -15,7 +15,7 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket as Netlink, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
-use super::{Class, KernelError, Listener, Look, Socket, SocketInfo, TcpState};
+use super::{Class, KernelError, Listener, Look, Socket, SocketInfo, TcpState, marks::Asked};
 
 /// `TCP_LISTEN` (`include/net/tcp_states.h`).
 const TCP_LISTEN: u8 = 10;
@@ -24,12 +24,13 @@ const TRIES: usize = 5;
 /// Larger than any message of a dump (`NLMSG_GOODSIZE` and what `recvmsg` made the kernel grow to).
 const BUFFER: usize = 64 * 1024;
 
-/// Looks at all TCP sockets of the namespace this thread is in, with this local port or with any.
-pub(super) fn look(port: Option<u16>) -> Result<Look, KernelError> {
+/// Looks at all TCP sockets of the namespace this thread is in, with this local port or with any. Without `marks`, all
+/// connections are [`Class::Counted`].
+pub(super) fn look(port: Option<u16>, marks: Option<&Asked<'_>>) -> Result<Look, KernelError> {
     let mut look = Look::default();
     // Sockets bound to `::` are AF_INET6 also where the peer came by IPv4 (v4-mapped).
     for family in [AF_INET, AF_INET6] {
-        let found = dump_whole(family, port.unwrap_or(0))
+        let found = dump_whole(family, port.unwrap_or(0), marks)
             .map_err(|e| KernelError::op("ask inet_diag for TCP sockets of family", family, e))?;
         look.listeners.extend(found.listeners);
         look.sockets.extend(found.sockets);
@@ -37,7 +38,7 @@ pub(super) fn look(port: Option<u16>) -> Result<Look, KernelError> {
     Ok(look)
 }
 
-fn add(look: &mut Look, response: &InetResponse) {
+fn add(look: &mut Look, response: &InetResponse, marks: Option<&Asked<'_>>) {
     let h = &response.header;
     let id = &h.socket_id;
     let local = SocketAddr::new(id.source_address.to_canonical(), id.source_port);
@@ -51,7 +52,10 @@ fn add(look: &mut Look, response: &InetResponse) {
     look.sockets.push(Socket {
         cookie,
         state,
-        class: Class::Counted,
+        class: match marks {
+            Some(marks) if marks.is_steered(local.port(), &response.nlas) => Class::Steered,
+            _ => Class::Counted,
+        },
         local,
         peer: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
         inode: h.inode,
@@ -112,9 +116,9 @@ enum DumpError {
 }
 
 /// A dump that was not interrupted by a change of the table it walked.
-fn dump_whole(family: u8, port: u16) -> Result<Look, DumpError> {
+fn dump_whole(family: u8, port: u16, marks: Option<&Asked<'_>>) -> Result<Look, DumpError> {
     for _ in 0..TRIES {
-        if let Some(look) = dump(family, port)? {
+        if let Some(look) = dump(family, port, marks)? {
             return Ok(look);
         }
     }
@@ -122,14 +126,14 @@ fn dump_whole(family: u8, port: u16) -> Result<Look, DumpError> {
 }
 
 /// One dump; `None` if the kernel marks it as interrupted.
-fn dump(family: u8, port: u16) -> Result<Option<Look>, DumpError> {
+fn dump(family: u8, port: u16, marks: Option<&Asked<'_>>) -> Result<Option<Look>, DumpError> {
     let mut netlink = Netlink::new(NETLINK_SOCK_DIAG)?;
     netlink.bind_auto()?;
     netlink.connect(&NetlinkAddr::new(0, 0))?;
-    let request = request(family, port);
+    let request = request(family, port, marks);
     netlink.send(&request, 0)?;
     let mut buffer = vec![0; BUFFER];
-    let mut dump = Dump::default();
+    let mut dump = Dump { marks, ..Dump::default() };
     while !dump.done {
         let size = netlink.recv(&mut &mut buffer[..], 0)?;
         dump.read(&buffer[..size])?;
@@ -139,13 +143,14 @@ fn dump(family: u8, port: u16) -> Result<Option<Look>, DumpError> {
 
 /// A dump as it comes in.
 #[derive(Default)]
-struct Dump {
+struct Dump<'a> {
+    marks: Option<&'a Asked<'a>>,
     look: Look,
     interrupted: bool,
     done: bool,
 }
 
-impl Dump {
+impl Dump<'_> {
     /// Takes one datagram of messages.
     fn read(&mut self, mut datagram: &[u8]) -> Result<(), DumpError> {
         while !datagram.is_empty() && !self.done {
@@ -153,7 +158,7 @@ impl Dump {
             self.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(r)) => {
-                    add(&mut self.look, &r);
+                    add(&mut self.look, &r, self.marks);
                 }
                 // An error that the dump ran into comes here, without an NLMSG_ERROR (`netlink_dump`): without the
                 // module tcp_diag, for example, this is -ENOENT and all there is.
@@ -172,7 +177,7 @@ impl Dump {
     }
 }
 
-fn request(family: u8, port: u16) -> Vec<u8> {
+fn request(family: u8, port: u16, marks: Option<&Asked<'_>>) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
@@ -190,6 +195,12 @@ fn request(family: u8, port: u16) -> Vec<u8> {
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
+    if let Some(marks) = marks {
+        bytes.extend(marks.attribute());
+        // The first field of the header (`struct nlmsghdr`) is the length of the whole.
+        let length = bytes.len() as u32;
+        bytes[..4].copy_from_slice(&length.to_ne_bytes());
+    }
     bytes
 }
 

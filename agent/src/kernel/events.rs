@@ -4,7 +4,7 @@ use std::{os::fd::AsFd, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
-use drainctl_common::track;
+use drainctl_common::{class, track};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -54,7 +54,10 @@ fn parse(bytes: &[u8]) -> Option<Event> {
     let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
     let netns = word(0)?;
     let port = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let class = u16::from_ne_bytes(bytes.get(6..8)?.try_into().ok()?);
     let kind = match word(8)? {
+        track::Event::EMPTY if class == class::STEERED => EventKind::Unsteered,
+        track::Event::EMPTY if class != class::COUNTED => return None,
         track::Event::EMPTY => EventKind::Empty,
         track::Event::ACCEPTED => EventKind::Accepted,
         track::Event::LISTENING => EventKind::Listening,
@@ -96,6 +99,18 @@ mod tests {
             };
             assert_eq!(parse(&record(kind)), Some(event));
         }
+    }
+
+    #[test]
+    fn the_end_of_flows_that_do_not_count_is_something_else() {
+        let of_class = |class: u16| {
+            let mut bytes = record(track::Event::EMPTY);
+            bytes[6..8].copy_from_slice(&class.to_ne_bytes());
+            parse(&bytes).map(|event| event.kind)
+        };
+        assert_eq!(of_class(class::COUNTED), Some(EventKind::Empty));
+        assert_eq!(of_class(class::STEERED), Some(EventKind::Unsteered));
+        assert_eq!(of_class(class::IGNORED), None);
     }
 
     #[test]

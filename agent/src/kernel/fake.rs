@@ -14,7 +14,7 @@ use std::{
 use tokio::{sync::mpsc, time::Instant};
 
 use self::model::Model;
-use super::{Event, EventKind, KernelError, Listener, TcpState};
+use super::{Class, Event, EventKind, KernelError, Listener, TcpState};
 use crate::drain::{Boot, Counts, Service};
 
 /// Operations of [`Kernel`](super::Kernel) that can fail.
@@ -27,6 +27,8 @@ pub(crate) enum Op {
     EstablishedAt,
     Reconcile,
     Watch,
+    Steer,
+    Steered,
     CloseGate,
     RenewGate,
     OpenGate,
@@ -42,7 +44,7 @@ pub(crate) enum Op {
 
 impl Op {
     /// All of them.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -50,6 +52,8 @@ impl Op {
         Self::EstablishedAt,
         Self::Reconcile,
         Self::Watch,
+        Self::Steer,
+        Self::Steered,
         Self::CloseGate,
         Self::RenewGate,
         Self::OpenGate,
@@ -127,6 +131,7 @@ impl FakeKernel {
         model.tracker.retain(|service, _| service.netns != netns);
         model.watches.retain(|service, _| service.netns != netns);
         model.gates.retain(|service, _| service.netns != netns);
+        model.steering.retain(|service, _| service.netns != netns);
     }
 
     /// A server starts to listen; the socket's cookie.
@@ -164,6 +169,11 @@ impl FakeKernel {
     pub(crate) fn syn(&self, service: Service) -> Result<u64, Refused> {
         let mut model = self.model();
         if model.gate_is_closed(service) {
+            if model.steering.get(&service).is_some_and(|targets| *targets > 0) {
+                let handshake = model.add_socket(service, TcpState::SynRecv);
+                model.steered.insert(handshake);
+                return Ok(handshake);
+            }
             if let Some(gate) = model.gates.get_mut(&service) {
                 gate.rejected += 1;
             }
@@ -179,6 +189,9 @@ impl FakeKernel {
     pub(crate) fn establish(&self, handshake: u64) -> Option<u64> {
         let mut model = self.model();
         let (service, _) = model.sockets.remove(&handshake)?;
+        if model.steered.remove(&handshake) {
+            return Some(model.add_steered(service));
+        }
         Some(self.accept(&mut model, service))
     }
 
@@ -228,8 +241,11 @@ impl FakeKernel {
     }
 
     fn remove(&self, model: &mut Model, cookie: u64) {
-        let Some((service, _)) = model.sockets.remove(&cookie) else { return };
+        let Some((service, socket)) = model.sockets.remove(&cookie) else { return };
         self.uncount(model, service, cookie);
+        if socket.class == Class::Steered && model.count_steered(service) == 0 {
+            self.report(model, service, EventKind::Unsteered);
+        }
     }
 
     /// The tracker sees that a flow is none any more.
@@ -245,6 +261,7 @@ impl FakeKernel {
         let watched = match kind {
             EventKind::Empty | EventKind::Accepted => watch.flows,
             EventKind::Listening | EventKind::Unlistened => watch.listeners,
+            EventKind::Unsteered => true,
         };
         if watched && !model.events_lost {
             // Nobody may be listening to events in a test.

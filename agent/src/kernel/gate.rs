@@ -1,6 +1,8 @@
 //! The gates: one `sk_lookup` program instance for each network namespace that drains, and loaded spares,
 //! so that a drain only writes a rule and attaches.
 
+mod targets;
+
 use std::{
     collections::{BTreeMap, HashMap},
     os::fd::OwnedFd,
@@ -8,14 +10,14 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap as BpfHashMap, MapData},
+    maps::{HashMap as BpfHashMap, MapData, SockHash},
     programs::{SkLookup, sk_lookup::SkLookupLinkId},
 };
-use drainctl_common::gate::{Rule, RuleKey};
+use drainctl_common::gate::{Rule, RuleKey, SteerKey};
 
 use super::{
     KernelError,
-    loaded::is_missing,
+    loaded::{is_missing, map},
     objects::GATE,
     pins::Pins,
     tracker::{PROBE_COUNTS, PROBES},
@@ -25,7 +27,7 @@ use crate::drain::{Boot, Service};
 /// How many instances are kept loaded. Each costs about 30 ms to load and 10 KiB of kernel memory.
 const SPARES: usize = 4;
 /// Maps that all instances share.
-const SHARED: [&str; 2] = ["RULES", "REJECTED"];
+const SHARED: [&str; 4] = ["RULES", "REJECTED", "TARGETS", "STEERED"];
 
 /// All gates of the node. When it is dropped, every gate opens.
 pub(super) struct Gates {
@@ -33,6 +35,8 @@ pub(super) struct Gates {
     pins: Pins,
     rules: BpfHashMap<MapData, RuleKey, Rule>,
     rejected: BpfHashMap<MapData, RuleKey, u64>,
+    targets: SockHash<MapData, SteerKey>,
+    steered: BpfHashMap<MapData, RuleKey, u64>,
     spares: Vec<Instance>,
     attached: HashMap<u32, Attached>,
     next_slot: u32,
@@ -58,16 +62,12 @@ impl Gates {
     /// Loads the spares.
     pub(super) fn load(pins: Pins) -> Result<Self, KernelError> {
         let mut first = load_instance(&pins, 0)?;
-        let rules = shared(&mut first.ebpf, SHARED[0])?;
-        let rejected = shared(&mut first.ebpf, SHARED[1])?;
-        let rules =
-            BpfHashMap::try_from(rules).map_err(|e| KernelError::op("use map", SHARED[0], e))?;
-        let rejected =
-            BpfHashMap::try_from(rejected).map_err(|e| KernelError::op("use map", SHARED[1], e))?;
         let mut gates = Self {
             pins,
-            rules,
-            rejected,
+            rules: map(&mut first.ebpf, SHARED[0], BpfHashMap::try_from)?,
+            rejected: map(&mut first.ebpf, SHARED[1], BpfHashMap::try_from)?,
+            targets: map(&mut first.ebpf, SHARED[2], SockHash::try_from)?,
+            steered: map(&mut first.ebpf, SHARED[3], BpfHashMap::try_from)?,
             spares: vec![first],
             attached: HashMap::new(),
             next_slot: 1,
@@ -214,7 +214,11 @@ impl Gates {
 
     /// Writes a rule, and for a new one its counter first.
     fn write(&mut self, key: RuleKey, rule: Rule, is_new: bool) -> Result<(), KernelError> {
-        let counted = if is_new { self.rejected.insert(key, 0, 0) } else { Ok(()) };
+        let counted = if is_new {
+            self.rejected.insert(key, 0, 0).and_then(|()| self.steered.insert(key, 0, 0))
+        } else {
+            Ok(())
+        };
         counted
             .and_then(|()| self.rules.insert(key, rule, 0))
             .map_err(|e| KernelError::op("write the gate's rule for port", key.port, e))
@@ -222,14 +226,15 @@ impl Gates {
 
     /// A rule that somebody else has removed is no error: the gate is to open, and it is open.
     fn erase(&mut self, key: RuleKey) -> Result<(), KernelError> {
-        // The rule is what refuses; the counter may go later.
+        // The rule is what refuses; the rest may go later.
         let done = self.rules.remove(&key);
         let _ = self.rejected.remove(&key);
+        let _ = self.steered.remove(&key);
         match done {
             Err(e) if !is_missing(&e) => {
                 Err(KernelError::op("remove the gate's rule for port", key.port, e))
             }
-            _ => Ok(()),
+            _ => self.clear_targets(key, 0..=u16::MAX),
         }
     }
 
@@ -298,8 +303,4 @@ fn load_instance(pins: &Pins, slot: u32) -> Result<Instance, KernelError> {
     let mut instance = Instance { slot, ebpf };
     instance.program()?.load().map_err(|e| KernelError::op("load program", "gate", e))?;
     Ok(instance)
-}
-
-fn shared(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, KernelError> {
-    ebpf.take_map(name).ok_or_else(|| KernelError::op("find map", name, "not in the object"))
 }

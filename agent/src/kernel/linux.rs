@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    os::fd::BorrowedFd,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -13,15 +14,17 @@ use tokio::sync::mpsc;
 
 use super::{
     Abort, Class, Event, Faults, Finish, Followed, Kernel, KernelError, Look, ProbeCounts,
-    Reconciled, RetireLacks, RetireOrder, Tracked, Watch, cgroup, destroy, diag, events, finish,
+    Reconciled, RetireLacks, RetireOrder, Steered, Tracked, Watch, cgroup, destroy, diag, events,
+    finish,
     gate::Gates,
+    marks::Marks,
     netns::{self, Namespaces},
     offsets::Offsets,
     pins::Pins,
     probes::{self, Probes},
     retire::Retiring,
     settle::Unsettled,
-    sys,
+    steer, sys,
     tracker::{Sizes, Tracker, number, tracked},
 };
 use crate::drain::{Boot, Service};
@@ -54,6 +57,7 @@ pub struct Linux {
     probes: Mutex<Probes>,
     gates: Arc<Mutex<Gates>>,
     retiring: Retiring,
+    marks: Marks,
     /// See [`Linux::let_gate_settle`].
     unsettled: Unsettled,
     /// Lost flows that were accounted for by a later reconciliation.
@@ -73,10 +77,11 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
     let sizes = Sizes { max_flows: config.max_flows, max_services: config.max_services };
     let offsets = Offsets::read()?;
     let pins = Pins::new()?;
-    let mut tracker = Tracker::start(&cgroup, sizes, &offsets, &pins)?;
+    let mut tracker = Tracker::start(&cgroup, &pins, sizes, &offsets)?;
     let probes = Probes::start(config.probe_cgroup.clone(), cgroup, &mut tracker)?;
     let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
-    let retiring = Retiring::start(sizes, &offsets, tracker.take_next()?);
+    let marks = Marks::new(tracker.take_marks()?)?;
+    let retiring = Retiring::start(&pins, sizes, &offsets, tracker.take_next()?);
     let linux = Arc::new(Linux {
         namespaces: Namespaces::default(),
         host,
@@ -84,6 +89,7 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
         probes: Mutex::new(probes),
         gates: Arc::new(Mutex::new(Gates::load(pins)?)),
         retiring,
+        marks,
         unsettled: Unsettled::default(),
         forgiven: Mutex::default(),
     });
@@ -120,7 +126,7 @@ impl Linux {
     fn adopt_netns(&self, netns: u32) -> Result<(usize, u64), KernelError> {
         self.namespaces.inside(netns, || {
             let ports: HashSet<u16> =
-                diag::look(None)?.listeners.iter().map(|l| l.local.port()).collect();
+                diag::look(None, None)?.listeners.iter().map(|l| l.local.port()).collect();
             let mut tracker = self.tracker();
             for &port in &ports {
                 tracker.know(Service { netns, port })?;
@@ -251,6 +257,11 @@ impl Linux {
         }
     }
 
+    fn steering(&self) -> steer::Parts<'_> {
+        let Self { namespaces, gates, tracker, marks, .. } = self;
+        steer::Parts { namespaces, gates, tracker, marks }
+    }
+
     fn tracker(&self) -> MutexGuard<'_, Tracker> {
         lock(&self.tracker)
     }
@@ -277,7 +288,8 @@ impl Kernel for Linux {
 
     fn look(&self, netns: u32, port: Option<u16>) -> Result<Look, KernelError> {
         self.let_gate_settle(netns);
-        let mut look = self.namespaces.inside(netns, || diag::look(port))?;
+        let marks = self.marks.asked(netns, port);
+        let mut look = self.namespaces.inside(netns, || diag::look(port, marks.as_ref()))?;
         probes::mark(&self.probes, &self.tracker, netns, &mut look)?;
         Ok(look)
     }
@@ -312,6 +324,17 @@ impl Kernel for Linux {
         self.tracker().watch(service, watch)
     }
 
+    fn steer(&self, service: Service, targets: &[BorrowedFd<'_>]) -> Result<(), KernelError> {
+        self.steering().steer(service, targets, self.now())?;
+        self.refill_spares();
+        Ok(())
+    }
+
+    fn steered(&self, service: Service) -> Result<Steered, KernelError> {
+        let gates = lock(&self.gates);
+        Ok(Steered { attempts: gates.steered(service)?, targets: gates.targets(service)? })
+    }
+
     fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
         let netns = self.namespaces.open(service.netns)?;
         let cookie = self.namespaces.cookie(service.netns)?;
@@ -326,7 +349,8 @@ impl Kernel for Linux {
     }
 
     fn open_gate(&self, service: Service) -> Result<(), KernelError> {
-        lock(&self.gates).open(service)
+        lock(&self.gates).open(service)?;
+        self.steering().end(service)
     }
 
     fn rejected(&self, service: Service) -> Result<u64, KernelError> {

@@ -66,7 +66,8 @@ pub(super) fn lookup<K: aya::Pod, V: aya::Pod>(
     }
 }
 
-fn os_error(e: &MapError) -> Option<i32> {
+/// The error number of the system call that failed, if one did.
+pub(super) fn os_error(e: &MapError) -> Option<i32> {
     if let MapError::SyscallError(e) = e { e.io_error.raw_os_error() } else { None }
 }
 

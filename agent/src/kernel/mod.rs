@@ -15,6 +15,7 @@ pub mod kubelet;
 mod linux;
 mod loaded;
 mod look;
+mod marks;
 mod netns;
 mod objects;
 mod offsets;
@@ -25,10 +26,11 @@ mod probes;
 mod retire;
 mod retiring;
 mod settle;
+mod steer;
 mod sys;
 mod tracker;
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, os::fd::BorrowedFd, path::PathBuf};
 
 pub use linux::{Config, Linux, open};
 pub use look::{Class, Listener, Look, Socket, SocketInfo, TcpState};
@@ -93,6 +95,24 @@ pub trait Kernel: Send + Sync + 'static {
     /// The map cannot be written.
     fn watch(&self, service: Service, watch: Watch) -> Result<(), KernelError>;
 
+    /// Has these listening sockets take the connections that a closed gate does not let pass, until
+    /// [`Kernel::open_gate`]: each client always the same one, spread evenly. To be called before
+    /// [`Kernel::close_gate`]; called again it replaces the sockets. From now on, what they accept of the service is
+    /// [`Class::Steered`], and [`EventKind::Unsteered`] is reported. The descriptors may be closed afterwards. A socket
+    /// that is closed takes no more; if none is left, connections are refused.
+    ///
+    /// # Errors
+    /// One of them does not listen, or lives in another namespace than the service, or takes the connections of another
+    /// service, or is no plain TCP socket (Multipath TCP); or a map or program failed. Then nothing is steered that was
+    /// not before.
+    fn steer(&self, service: Service, targets: &[BorrowedFd<'_>]) -> Result<(), KernelError>;
+
+    /// What has come of [`Kernel::steer`]; all zero for a service that is not steered.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    fn steered(&self, service: Service) -> Result<Steered, KernelError>;
+
     /// Refuses new connections of the service from now on, until `lease_until` or [`Kernel::open_gate`].
     /// When it returns, no connection attempt that passed the gate before is still on its way in: what it
     /// let through is visible to [`Kernel::look`]. On error the gate is as it was.
@@ -107,10 +127,11 @@ pub trait Kernel: Send + Sync + 'static {
     /// The gate is not closed, or the map cannot be written.
     fn renew_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError>;
 
-    /// Lets new connections in again. Of an open gate, or of a namespace that is gone, it is no error.
+    /// Lets new connections in again, and ends [`Kernel::steer`]: flows that were steered count from now on. Of an open
+    /// gate, or of a namespace that is gone, it is no error.
     ///
     /// # Errors
-    /// The map cannot be written.
+    /// A map cannot be written; called again it goes on.
     fn open_gate(&self, service: Service) -> Result<(), KernelError>;
 
     /// Connection attempts refused since the gate closed (looked up in the kernel: SYN retransmissions and
@@ -210,6 +231,15 @@ pub struct Reconciled {
     pub corrected: i64,
 }
 
+/// What became of connection attempts that were to be steered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steered {
+    /// Connection attempts that another listener has got (looked up in the kernel: SYN retransmissions count too).
+    pub attempts: u64,
+    /// Listening sockets that take them now.
+    pub targets: u64,
+}
+
 /// What the tracker reports for a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Watch {
@@ -267,6 +297,8 @@ pub enum EventKind {
     Listening,
     /// A listening socket of the port was closed.
     Unlistened,
+    /// The last of the steered flows has ended, as far as the tracker knows.
+    Unsteered,
 }
 
 /// Why the kernel layer could not do what was asked.

@@ -24,8 +24,9 @@ use super::{
     netns::Namespaces,
     objects::RETIRE,
     offsets::{Offsets, RetireOffsets},
+    pins::Pins,
     sys,
-    tracker::{Sizes, Tracker, key},
+    tracker::{FLOWS, Sizes, Tracker, key},
 };
 use crate::drain::{Boot, Service};
 
@@ -49,8 +50,13 @@ struct Scans {
 
 impl Retiring {
     /// Loads the programs if this kernel takes them.
-    pub(super) fn start(sizes: Sizes, offsets: &Offsets, tracker: ProgramArray<MapData>) -> Self {
-        let programs = Programs::start(sizes, offsets, tracker);
+    pub(super) fn start(
+        pins: &Pins,
+        sizes: Sizes,
+        offsets: &Offsets,
+        tracker: ProgramArray<MapData>,
+    ) -> Self {
+        let programs = Programs::start(pins, sizes, offsets, tracker);
         let programs = programs.map(Mutex::new).map_err(|error| {
             let reason = explain(&error);
             tracing::warn!(
@@ -153,11 +159,12 @@ struct Programs {
 impl Programs {
     /// Loads the programs; `tracker` is where it goes on with them.
     fn start(
+        pins: &Pins,
         sizes: Sizes,
         offsets: &Offsets,
         tracker: ProgramArray<MapData>,
     ) -> Result<Self, KernelError> {
-        let mut ebpf = load(sizes, offsets)?;
+        let mut ebpf = load(pins, sizes, offsets)?;
         let btf =
             Btf::from_sys_fs().map_err(|e| KernelError::op("read", "BTF of the kernel", e))?;
         let sockets: SockHash<MapData, u64> = map(&mut ebpf, "SOCKETS", SockHash::try_from)?;
@@ -276,7 +283,7 @@ impl Programs {
     }
 }
 
-fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
+fn load(pins: &Pins, sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
     let ours = RetireOffsets::read()?;
     EbpfLoader::new()
         .btf(None) // The offsets below are all it needs.
@@ -300,6 +307,8 @@ fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
         .override_global("OFF_NOTSENT_LOWAT", &ours.notsent_lowat, true)
         .override_global("OFF_NET_NOTSENT_LOWAT", &ours.net_notsent_lowat, true)
         .override_global("OFF_BYTES_RECEIVED", &ours.bytes_received, true)
+        .map_pin_path(FLOWS, pins.path(FLOWS))
+        .map_max_entries(FLOWS, sizes.max_flows)
         .map_max_entries("FOLLOWED", sizes.max_flows)
         .map_max_entries("SOCKETS", sizes.max_flows)
         .map_max_entries("RETIRING", sizes.max_services)

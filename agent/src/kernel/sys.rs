@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, BorrowedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 /// `MEMBARRIER_CMD_GLOBAL` (`include/uapi/linux/membarrier.h`).
@@ -69,6 +69,23 @@ pub(super) fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
         )
     };
     if rc == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `SIOCGSKNS` (`include/uapi/linux/sockios.h`).
+const SIOCGSKNS: libc::c_ulong = 0x894c;
+
+/// The network namespace that a socket lives in (`SIOCGSKNS`, Linux 4.9).
+///
+/// # Errors
+/// It is no socket, or we have no CAP_NET_ADMIN over that namespace.
+pub(super) fn socket_netns(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the request takes no argument and returns a new file descriptor.
+    let fd = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made it for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Offset of `tcpi_bytes_received` in `struct tcp_info` (`include/uapi/linux/tcp.h`).

@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, MapError, ProgramArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, ProgramArray, RingBuf},
     programs::{
         CgroupAttachMode, Iter, SchedClassifier, SockOps, TestRun as _, TestRunOptions,
         sock_ops::SockOpsLink,
@@ -29,6 +29,9 @@ use super::{
     pins::Pins,
 };
 use crate::drain::{Boot, Service};
+
+/// The map of flows, which the retire programs read too.
+pub(super) const FLOWS: &str = "FLOWS";
 
 /// `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
 const NOEXIST: u64 = 1;
@@ -65,11 +68,11 @@ impl Tracker {
     /// Loads the programs and attaches the counting one to the root of cgroup v2.
     pub(super) fn start(
         cgroup: &Path,
+        pins: &Pins,
         sizes: Sizes,
         offsets: &Offsets,
-        pins: &Pins,
     ) -> Result<Self, KernelError> {
-        let mut ebpf = load(sizes, offsets, pins)?;
+        let mut ebpf = load(pins, sizes, offsets)?;
         let adopt = load_programs(&mut ebpf)?;
         let mut tracker = Self {
             adopt,
@@ -115,6 +118,14 @@ impl Tracker {
         map(&mut self.ebpf, "NEXT", ProgramArray::try_from)
     }
 
+    /// Marks of sockets, once.
+    pub(super) fn take_marks(&mut self) -> Result<MapData, KernelError> {
+        map(&mut self.ebpf, "MARKS", |map| match map {
+            Map::SkStorage(data) => Ok(data),
+            _ => Err(MapError::InvalidName { name: "MARKS".into() }),
+        })
+    }
+
     /// Reader of what the programs log, once.
     pub(super) fn take_logger(
         &mut self,
@@ -139,7 +150,11 @@ impl Tracker {
 
     /// Makes an entry for a service, so that [`Self::adopt`] takes in its flows.
     pub(super) fn know(&mut self, service: Service) -> Result<(), KernelError> {
-        match self.services.insert(key(service), ServiceCounts::default(), NOEXIST) {
+        self.know_key(service, key(service))
+    }
+
+    fn know_key(&mut self, service: Service, key: ServiceKey) -> Result<(), KernelError> {
+        match self.services.insert(key, ServiceCounts::default(), NOEXIST) {
             Err(e) if !exists(&e) => Err(KernelError::op("add to map SERVICES", service, e)),
             _ => Ok(()),
         }
@@ -219,6 +234,18 @@ impl Tracker {
         self.set_watch(service, watch::LISTENERS | watch::FLOWS | watch::CLASSES, bits)
     }
 
+    /// From now on, flows of the service that have this mark are [`Class::Steered`], and their end is reported; 0: none.
+    pub(super) fn steer(&mut self, service: Service, mark: u32) -> Result<(), KernelError> {
+        self.know(service)?;
+        self.repair(service, &Repair { steer: mark, ..Repair::new(key(service)) })?;
+        let watch = if mark == 0 { 0 } else { watch::FLOWS };
+        let steered = key_of(service, Class::Steered);
+        if watch != 0 {
+            self.know_key(service, steered)?;
+        }
+        self.repair(service, &Repair { watch, ..Repair::new(steered) }).map(drop)
+    }
+
     /// Sets whether the retire programs take in new connections of a service.
     pub(super) fn join_new(&mut self, service: Service, wanted: bool) -> Result<(), KernelError> {
         self.set_watch(service, watch::JOIN, if wanted { watch::JOIN } else { 0 })
@@ -285,6 +312,8 @@ impl Tracker {
                 Err(e) if !is_missing(&e) => {
                     tracing::warn!(netns = k.netns, port = k.port, error = %e, "cannot forget a service");
                 }
+                // What is remembered of a service is about its flows that count.
+                _ if k.class != class::COUNTED => {}
                 _ => forgotten.push(Service { netns: k.netns, port: k.port }),
             }
         }
@@ -296,7 +325,7 @@ impl Tracker {
 /// newest connection came before `before`.
 fn is_unused(counts: &ServiceCounts, alive: bool, before: Boot) -> bool {
     let old = counts.last_new_ns < before.as_nanos();
-    counts.flows == 0 && counts.watch == 0 && (!alive || old)
+    counts.flows == 0 && counts.watch == 0 && counts.steer == 0 && (!alive || old)
 }
 
 /// The key of a service in the maps.
@@ -339,7 +368,7 @@ fn address(words: [u32; 4]) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
 }
 
-fn load(sizes: Sizes, offsets: &Offsets, pins: &Pins) -> Result<Ebpf, KernelError> {
+fn load(pins: &Pins, sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
     let bytes = TRACK.bytes()?;
     EbpfLoader::new()
         .btf(None) // The offsets below are all it needs.
@@ -347,7 +376,8 @@ fn load(sizes: Sizes, offsets: &Offsets, pins: &Pins) -> Result<Ebpf, KernelErro
         .override_global("OFF_NET_INUM", &offsets.net_inum, true)
         .override_global("OFF_SKC_STATE", &offsets.skc_state, true)
         .override_global("OFF_INET_SPORT", &offsets.inet_sport, true)
-        .map_max_entries("FLOWS", sizes.max_flows)
+        .map_pin_path(FLOWS, pins.path(FLOWS))
+        .map_max_entries(FLOWS, sizes.max_flows)
         .map_max_entries("SERVICES", sizes.max_services)
         .map_pin_path(PROBES, pins.path(PROBES))
         .map_pin_path(PROBE_COUNTS, pins.path(PROBE_COUNTS))

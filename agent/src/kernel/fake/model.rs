@@ -1,8 +1,9 @@
 //! The state of the fake kernel, and what the operations make of it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::BorrowedFd,
 };
 
 use super::{FakeKernel, Hook, Op, retiring::Retiring};
@@ -10,7 +11,8 @@ use crate::{
     drain::{Boot, Service},
     kernel::{
         Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, ProbeCounts,
-        Reconciled, RetireLacks, RetireOrder, Socket, SocketInfo, TcpState, Tracked, Watch,
+        Reconciled, RetireLacks, RetireOrder, Socket, SocketInfo, Steered, TcpState, Tracked,
+        Watch,
     },
 };
 
@@ -25,6 +27,10 @@ pub(super) struct Model {
     pub(super) tracker: HashMap<Service, Tracker>,
     pub(super) watches: HashMap<Service, Watch>,
     pub(super) gates: HashMap<Service, Gate>,
+    /// How many sockets take the connections of a service, once its gate is closed.
+    pub(super) steering: HashMap<Service, usize>,
+    /// Handshakes with one of those.
+    pub(super) steered: BTreeSet<u64>,
     pub(super) faults: Faults,
     pub(super) calls: HashMap<Op, u64>,
     /// Calls that fail, counted from 1: from, and how many.
@@ -94,6 +100,36 @@ impl Model {
         cookie
     }
 
+    /// A connection that another listener accepts: the tracker does not count it.
+    pub(super) fn add_steered(&mut self, service: Service) -> u64 {
+        let cookie = self.add_socket(service, TcpState::Established);
+        if let Some((_, socket)) = self.sockets.get_mut(&cookie) {
+            socket.class = Class::Steered;
+        }
+        cookie
+    }
+
+    pub(super) fn count_steered(&self, service: Service) -> usize {
+        let ours = self.sockets.values().filter(|(of, _)| *of == service);
+        ours.filter(|(_, socket)| socket.class == Class::Steered).count()
+    }
+
+    /// What was steered counts from now on.
+    fn end_steering(&mut self, service: Service) {
+        if self.steering.remove(&service).is_none() {
+            return;
+        }
+        let now = self.now;
+        let tracker = self.tracker.entry(service).or_default();
+        let steered = self.sockets.values_mut().filter(|(of, _)| *of == service);
+        for (_, socket) in steered.filter(|(_, socket)| socket.class == Class::Steered) {
+            socket.class = Class::Counted;
+            if socket.state.is_flow() {
+                tracker.flows.insert(socket.cookie, now);
+            }
+        }
+    }
+
     pub(super) fn netns_exists(&self, netns: u32) -> Result<(), KernelError> {
         if self.netns.contains_key(&netns) { Ok(()) } else { Err(KernelError::NoNetns(netns)) }
     }
@@ -118,7 +154,8 @@ impl Model {
             |cookie: &u64| self.sockets.get(cookie).is_some_and(|(_, s)| s.state.is_flow());
         tracker.flows.retain(|cookie, _| is_flow(cookie));
         done.removed = (before - tracker.flows.len()) as u64;
-        for seen in look.sockets.iter().filter(|socket| is_flow(&socket.cookie)) {
+        let counts = |socket: &&Socket| is_flow(&socket.cookie) && socket.class == Class::Counted;
+        for seen in look.sockets.iter().filter(counts) {
             if tracker.flows.insert(seen.cookie, now).is_none() {
                 done.added += 1;
             }
@@ -184,6 +221,19 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
+    fn steer(&self, service: Service, targets: &[BorrowedFd<'_>]) -> Result<(), KernelError> {
+        let mut model = self.enter(Op::Steer)?;
+        model.netns_exists(service.netns)?;
+        model.steering.insert(service, targets.len());
+        Ok(())
+    }
+
+    fn steered(&self, service: Service) -> Result<Steered, KernelError> {
+        let model = self.enter(Op::Steered)?;
+        let targets = model.steering.get(&service).copied().unwrap_or_default() as u64;
+        Ok(Steered { attempts: model.count_steered(service) as u64, targets })
+    }
+
     fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
         let mut model = self.enter(Op::CloseGate)?;
         model.netns_exists(service.netns)?;
@@ -201,7 +251,9 @@ impl Kernel for FakeKernel {
     }
 
     fn open_gate(&self, service: Service) -> Result<(), KernelError> {
-        self.enter(Op::OpenGate)?.gates.remove(&service);
+        let mut model = self.enter(Op::OpenGate)?;
+        model.gates.remove(&service);
+        model.end_steering(service);
         Ok(())
     }
 
