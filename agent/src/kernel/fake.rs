@@ -245,6 +245,7 @@ impl FakeKernel {
         let watched = match kind {
             EventKind::Empty | EventKind::Accepted => watch.flows,
             EventKind::Listening | EventKind::Unlistened => watch.listeners,
+            EventKind::Lost => watch.listeners || watch.flows,
         };
         if watched && !model.events_lost {
             // Nobody may be listening to events in a test.

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use super::{
     Abort, Class, Event, Faults, Finish, Followed, Kernel, KernelError, Look, ProbeCounts,
     Reconciled, RetireLacks, RetireOrder, Tracked, Watch, cgroup, destroy, diag, events, finish,
     gate::Gates,
+    losses::Losses,
     netns::{self, Namespaces},
     offsets::Offsets,
     pins::Pins,
@@ -90,8 +91,12 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
     linux.adopt_all()?;
     let (to, from) = mpsc::unbounded_channel();
     let sweeper = Arc::downgrade(&linux);
+    let (watcher, mut losses) = (Weak::clone(&sweeper), Losses::default());
+    let lost = move || {
+        watcher.upgrade().map_or_else(Vec::new, |linux| losses.news(&linux.tracker(), linux.now()))
+    };
     let mut rounds = 0_u32;
-    events::forward(ring, logger, to, SEEK, move || {
+    events::forward(ring, logger, to, lost, SEEK, move || {
         let Some(linux) = sweeper.upgrade() else { return };
         lock(&linux.probes).seek(&mut linux.tracker());
         rounds += 1;

@@ -15,6 +15,7 @@ pub mod kubelet;
 mod linux;
 mod loaded;
 mod look;
+mod losses;
 mod netns;
 mod objects;
 mod offsets;
@@ -267,6 +268,8 @@ pub enum EventKind {
     Listening,
     /// A listening socket of the port was closed.
     Unlistened,
+    /// The ring buffer was full: any of the above may have happened.
+    Lost,
 }
 
 /// Why the kernel layer could not do what was asked.
