@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
@@ -10,7 +11,7 @@ use tokio::{
 
 use crate::{
     api::{
-        App, router,
+        App, Seats, router,
         server::{BindError, Socket},
     },
     executor::Executor,
@@ -72,19 +73,30 @@ fn runtime() -> io::Result<Runtime> {
 }
 
 async fn serve(options: &Options) -> Result<(), DaemonError> {
+    raise_descriptor_limit();
     let signals = Signals::new().map_err(DaemonError::Runtime)?;
     // The socket first: it is what tells a second agent to leave the first one's programs alone.
     let socket = Socket::bind(&options.socket)?;
     let (kernel, events) = open_kernel(options)?;
     let executor = Executor::spawn(Arc::clone(&kernel), events);
     tracing::info!(socket = %options.socket.display(), "listening");
+    let seats = Seats::new(kernel.host_netns());
     let app = Arc::new(App::new(executor.clone(), kernel));
-    let connections = socket.serve(router(app), signals.asked_to_stop()).await;
+    let connections = socket.serve(router(app), seats, signals.asked_to_stop()).await;
     tracing::info!("stopping: every drain ends and its gate opens");
     executor.stop(OPEN_GATES_WITHIN).await;
     connections.finish(FINISH_WITHIN).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Every connection and every gate is a few descriptors, and the usual soft limit is for programs that use
+/// select(2).
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "cannot raise the limit of open files: fewer clients can wait at once");
+    }
 }
 
 /// Starts the kernel layer.

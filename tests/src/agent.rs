@@ -111,11 +111,22 @@ impl Agent {
     pub fn stop(&mut self) -> Result<()> {
         let Some(mut process) = self.process.take() else { return Ok(()) };
         process.signal(Signal::TERM)?;
+        process.signal(Signal::CONT)?; // A test that failed may have left it paused.
         let status = process.wait(LIMIT)?;
         if !status.success() {
             bail!("drain-agent ended: {status}\n{}", self.log());
         }
         Ok(())
+    }
+
+    /// Stops it where it is, as a debugger or a machine without CPU time to spare does.
+    pub fn pause(&self) -> Result<()> {
+        self.process.as_ref().context("the agent does not run")?.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) -> Result<()> {
+        self.process.as_ref().context("the agent does not run")?.signal(Signal::CONT)
     }
 
     /// Kills it, as a crash or the OOM killer would.

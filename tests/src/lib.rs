@@ -14,6 +14,7 @@ pub mod frames;
 pub mod grpc;
 pub mod heads;
 pub mod held;
+pub mod hostile;
 pub mod http;
 pub mod kubelet;
 pub mod kubeproxy;

@@ -3,6 +3,8 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use tokio::sync::Semaphore;
+
 use super::{
     auth::{Action, Caller, Denied, ListenerFacts, Target, may},
     drains::Drains,
@@ -23,12 +25,17 @@ pub struct App<D> {
     pub(super) drains: D,
     pub(super) kernel: Arc<dyn Kernel>,
     pub(super) requests: Requests,
+    turns: Semaphore,
 }
+
+/// How many requests may ask the kernel at once; the others wait for their turn. Threads that block are few, and
+/// drains need them.
+const TURNS: usize = 4;
 
 impl<D: Drains> App<D> {
     /// The interface to `drains`, looking through `kernel`.
     pub fn new(drains: D, kernel: Arc<dyn Kernel>) -> Self {
-        Self { drains, kernel, requests: Requests::default() }
+        Self { drains, kernel, requests: Requests::default(), turns: Semaphore::new(TURNS) }
     }
 
     /// Calls the kernel on a thread that may block.
@@ -44,8 +51,11 @@ impl<D: Drains> App<D> {
         &self,
         call: impl FnOnce(&dyn Kernel) -> Result<T, KernelError> + Send + 'static,
     ) -> Result<Result<T, KernelError>, ApiError> {
+        let turn = self.turns.acquire().await;
+        let turn = turn.map_err(|closed| ApiError::internal(&closed))?;
         let kernel = Arc::clone(&self.kernel);
         let called = tokio::task::spawn_blocking(move || call(kernel.as_ref())).await;
+        drop(turn);
         called.map_err(|error| ApiError::internal(&error))
     }
 

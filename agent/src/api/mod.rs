@@ -19,6 +19,7 @@ mod retiring;
 mod routes;
 mod seats;
 pub mod server;
+mod stalled;
 mod status;
 #[cfg(test)]
 mod testing;
@@ -26,3 +27,4 @@ mod testing;
 pub use app::App;
 pub use drains::Drains;
 pub use routes::router;
+pub use seats::Seats;

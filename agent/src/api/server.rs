@@ -28,17 +28,23 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::watch,
     task::JoinSet,
+    time::Instant,
 };
 
 use super::{
     peer::{Identify, Peer},
-    seats::Seats,
+    seats::{Full, Seats},
+    stalled::Unstalled,
 };
 
 /// How long a client may take to send the head of a request, and may stay idle between two.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// Largest head of a request, in bytes (hyper's least).
 const MAX_HEAD: usize = 8 * 1024;
+/// How long a client may leave an answer unread.
+const UNREAD_FOR: Duration = Duration::from_secs(10);
+/// Refused connections are logged at most this often: who is refused may try without end.
+const REFUSALS_EVERY: Duration = Duration::from_secs(10);
 /// Pause after accept(2) failed, most likely for want of file descriptors.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -102,9 +108,13 @@ impl Socket {
     }
 
     /// Accepts connections until `stop`, then removes the socket. Returns those that are still open.
-    pub async fn serve(self, router: Router, stop: impl Future<Output = ()>) -> Connections {
+    pub async fn serve(
+        self,
+        router: Router,
+        seats: Seats,
+        stop: impl Future<Output = ()>,
+    ) -> Connections {
         let mut connections = Connections::default();
-        let seats = Seats::default();
         let mut stop = std::pin::pin!(stop);
         loop {
             let stream = tokio::select! {
@@ -176,6 +186,26 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
 pub struct Connections {
     tasks: JoinSet<()>,
     finish: watch::Sender<bool>,
+    refusals: Refusals,
+}
+
+/// Connections that found no seat.
+#[derive(Default)]
+struct Refusals {
+    not_logged: u64,
+    logged_at: Option<Instant>,
+}
+
+impl Refusals {
+    fn log(&mut self, (uid, netns): (u32, u32), reason: &Full) {
+        if self.logged_at.is_some_and(|at| at.elapsed() < REFUSALS_EVERY) {
+            self.not_logged += 1;
+            return;
+        }
+        let others = std::mem::take(&mut self.not_logged);
+        self.logged_at = Some(Instant::now());
+        tracing::warn!(uid, netns, %reason, others, "connection refused");
+    }
 }
 
 impl Connections {
@@ -189,10 +219,7 @@ impl Connections {
         let key = peer.seat();
         let seat = match seats.take(key) {
             Ok(seat) => seat,
-            Err(full) => {
-                tracing::warn!(uid = key.0, netns = key.1, reason = %full, "connection refused");
-                return;
-            }
+            Err(full) => return self.refusals.log(key, &full),
         };
         let router = router.clone();
         let finish = self.finish.subscribe();
@@ -229,7 +256,7 @@ pub(super) async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Unstalled::new(stream, UNREAD_FOR)), service);
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

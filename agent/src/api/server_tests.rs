@@ -59,9 +59,10 @@ async fn answers_our_own_process_and_ends_cleanly() {
     let path = folder.path().join("agent.sock");
     let socket = Socket::bind(&path).unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(socket.serve(router(FakeDrains::new().app()), async {
-        let _ = stopped.await;
-    }));
+    let serving =
+        tokio::spawn(socket.serve(router(FakeDrains::new().app()), Seats::new(1), async {
+            let _ = stopped.await;
+        }));
     let mut client = UnixStream::connect(&path).await.unwrap();
     let request = b"GET /healthz HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n";
     client.write_all(request).await.unwrap();
@@ -84,9 +85,43 @@ async fn a_slow_client_is_cut_off() {
     let (_finish, asked) = watch::channel(false);
     let app = router(FakeDrains::new().app());
     let served = tokio::spawn(serve_connection(ours, peer, app, asked));
-    let begin = tokio::time::Instant::now();
+    let begin = Instant::now();
     let mut theirs = theirs;
     theirs.write_all(b"GET /healthz HTTP/1.1\r\nHos").await.unwrap();
     served.await.unwrap();
     assert!(begin.elapsed() >= HEAD_WITHIN && begin.elapsed() < HEAD_WITHIN * 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_is_cut_off() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let peer = Arc::new(Peer::of(&ours).unwrap());
+    let (_finish, asked) = watch::channel(false);
+    let large = Router::new().route("/", axum::routing::get(async || vec![b'x'; 1 << 22]));
+    let served = tokio::spawn(serve_connection(ours, peer, large, asked));
+    theirs.write_all(b"GET / HTTP/1.1\r\nHost: agent\r\n\r\n").await.unwrap();
+    let begin = Instant::now();
+    served.await.unwrap();
+    assert!(begin.elapsed() >= UNREAD_FOR && begin.elapsed() < UNREAD_FOR * 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_gets_all() {
+    const LENGTH: usize = 1 << 22;
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let peer = Arc::new(Peer::of(&ours).unwrap());
+    let (_finish, asked) = watch::channel(false);
+    let large = Router::new().route("/", axum::routing::get(async || vec![b'x'; LENGTH]));
+    tokio::spawn(serve_connection(ours, peer, large, asked));
+    let request = b"GET / HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n";
+    theirs.write_all(request).await.unwrap();
+    let (mut part, mut read) = (vec![0; 1 << 18], 0);
+    loop {
+        tokio::time::sleep(UNREAD_FOR / 2).await;
+        match theirs.read(&mut part).await.unwrap() {
+            0 => break,
+            some => read += some,
+        }
+    }
+    assert!(read > LENGTH, "{read} bytes");
 }

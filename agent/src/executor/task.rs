@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{broadcast, mpsc, oneshot},
+    sync::{Semaphore, broadcast, mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 use tracing::{error, warn};
@@ -89,7 +89,13 @@ pub(super) struct Task {
     pub(super) parked: Vec<Request>,
     pub(super) epochs: u64,
     stop: Option<Stop>,
+    /// See [`LOOKS`].
+    looks: Arc<Semaphore>,
 }
+
+/// How many looks for those who ask for a status may be under way at once; the others wait for their turn. Threads
+/// that block are few, and drains need them.
+const LOOKS: usize = 4;
 
 /// The agent is stopping.
 struct Stop {
@@ -117,6 +123,7 @@ impl Task {
             parked: Vec::new(),
             epochs: 0,
             stop: None,
+            looks: Arc::new(Semaphore::new(LOOKS)),
         }
     }
 
@@ -187,7 +194,8 @@ impl Task {
             EventKind::Empty
             | EventKind::Listening
             | EventKind::Unlistened
-            | EventKind::Unsteered => Event::Hint,
+            | EventKind::Unsteered
+            | EventKind::Lost => Event::Hint,
         };
         self.step(event.service, hint);
     }
@@ -228,10 +236,21 @@ impl Task {
             })
             .collect();
         let (kernel, done) = (Arc::clone(&self.kernel), self.done.clone());
-        tokio::task::spawn_blocking(move || {
+        let look = move || {
+            // Who asked and went away must not keep a thread busy.
+            if reply.is_closed() {
+                return;
+            }
             let seen = report::look_at(&*kernel, &asked);
             // Nobody is there to take it once the agent has stopped.
             let _ = done.send(Internal::Seen(seen, reply));
+        };
+        let looks = Arc::clone(&self.looks);
+        tokio::spawn(async move {
+            // It is never closed. Held until the look is over.
+            let _turn = looks.acquire().await;
+            // A look that panicked answers nobody.
+            let _ = tokio::task::spawn_blocking(look).await;
         });
     }
 

@@ -11,11 +11,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{Event, EventKind, KernelError};
 use crate::drain::{Boot, Service};
 
-/// Starts a thread that waits for the kernel, and calls `sweep` each `period`. It ends when nobody listens.
+/// Starts a thread that waits for the kernel, and calls `sweep` each `period`. After each time that it has emptied the
+/// ring it also passes on what `lost` returns. It ends when nobody listens.
 pub(super) fn forward(
     mut ring: RingBuf<MapData>,
     mut logger: EbpfLogger<&'static dyn log::Log>,
     to: UnboundedSender<Event>,
+    mut lost: impl FnMut() -> Vec<Event> + Send + 'static,
     period: Duration,
     mut sweep: impl FnMut() + Send + 'static,
 ) -> Result<(), KernelError> {
@@ -30,6 +32,10 @@ pub(super) fn forward(
                 {
                     return;
                 }
+            }
+            // Only now is there room again: what is lost before this is noticed, and what comes after is told.
+            if lost().into_iter().any(|event| to.send(event).is_err()) {
+                return;
             }
             if std::time::Instant::now() >= next_sweep {
                 sweep();

@@ -262,6 +262,7 @@ impl FakeKernel {
             EventKind::Empty | EventKind::Accepted => watch.flows,
             EventKind::Listening | EventKind::Unlistened => watch.listeners,
             EventKind::Unsteered => true,
+            EventKind::Lost => watch.listeners || watch.flows,
         };
         if watched && !model.events_lost {
             // Nobody may be listening to events in a test.

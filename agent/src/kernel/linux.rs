@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     os::fd::BorrowedFd,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use super::{
     Reconciled, RetireLacks, RetireOrder, Steered, Tracked, Watch, cgroup, destroy, diag, events,
     finish,
     gate::Gates,
+    losses::Losses,
     marks::Marks,
     netns::{self, Namespaces},
     offsets::Offsets,
@@ -96,8 +97,12 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
     linux.adopt_all()?;
     let (to, from) = mpsc::unbounded_channel();
     let sweeper = Arc::downgrade(&linux);
+    let (watcher, mut losses) = (Weak::clone(&sweeper), Losses::default());
+    let lost = move || {
+        watcher.upgrade().map_or_else(Vec::new, |linux| losses.news(&linux.tracker(), linux.now()))
+    };
     let mut rounds = 0_u32;
-    events::forward(ring, logger, to, SEEK, move || {
+    events::forward(ring, logger, to, lost, SEEK, move || {
         let Some(linux) = sweeper.upgrade() else { return };
         lock(&linux.probes).seek(&mut linux.tracker());
         rounds += 1;

@@ -15,6 +15,7 @@ pub mod kubelet;
 mod linux;
 mod loaded;
 mod look;
+mod losses;
 mod marks;
 mod netns;
 mod objects;
@@ -299,6 +300,8 @@ pub enum EventKind {
     Unlistened,
     /// The last of the steered flows has ended, as far as the tracker knows.
     Unsteered,
+    /// The ring buffer was full: any of the above may have happened.
+    Lost,
 }
 
 /// Why the kernel layer could not do what was asked.

@@ -246,6 +246,11 @@ impl Tracker {
         self.repair(service, &Repair { watch, ..Repair::new(steered) }).map(drop)
     }
 
+    /// Services of which anything is reported.
+    pub(super) fn watched(&self) -> impl Iterator<Item = Service> {
+        self.watches.keys().copied()
+    }
+
     /// Sets whether the retire programs take in new connections of a service.
     pub(super) fn join_new(&mut self, service: Service, wanted: bool) -> Result<(), KernelError> {
         self.set_watch(service, watch::JOIN, if wanted { watch::JOIN } else { 0 })
