@@ -7,12 +7,13 @@
 pub mod gate;
 pub mod http1;
 pub mod http2;
+pub mod peers;
 pub mod retire;
 pub mod track;
 
 /// Version of everything in this crate that crosses between kernel and user space. It changes
 /// whenever a struct, a map or the meaning of a field changes.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// A service: one TCP port in one network namespace. A port alone is never a key, since port 8080
 /// exists in many pods of a node.
@@ -73,6 +74,9 @@ mod pod {
         crate::ServiceKey,
         crate::gate::RuleKey,
         crate::gate::Rule,
+        crate::peers::PeerKey,
+        crate::peers::Peer,
+        crate::peers::Admitted,
         crate::track::Flow,
         crate::track::ServiceCounts,
         crate::retire::Rule,

@@ -80,6 +80,8 @@ pub mod watch {
     pub const FLOWS: u32 = 2;
     /// Have each new connection followed by the retire programs.
     pub const JOIN: u32 = 4;
+    /// Some clients are treated by their address: see the `PEERS` map.
+    pub const LISTS: u32 = 8;
 }
 
 /// Programs that the tracker calls when it is done; indices into its `NEXT` array.

@@ -8,6 +8,7 @@ use aya_ebpf::{
 use drainctl_common::{
     ServiceKey,
     retire::{Followed, Rule},
+    track::Flow,
 };
 
 /// Services whose flows are told, written by the agent. Not preallocated: a rule that is replaced is then left to those
@@ -25,3 +26,7 @@ pub(crate) static FOLLOWED: HashMap<u64, Followed> =
 /// Their sockets, by cookie: what they send goes through `tell`. Sized like `FOLLOWED`.
 #[map]
 pub(crate) static SOCKETS: SockHash<u64> = SockHash::with_max_entries(262_144, 0);
+
+/// The tracker's own map of all flows, shared by pinning; only read here.
+#[map]
+pub(crate) static FLOWS: HashMap<u64, Flow> = HashMap::with_max_entries(262_144, 0);

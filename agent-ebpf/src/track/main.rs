@@ -11,6 +11,7 @@
 
 mod adopt;
 mod class;
+mod clients;
 #[path = "../counter.rs"]
 mod counter;
 mod flows;
@@ -18,6 +19,8 @@ mod flows;
 mod iter;
 #[path = "../netns.rs"]
 mod netns;
+#[path = "../peers.rs"]
+mod peers;
 #[path = "../program.rs"]
 mod program;
 mod repair;

@@ -18,12 +18,11 @@ use drainctl_common::{
 };
 
 use crate::{
-    class, counter,
+    class, clients, counter,
     flows::{self, Counted},
     netns,
 };
 
-const AF_INET6: u32 = 10;
 /// TCP states (`include/net/tcp_states.h`).
 const TCP_FIN_WAIT2: u32 = 5;
 const TCP_CLOSE: u32 = 7;
@@ -58,7 +57,7 @@ fn established(ctx: &SockOpsContext) {
     // SAFETY: `counts` points to a live map value.
     unsafe {
         (*counts).last_new_ns = now;
-        (*counts).last_peer = peer(ctx);
+        (*counts).last_peer = clients::client(ctx, &service).addr;
         counter::add(&raw mut (*counts).accepted, 1);
     }
     let flow = Flow { service, since_ns: now, flags: 0, zero: 0 };
@@ -72,6 +71,7 @@ fn established(ctx: &SockOpsContext) {
             );
         }
     }
+    clients::remember(ctx, &service, now);
     flows::tell(&service, counts, Event::ACCEPTED, watch::FLOWS);
     // SAFETY: `counts` points to a live map value.
     if unsafe { (&raw const (*counts).watch).read_volatile() } & watch::JOIN != 0 {
@@ -97,11 +97,9 @@ fn state_changed(ctx: &SockOpsContext) {
         (TCP_LISTEN, TCP_CLOSE) => tell_of_listener(ctx, Event::UNLISTENED),
         // In FIN_WAIT2 our last byte and FIN are acknowledged. Whether a process still holds the socket, only
         // a look can tell.
-        (_, TCP_FIN_WAIT2) => {
-            flows::uncount(cookie(ctx));
-        }
+        (_, TCP_FIN_WAIT2) => clients::remember_end(ctx, flows::uncount(cookie(ctx))),
         (_, TCP_CLOSE) => {
-            flows::uncount(cookie(ctx));
+            clients::remember_end(ctx, flows::uncount(cookie(ctx)));
             flows::go_on(ctx, next::ENDED);
         }
         _ => {}
@@ -154,19 +152,4 @@ fn service(ctx: &SockOpsContext) -> Option<ServiceKey> {
 fn cookie(ctx: &SockOpsContext) -> u64 {
     // SAFETY: the context is the one the kernel passed.
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
-}
-
-/// The peer's address as IPv6, v4-mapped where it is IPv4, network byte order.
-#[inline(always)]
-fn peer(ctx: &SockOpsContext) -> [u32; 4] {
-    // All five words are read first, volatile: merged into the branches, the reads would become one at a
-    // computed offset, and the verifier wants constant offsets into the context.
-    // SAFETY: the context is the one the kernel passed.
-    let (v4, v6) = unsafe {
-        let v6 = (&raw const (*ctx.ops).remote_ip6).cast::<u32>();
-        let word = |i: usize| v6.add(i).read_volatile();
-        let v4 = (&raw const (*ctx.ops).remote_ip4).read_volatile();
-        (v4, [word(0), word(1), word(2), word(3)])
-    };
-    if ctx.family() == AF_INET6 { v6 } else { [0, 0, 0xffff_u32.to_be(), v4] }
 }

@@ -14,11 +14,11 @@ use super::{
     protocol::StateName,
 };
 use crate::{
-    drain::{Boot, Exempt, Leaving, RetireReport, Service, Spec, SpecRequest},
+    drain::{Admission, Boot, Exempt, Leaving, RetireReport, Service, Spec, SpecRequest},
     executor::{DrainError, DrainView, Owner, Status, Totals, Update},
     kernel::{
-        Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, Protocol,
-        Reconciled, RetireLacks, RetireOrder, Socket, TcpState, Tracked, Watch,
+        Abort, Admitted, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look,
+        Protocol, Reconciled, RetireLacks, RetireOrder, Socket, TcpState, Tracked, Watch,
     },
 };
 
@@ -126,6 +126,9 @@ impl Kernel for FakeKernel {
     fn watch(&self, _: Service, _: Watch) -> Result<(), KernelError> {
         Ok(())
     }
+    fn guard(&self, _: Service, _: &Admission, _: Boot) -> Result<(), KernelError> {
+        Ok(())
+    }
     fn close_gate(&self, _: Service, _: Boot) -> Result<(), KernelError> {
         Ok(())
     }
@@ -137,6 +140,12 @@ impl Kernel for FakeKernel {
     }
     fn rejected(&self, _: Service) -> Result<u64, KernelError> {
         Ok(0)
+    }
+    fn admitted(&self, _: Service) -> Result<Admitted, KernelError> {
+        Ok(Admitted::default())
+    }
+    fn remembers_clients(&self) -> bool {
+        true
     }
     fn retire(&self, _: Service, _: &RetireOrder) -> Result<(), KernelError> {
         Ok(())
@@ -211,6 +220,7 @@ pub(super) fn serving(service: Service) -> Status {
         lingering: 0,
         exempt: Exempt::default(),
         rejected: 0,
+        admitted: Admitted::default(),
         last_new: None,
         listeners: 1,
         unknown: None,
@@ -228,6 +238,7 @@ pub(super) fn draining(service: Service, state: StateName, flows: u64) -> Status
         lease_until: NOW + seconds(9),
         keep_closed: false,
         settled_by: None,
+        admission: spec.admission().clone(),
         retire: *spec.retire(),
         report: RetireReport::default(),
         owner: Owner { uid: 1000, netns: POD },

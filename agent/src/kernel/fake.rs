@@ -6,7 +6,7 @@ mod model;
 mod retiring;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -27,10 +27,12 @@ pub(crate) enum Op {
     EstablishedAt,
     Reconcile,
     Watch,
+    Guard,
     CloseGate,
     RenewGate,
     OpenGate,
     Rejected,
+    Admitted,
     Faults,
     Retire,
     Followed,
@@ -42,7 +44,7 @@ pub(crate) enum Op {
 
 impl Op {
     /// All of them.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -50,10 +52,12 @@ impl Op {
         Self::EstablishedAt,
         Self::Reconcile,
         Self::Watch,
+        Self::Guard,
         Self::CloseGate,
         Self::RenewGate,
         Self::OpenGate,
         Self::Rejected,
+        Self::Admitted,
         Self::Faults,
         Self::Retire,
         Self::Followed,
@@ -74,6 +78,9 @@ pub(crate) struct FakeKernel {
     /// With tokio's (virtual) clock; without it, time moves by [`FakeKernel::advance`] only.
     tokio_start: Option<Instant>,
 }
+
+/// Where clients come from unless a test says otherwise.
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// Why a connection attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +134,7 @@ impl FakeKernel {
         model.tracker.retain(|service, _| service.netns != netns);
         model.watches.retain(|service, _| service.netns != netns);
         model.gates.retain(|service, _| service.netns != netns);
+        model.guards.retain(|service, _| service.netns != netns);
     }
 
     /// A server starts to listen; the socket's cookie.
@@ -153,7 +161,12 @@ impl FakeKernel {
     /// # Errors
     /// Nothing listens, or the gate refused it.
     pub(crate) fn connect(&self, service: Service) -> Result<u64, Refused> {
-        let handshake = self.syn(service)?;
+        self.connect_from(service, CLIENT)
+    }
+
+    /// The same from this address.
+    pub(crate) fn connect_from(&self, service: Service, client: IpAddr) -> Result<u64, Refused> {
+        let handshake = self.syn_from(service, client)?;
         Ok(self.establish(handshake).expect("the handshake was begun just now"))
     }
 
@@ -162,42 +175,47 @@ impl FakeKernel {
     /// # Errors
     /// Nothing listens, or the gate refused it.
     pub(crate) fn syn(&self, service: Service) -> Result<u64, Refused> {
+        self.syn_from(service, CLIENT)
+    }
+
+    fn syn_from(&self, service: Service, client: IpAddr) -> Result<u64, Refused> {
         let mut model = self.model();
-        if model.gate_is_closed(service) {
-            if let Some(gate) = model.gates.get_mut(&service) {
-                gate.rejected += 1;
-            }
+        if !model.admits(service, client) {
             return Err(Refused);
         }
         if model.listeners.get(&service).is_none_or(Vec::is_empty) {
             return Err(Refused);
         }
-        Ok(model.add_socket(service, TcpState::SynRecv))
+        Ok(model.add_socket(service, TcpState::SynRecv, client))
     }
 
     /// The handshake is finished: the flow's cookie; `None` if the handshake is gone.
     pub(crate) fn establish(&self, handshake: u64) -> Option<u64> {
         let mut model = self.model();
-        let (service, _) = model.sockets.remove(&handshake)?;
-        Some(self.accept(&mut model, service))
+        let (service, socket) = model.sockets.remove(&handshake)?;
+        Some(self.accept(&mut model, service, socket.peer.ip()))
     }
 
     /// A connection that another sk_lookup program let through a closed gate.
     pub(crate) fn intrude(&self, service: Service) -> u64 {
-        self.accept(&mut self.model(), service)
+        self.accept(&mut self.model(), service, CLIENT)
     }
 
-    fn accept(&self, model: &mut Model, service: Service) -> u64 {
-        let cookie = model.add_socket(service, TcpState::Established);
+    fn accept(&self, model: &mut Model, service: Service, client: IpAddr) -> u64 {
+        let cookie = model.add_socket(service, TcpState::Established, client);
+        if model.is_ignored(service, client) {
+            return cookie;
+        }
         model.follow(service, cookie);
         let (now, full, blind) = (model.now, model.tracker_full, model.tracker_blind);
+        model.clients.insert((service, client), now);
         if blind {
             return cookie;
         }
         let tracker = model.tracker.entry(service).or_default();
         tracker.accepted += 1;
         tracker.last_new = Some(now);
-        tracker.last_peer = Some(Ipv4Addr::new(192, 0, 2, 1).into());
+        tracker.last_peer = Some(client);
         if full {
             tracker.lost += 1;
             model.faults.flows_full += 1;
@@ -228,7 +246,9 @@ impl FakeKernel {
     }
 
     fn remove(&self, model: &mut Model, cookie: u64) {
-        let Some((service, _)) = model.sockets.remove(&cookie) else { return };
+        let Some((service, socket)) = model.sockets.remove(&cookie) else { return };
+        let now = model.now;
+        model.clients.insert((service, socket.peer.ip()), now);
         self.uncount(model, service, cookie);
     }
 
@@ -309,6 +329,16 @@ impl FakeKernel {
         self.model().gate_is_closed(service)
     }
 
+    /// Whether clients are treated by their address now.
+    pub(crate) fn is_guarded(&self, service: Service) -> bool {
+        self.model().guards.contains_key(&service)
+    }
+
+    /// Clients are not remembered.
+    pub(crate) fn set_forgetful(&self) {
+        self.model().forgetful = true;
+    }
+
     /// What is really there (FIN_WAIT2 is left out: it depends on time).
     pub(crate) fn truth(&self, service: Service) -> Counts {
         let model = self.model();
@@ -321,6 +351,13 @@ impl FakeKernel {
         let model = self.model();
         let ours = model.sockets.iter().filter(|(_, (of, _))| *of == service);
         ours.map(|(cookie, (_, socket))| (*cookie, socket.state)).collect()
+    }
+
+    /// Whether a drain waits for this connection.
+    pub(crate) fn is_counted(&self, cookie: u64) -> bool {
+        let model = self.model();
+        let socket = model.sockets.get(&cookie);
+        socket.is_some_and(|(of, socket)| !model.is_ignored(*of, socket.peer.ip()))
     }
 
     /// Every operation begins with this: hooks first, then the failure asked for.

@@ -10,13 +10,16 @@ mod events;
 pub(crate) mod fake;
 mod finish;
 mod gate;
+mod guard;
 mod linux;
 mod loaded;
 mod look;
+mod mend;
 mod netns;
 mod objects;
 mod offsets;
 pub mod peer;
+mod peers;
 mod pins;
 pub mod probe;
 mod retire;
@@ -33,7 +36,7 @@ pub use retiring::{
     Abort, Barrier, Finish, Followed, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
 };
 
-use crate::drain::{Boot, Service};
+use crate::drain::{Admission, Boot, Service};
 
 /// The kernel, as far as drainctl needs it.
 pub trait Kernel: Send + Sync + 'static {
@@ -90,6 +93,20 @@ pub trait Kernel: Send + Sync + 'static {
     /// The map cannot be written.
     fn watch(&self, service: Service, watch: Watch) -> Result<(), KernelError>;
 
+    /// Treats clients of the service by their address from now on, until `lease_until` or [`Kernel::open_gate`]:
+    /// `--ignore` makes connections that come, and those that are there, ones of [`Class::Ignored`], and
+    /// `--fail-health-from` refuses at once. Nobody else is refused before [`Kernel::close_gate`], after which
+    /// `--allow` and `--keep-clients` let in. On error nothing is in force.
+    ///
+    /// # Errors
+    /// The namespace is gone, or a map or program failed.
+    fn guard(
+        &self,
+        service: Service,
+        admission: &Admission,
+        lease_until: Boot,
+    ) -> Result<(), KernelError>;
+
     /// Refuses new connections of the service from now on, until `lease_until` or [`Kernel::open_gate`].
     /// When it returns, no connection attempt that passed the gate before is still on its way in: what it
     /// let through is visible to [`Kernel::look`]. On error the gate is as it was.
@@ -98,13 +115,14 @@ pub trait Kernel: Send + Sync + 'static {
     /// The namespace is gone, or the program cannot be attached.
     fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError>;
 
-    /// Moves the lease of a closed gate.
+    /// Moves the lease of a closed gate, or of a service that is guarded.
     ///
     /// # Errors
-    /// The gate is not closed, or the map cannot be written.
+    /// It is neither, or the map cannot be written.
     fn renew_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError>;
 
-    /// Lets new connections in again. Of an open gate, or of a namespace that is gone, it is no error.
+    /// Lets new connections in again, and treats all clients alike. Of an open gate, or of a namespace that is
+    /// gone, it is no error.
     ///
     /// # Errors
     /// The map cannot be written.
@@ -116,6 +134,16 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// The map cannot be read.
     fn rejected(&self, service: Service) -> Result<u64, KernelError>;
+
+    /// What became of connection attempts because of their client's address since [`Kernel::guard`]; all zero
+    /// without.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn admitted(&self, service: Service) -> Result<Admitted, KernelError>;
+
+    /// Whether it is remembered when each client last had a connection, which `--keep-clients` needs.
+    fn remembers_clients(&self) -> bool;
 
     /// Has the flows of the service followed and told to leave, those that still arrive included. Called
     /// again it renews the order and takes in the flows that were missed. Without [`Kernel::retire_lacks`] of
@@ -170,6 +198,20 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// The map cannot be read.
     fn faults(&self) -> Result<Faults, KernelError>;
+}
+
+/// Connection attempts that the client's address decided, looked up in the kernel: a SYN that is sent again counts
+/// again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Let in by `--ignore`.
+    pub ignored: u64,
+    /// Let in by `--allow`.
+    pub allowed: u64,
+    /// Refused by `--fail-health-from`.
+    pub failed_health: u64,
+    /// Let in by a closed gate through `--keep-clients`.
+    pub kept: u64,
 }
 
 /// The tracker's view of a service.

@@ -24,6 +24,7 @@ use super::{
     netns::Namespaces,
     objects::RETIRE,
     offsets::{Offsets, RetireOffsets},
+    pins::Pins,
     sys,
     tracker::{Sizes, Tracker, key},
 };
@@ -49,8 +50,13 @@ struct Scans {
 
 impl Retiring {
     /// Loads the programs if this kernel takes them.
-    pub(super) fn start(sizes: Sizes, offsets: &Offsets, tracker: ProgramArray<MapData>) -> Self {
-        let programs = Programs::start(sizes, offsets, tracker);
+    pub(super) fn start(
+        sizes: Sizes,
+        offsets: &Offsets,
+        pins: &Pins,
+        tracker: ProgramArray<MapData>,
+    ) -> Self {
+        let programs = Programs::start(sizes, offsets, pins, tracker);
         let programs = programs.map(Mutex::new).map_err(|error| {
             let reason = explain(&error);
             tracing::warn!(
@@ -155,9 +161,10 @@ impl Programs {
     fn start(
         sizes: Sizes,
         offsets: &Offsets,
+        pins: &Pins,
         tracker: ProgramArray<MapData>,
     ) -> Result<Self, KernelError> {
-        let mut ebpf = load(sizes, offsets)?;
+        let mut ebpf = load(sizes, offsets, pins)?;
         let btf =
             Btf::from_sys_fs().map_err(|e| KernelError::op("read", "BTF of the kernel", e))?;
         let sockets: SockHash<MapData, u64> = map(&mut ebpf, "SOCKETS", SockHash::try_from)?;
@@ -276,7 +283,7 @@ impl Programs {
     }
 }
 
-fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
+fn load(sizes: Sizes, offsets: &Offsets, pins: &Pins) -> Result<Ebpf, KernelError> {
     let ours = RetireOffsets::read()?;
     EbpfLoader::new()
         .btf(None) // The offsets below are all it needs.
@@ -300,6 +307,7 @@ fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
         .override_global("OFF_NOTSENT_LOWAT", &ours.notsent_lowat, true)
         .override_global("OFF_NET_NOTSENT_LOWAT", &ours.net_notsent_lowat, true)
         .override_global("OFF_BYTES_RECEIVED", &ours.bytes_received, true)
+        .map_pin_path("FLOWS", pins.path("FLOWS")) // The tracker's: it tells which flows to leave alone.
         .map_max_entries("FOLLOWED", sizes.max_flows)
         .map_max_entries("SOCKETS", sizes.max_flows)
         .map_max_entries("RETIRING", sizes.max_services)

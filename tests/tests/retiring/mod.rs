@@ -114,7 +114,12 @@ fn shared() -> Result<Arc<Linux>> {
     static LINUX: Mutex<Option<(Arc<Linux>, UnboundedReceiver<Event>)>> = Mutex::new(None);
     let mut linux = LINUX.lock().unwrap_or_else(PoisonError::into_inner);
     if linux.is_none() {
-        *linux = Some(kernel::open(&Config { cgroup: None, max_flows: 65_536, max_services: 64 })?);
+        *linux = Some(kernel::open(&Config {
+            cgroup: None,
+            max_flows: 65_536,
+            max_services: 64,
+            client_history: 64,
+        })?);
     }
     Ok(Arc::clone(&linux.as_ref().context("just opened")?.0))
 }
