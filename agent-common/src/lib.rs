@@ -7,13 +7,14 @@
 pub mod gate;
 pub mod http1;
 pub mod http2;
+pub mod peers;
 pub mod probe;
 pub mod retire;
 pub mod track;
 
 /// Version of everything in this crate that crosses between kernel and user space. It changes
 /// whenever a struct, a map or the meaning of a field changes.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// A service: one TCP port in one network namespace. A port alone is never a key, since port 8080
 /// exists in many pods of a node.
@@ -76,6 +77,9 @@ mod pod {
         crate::gate::Rule,
         crate::probe::ProbeKey,
         crate::gate::SteerKey,
+        crate::peers::PeerKey,
+        crate::peers::Peer,
+        crate::peers::Admitted,
         crate::track::Flow,
         crate::track::ServiceCounts,
         crate::retire::Rule,

@@ -82,6 +82,8 @@ pub mod watch {
     pub const JOIN: u32 = 4;
     /// Tell the classes of new connections apart: the service has a drain.
     pub const CLASSES: u32 = 8;
+    /// Some clients are treated by their address: see the `PEERS` map.
+    pub const LISTS: u32 = 16;
 }
 
 /// Programs that the tracker calls when it is done; indices into its `NEXT` array.

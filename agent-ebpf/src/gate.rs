@@ -8,6 +8,7 @@
 #![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "see counter.rs"))]
 
 mod counter;
+mod peers;
 mod probes;
 mod program;
 mod steer;
@@ -22,6 +23,7 @@ use aya_ebpf::{
 };
 use drainctl_common::{
     gate::{Rule, RuleKey},
+    peers::{Admitted, PeerKey, verdict},
     probe::{ProbeKey, count},
 };
 
@@ -35,13 +37,17 @@ const AF_INET6: u32 = 10;
 #[unsafe(no_mangle)]
 static GATE_SLOT: Global<u32> = Global::new(0);
 
-/// Closed ports of all instances, written by the agent.
+/// Rules of the ports of all instances, written by the agent.
 #[map]
 static RULES: HashMap<RuleKey, Rule> = HashMap::with_max_entries(16384, 0);
 
 /// Lookups refused, counted here and read by the agent, which also makes the entries.
 #[map]
 static REJECTED: HashMap<RuleKey, u64> = HashMap::with_max_entries(16384, 0);
+
+/// Lookups decided by the client's address, counted here and read by the agent, which also makes the entries.
+#[map]
+static ADMITTED: HashMap<RuleKey, Admitted> = HashMap::with_max_entries(16384, 0);
 
 /// Refuses what is to be refused, and leaves everything else as if the program were not there.
 #[sk_lookup]
@@ -58,8 +64,14 @@ fn gate(ctx: SkLookupContext) -> u32 {
         return SK_PASS; // Not draining.
     };
     // SAFETY: a helper without arguments.
-    if unsafe { bpf_ktime_get_boot_ns() } >= rule.lease_until_ns {
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    if now >= rule.lease_until_ns {
         return SK_PASS; // Nobody renewed the lease: traffic comes back even if the agent is dead.
+    }
+    if rule.flags & Rule::LISTS != 0
+        && let Some(decided) = by_list(lookup, rule, key)
+    {
+        return decided;
     }
     if rule.flags & Rule::CLOSED == 0 {
         return SK_PASS; // Settling: everybody is still served.
@@ -69,6 +81,9 @@ fn gate(ctx: SkLookupContext) -> u32 {
         probes::count(count::PASSED);
         return SK_PASS; // A container that serves until it is stopped must not be killed as unhealthy.
     }
+    if rule.keep_clients_ns != 0 && is_kept(lookup, rule, key, now) {
+        return SK_PASS; // Its session is here, and nowhere else.
+    }
     if steer::to_target(&ctx, key, rule.targets) {
         return SK_PASS; // With a socket chosen, the kernel asks no further.
     }
@@ -77,6 +92,53 @@ fn gate(ctx: SkLookupContext) -> u32 {
     }
     // The kernel itself answers the SYN with a RST: there is no listener, as far as it can see.
     SK_DROP
+}
+
+/// What the list that names the client decides, if one does: also while the gate is open.
+#[inline(always)]
+fn by_list(lookup: *const bpf_sk_lookup, rule: &Rule, key: RuleKey) -> Option<u32> {
+    let verdict = peers::verdict(client(lookup, rule, key));
+    if verdict == 0 {
+        return None;
+    }
+    if let Some(admitted) = ADMITTED.get_ptr_mut(key) {
+        // SAFETY: `admitted` points to a live map value.
+        let counter = unsafe {
+            match verdict {
+                verdict::IGNORE => &raw mut (*admitted).ignored,
+                verdict::ALLOW => &raw mut (*admitted).allowed,
+                _ => &raw mut (*admitted).refused,
+            }
+        };
+        counter::add(counter, 1);
+    }
+    // A health check that fails at once has the load balancer take us out while users are still served.
+    Some(if verdict == verdict::REFUSE { SK_DROP } else { SK_PASS })
+}
+
+/// Whether the client had a flow so lately that it may open another.
+#[inline(always)]
+fn is_kept(lookup: *const bpf_sk_lookup, rule: &Rule, key: RuleKey, now: u64) -> bool {
+    // SAFETY: eight bytes are read at once; if the entry is reused meanwhile, another client's time is read.
+    let last = unsafe { peers::CLIENTS.get(client(lookup, rule, key)) };
+    if last.is_none_or(|last| now.saturating_sub(*last) > rule.keep_clients_ns) {
+        return false;
+    }
+    if let Some(admitted) = ADMITTED.get_ptr_mut(key) {
+        // SAFETY: `admitted` points to a live map value.
+        counter::add(unsafe { &raw mut (*admitted).kept }, 1);
+    }
+    true
+}
+
+/// Who asks.
+#[inline(always)]
+fn client(lookup: *const bpf_sk_lookup, rule: &Rule, key: RuleKey) -> PeerKey {
+    // SAFETY: the kernel passes a valid context; the verifier checks every access to it.
+    let remote = unsafe {
+        address(lookup, &raw const (*lookup).remote_ip4, &raw const (*lookup).remote_ip6)
+    };
+    PeerKey::v6(rule.netns, key.port, remote)
 }
 
 /// Whether the kubelet opened the connection that is looked up, in the namespace `netns`.

@@ -40,6 +40,8 @@ pub struct Options {
     pub max_flows: u32,
     /// Most services the tracker knows at once, at least 1.
     pub max_services: u32,
+    /// Most clients remembered at once, node-wide; 0: none.
+    pub client_history: u32,
 }
 
 /// Why the daemon could not start.
@@ -108,6 +110,7 @@ fn open_kernel(
         probe_cgroup: options.probe_cgroup.clone(),
         max_flows: options.max_flows,
         max_services: options.max_services,
+        client_history: options.client_history,
     };
     let (linux, events) = kernel::open(&config)?;
     Ok((linux, events))

@@ -15,6 +15,7 @@ pub struct AgentMaps {
     services: u32,
     followed: Option<u32>,
     sockets: Option<u32>,
+    peers: Option<u32>,
 }
 
 /// One entry of `FLOWS`.
@@ -44,6 +45,7 @@ impl AgentMaps {
     /// Finds the maps of the agent with this process id by its file descriptors.
     pub fn of(pid: u32) -> Result<Self> {
         let (mut flows, mut services, mut followed, mut sockets) = (None, None, None, None);
+        let mut peers = None;
         for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
             // Descriptors come and go while the agent works.
             let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
@@ -54,12 +56,13 @@ impl AgentMaps {
                 "SERVICES" => services = Some(id),
                 "FOLLOWED" => followed = Some(id),
                 "SOCKETS" => sockets = Some(id),
+                "PEERS" => peers = Some(id),
                 _ => {}
             }
         }
         let flows = flows.context("the agent has no map FLOWS")?;
         let services = services.context("the agent has no map SERVICES")?;
-        Ok(Self { flows, services, followed, sockets })
+        Ok(Self { flows, services, followed, sockets, peers })
     }
 
     /// Flows of one service.
@@ -85,6 +88,11 @@ impl AgentMaps {
             Ok((u64::from_ne_bytes(part(&key, 0)?), u64::from_ne_bytes(part(&value, 8)?)))
         };
         entries.into_iter().map(turn).collect()
+    }
+
+    /// How many prefixes of clients are in force, of all services.
+    pub fn peers(&self) -> Result<usize> {
+        Ok(dump(self.peers.context("the agent has no map PEERS")?)?.len())
     }
 
     /// How many sockets send through the program that tells clients.
@@ -121,7 +129,13 @@ impl AgentMaps {
 
     /// Counters of one service.
     pub fn counts(&self, netns: u32, port: u16) -> Result<Option<Counts>> {
-        let wanted = service_key(netns, port);
+        self.counts_of(netns, port, 0)
+    }
+
+    /// Counters of its flows of one class, by the number that the kernel programs know it by.
+    pub fn counts_of(&self, netns: u32, port: u16, class: u16) -> Result<Option<Counts>> {
+        let mut wanted = service_key(netns, port);
+        wanted[6..].copy_from_slice(&class.to_ne_bytes());
         for (key, value) in dump(self.services)? {
             if key == wanted {
                 return Ok(Some(Counts {

@@ -108,6 +108,11 @@ impl<'a> Ctl<'a> {
         self.find(port)?.with_context(|| format!("status does not list port {port}"))
     }
 
+    /// What the lists of the port's drain have done.
+    pub fn admission(&self, port: u16) -> Result<Admission> {
+        Ok(self.service(port)?.drain.context("no drain")?.admission)
+    }
+
     /// Waits until the port is in this state.
     pub fn await_state(&self, port: u16, state: &str) -> Result<Service> {
         eventually_some(LIMIT, &format!("port {port} is {state}"), || {
@@ -233,6 +238,8 @@ pub struct Service {
     pub handshakes: u64,
     /// Connections in FIN_WAIT2 within the linger time.
     pub lingering: u64,
+    /// Connections of clients that are ignored.
+    pub ignored: u64,
     /// Connections opened by the kubelet.
     pub probes: u64,
     /// Connection attempts refused.
@@ -256,6 +263,21 @@ pub struct Drain {
     pub lease_in_ms: u64,
     /// Whether a new instance leaves the gate closed.
     pub keep_closed: bool,
+    /// What became of connection attempts because of their client's address.
+    pub admission: Admission,
     /// What has become of the connections.
     pub retire: Retire,
+}
+
+/// What the lists of a drain have done, in `status --json`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Admission {
+    /// Let in by `--ignore`.
+    pub ignored: u64,
+    /// Let in by `--allow`.
+    pub allowed: u64,
+    /// Refused by `--fail-health-from`.
+    pub failed_health: u64,
+    /// Let in by `--keep-clients`.
+    pub kept: u64,
 }

@@ -41,7 +41,13 @@ impl Fixture {
     fn with_max_flows(max_flows: u32) -> Result<Self> {
         let netns = Netns::new()?;
         let server = Server::start(&netns, Listening::on(Ipv4Addr::LOCALHOST, PORT))?;
-        let config = Config { cgroup: None, probe_cgroup: None, max_flows, max_services: 64 };
+        let config = Config {
+            cgroup: None,
+            probe_cgroup: None,
+            max_flows,
+            max_services: 64,
+            client_history: 64,
+        };
         let (linux, events) = kernel::open(&config)?;
         let service = Service { netns: netns.inode(), port: PORT };
         Ok(Self { linux, events, netns, server, service })

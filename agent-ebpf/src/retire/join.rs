@@ -14,8 +14,7 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use drainctl_common::{
-    ServiceKey,
-    class::COUNTED,
+    ServiceKey, class,
     http1::Responses,
     http2::{Answering, Boundary, FRAME_LIMIT},
     retire::{Followed, Rule, barrier, protocol},
@@ -90,9 +89,8 @@ unsafe extern "C" fn join(ctx: *mut IterContext) -> i32 {
     let Some(rule) = (unsafe { RETIRING.get(service) }) else { return 0 };
     // SAFETY: `sock` is a full socket.
     let cookie = unsafe { bpf_get_socket_cookie(sock.as_ptr().cast_mut()) };
-    // SAFETY: the value is plain data, read at once.
-    if unsafe { FLOWS.get(cookie) }.is_some_and(|flow| flow.service.class != COUNTED) {
-        return 0; // The drain is none of its business; `join_new` does not hear of such flows.
+    if is_exempt(cookie) {
+        return 0;
     }
     let insert = |key: &u64| {
         // SAFETY: the helper takes a socket for a value of a sockhash.
@@ -111,6 +109,14 @@ unsafe extern "C" fn join(ctx: *mut IterContext) -> i32 {
         unsafe { bpf_seq_write(seq.cast(), (&raw const cookie).cast(), 8) };
     }
     0
+}
+
+/// Whether the drain has nothing to do with this flow, by what the tracker says. The tracker takes such flows to no
+/// [`join_new`] either.
+#[inline(always)]
+fn is_exempt(cookie: u64) -> bool {
+    // SAFETY: the class is read at once; if the flow ends meanwhile, it is nobody's any more.
+    unsafe { FLOWS.get(cookie) }.is_some_and(|flow| flow.service.class != class::COUNTED)
 }
 
 /// Takes in a connection that has just been accepted. The tracker has seen that its service is watched for

@@ -3,10 +3,11 @@
 use aya_ebpf::programs::SockOpsContext;
 use drainctl_common::{
     ServiceKey, class,
+    peers::verdict,
     track::{ServiceCounts, watch},
 };
 
-use crate::{marks, probe};
+use crate::{clients, marks, peers, probe};
 
 /// The [`class`] of a connection that is being accepted. Without a drain all of them count: the drain's first
 /// look sorts them.
@@ -15,12 +16,15 @@ pub(crate) fn of(ctx: &SockOpsContext, service: &ServiceKey, counts: *mut Servic
     if is_steered(ctx, counts) {
         return class::STEERED;
     }
+    // Services that do not drain, and drains without lists, must not pay for a lookup.
     // SAFETY: `counts` points to a live map value.
-    if unsafe { (&raw const (*counts).watch).read_volatile() } & watch::CLASSES == 0 {
-        return class::COUNTED;
-    }
-    if probe::is_probe(ctx, service.netns) {
+    let watch = unsafe { (&raw const (*counts).watch).read_volatile() };
+    if watch & watch::CLASSES != 0 && probe::is_probe(ctx, service.netns) {
         return class::PROBE;
+    }
+    if watch & watch::LISTS != 0 && peers::verdict(clients::client(ctx, service)) == verdict::IGNORE
+    {
+        return class::IGNORED;
     }
     class::COUNTED
 }

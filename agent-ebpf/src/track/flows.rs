@@ -118,19 +118,19 @@ pub(crate) fn lose(counts: *mut ServiceCounts) -> u64 {
     }
 }
 
-/// Uncounts a flow that has ended; one that is not known is none of ours.
+/// Uncounts a flow that has ended, and returns under what it was counted; one that is not known is none of ours.
 #[inline(always)]
-pub(crate) fn uncount(cookie: u64) -> bool {
-    let Some(flow) = copy(cookie) else { return false };
+pub(crate) fn uncount(cookie: u64) -> Option<ServiceKey> {
+    let flow = copy(cookie)?;
     if FLOWS.remove(cookie).is_err() {
-        return false; // Somebody else was faster, and has uncounted it.
+        return None; // Somebody else was faster, and has uncounted it.
     }
     if let Some(counts) = counts(&flow.service) {
         // SAFETY: `counts` points to a live map value.
         unsafe { add(&raw mut (*counts).flows, -1) };
         tell_if_empty(&flow.service, counts);
     }
-    true
+    Some(flow.service)
 }
 
 /// Counts a flow in another class of its service; false if it is in it already, is not known, or found no

@@ -13,6 +13,7 @@
 
 mod adopt;
 mod class;
+mod clients;
 #[path = "../counter.rs"]
 mod counter;
 mod flows;
@@ -21,6 +22,8 @@ mod iter;
 mod marks;
 #[path = "../netns.rs"]
 mod netns;
+#[path = "../peers.rs"]
+mod peers;
 mod probe;
 #[path = "../probes.rs"]
 mod probes;

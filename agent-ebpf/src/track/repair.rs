@@ -14,7 +14,7 @@ fn repair(ctx: TcContext) -> i32 {
     let changed = match (order.cookie, order.remove) {
         (0, _) => false,
         (cookie, 0) => flows::move_to(cookie, order.service.class),
-        (cookie, _) => flows::uncount(cookie),
+        (cookie, _) => flows::uncount(cookie).is_some(),
     };
     if let Some(counts) = flows::counts(&order.service) {
         // SAFETY: `counts` points to a live map value.

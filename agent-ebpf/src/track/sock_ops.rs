@@ -18,12 +18,11 @@ use drainctl_common::{
 };
 
 use crate::{
-    class, counter,
+    class, clients, counter,
     flows::{self, Counted},
     netns,
 };
 
-const AF_INET6: u32 = 10;
 /// TCP states (`include/net/tcp_states.h`).
 const TCP_FIN_WAIT2: u32 = 5;
 pub(crate) const TCP_CLOSE: u32 = 7;
@@ -58,7 +57,7 @@ fn established(ctx: &SockOpsContext) {
     // SAFETY: `counts` points to a live map value.
     unsafe {
         (*counts).last_new_ns = now;
-        (*counts).last_peer = peer(ctx);
+        (*counts).last_peer = clients::client(ctx, &service).addr;
         counter::add(&raw mut (*counts).accepted, 1);
     }
     let flow = Flow { service, since_ns: now, flags: 0, zero: 0 };
@@ -72,6 +71,7 @@ fn established(ctx: &SockOpsContext) {
             );
         }
     }
+    clients::remember(ctx, &service, now);
     flows::tell(&service, counts, Event::ACCEPTED, watch::FLOWS);
     // SAFETY: `counts` points to a live map value.
     if unsafe { (&raw const (*counts).watch).read_volatile() } & watch::JOIN != 0 {
@@ -97,11 +97,9 @@ fn state_changed(ctx: &SockOpsContext) {
         (TCP_LISTEN, TCP_CLOSE) => tell_of_listener(ctx, Event::UNLISTENED),
         // In FIN_WAIT2 our last byte and FIN are acknowledged. Whether a process still holds the socket, only
         // a look can tell.
-        (_, TCP_FIN_WAIT2) => {
-            flows::uncount(cookie(ctx));
-        }
+        (_, TCP_FIN_WAIT2) => clients::remember_end(ctx, flows::uncount(cookie(ctx))),
         (_, TCP_CLOSE) => {
-            flows::uncount(cookie(ctx));
+            clients::remember_end(ctx, flows::uncount(cookie(ctx)));
             flows::go_on(ctx, next::ENDED);
         }
         _ => {}

@@ -87,6 +87,7 @@ impl From<DrainError> for ApiError {
                 let (status, code) = (StatusCode::CONFLICT, ErrorCode::Conflict);
                 Self { status, code, message: error.to_string() }
             }
+            DrainError::NoClientHistory => Self::usage(error.to_string()),
             DrainError::Kernel(error) => error.into(),
             // Nobody's fault, so not logged as one.
             DrainError::Stopping => Self {

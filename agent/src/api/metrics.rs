@@ -21,7 +21,7 @@ use super::{
 use crate::{
     drain::{RetireReport, Service},
     executor::{Status, Totals},
-    kernel::{Faults, ProbeCounts},
+    kernel::{Admitted, Faults, ProbeCounts},
 };
 
 /// Media type of the text format.
@@ -198,7 +198,35 @@ impl Snapshot {
             "Connection attempts refused since the gate closed",
             |s| s.rejected,
         )?;
+        self.encode_gauge(
+            encoder,
+            "service_ignored",
+            "Connections of clients that --ignore names",
+            |s| s.exempt.ignored,
+        )?;
+        self.encode_admitted(encoder)?;
         self.encode_state(encoder)
+    }
+
+    fn encode_admitted(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let kind = ConstGauge::new(0_i64).metric_type();
+        let help = "Connection attempts that the client's address decided";
+        let mut metric = encoder.encode_descriptor("drain_admitted", help, None, kind)?;
+        for status in &self.services {
+            let Service { netns, port } = status.service;
+            let Admitted { ignored, allowed, failed_health, kept } = status.admitted;
+            let by = [
+                ("ignore", ignored),
+                ("allow", allowed),
+                ("fail_health_from", failed_health),
+                ("keep_clients", kept),
+            ];
+            for (how, attempts) in by {
+                let labels = HowLabels { netns, port, how };
+                gauge(attempts).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
     }
 
     fn encode_gauge(

@@ -19,17 +19,19 @@
 //! listener, flow or drain. The event stream keeps alive the leases of those services only that the caller
 //! may also drain; it ends when the drains of all its services have ended.
 
+mod admission;
 mod retire;
 
 use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::admission::{AdmissionStatus, FlowClass};
 pub use self::retire::{
     AtDeadline, FlowBarrier, FlowProtocol, FlowRetired, RetireKind, RetireStatus, UntellableFlows,
 };
-pub use crate::drain::{NewConnections, SettledBy, StateName};
-use crate::drain::{RetireRequest, Service, Spec, SpecError, SpecRequest};
+use crate::drain::{AdmissionRequest, RetireRequest, Service, Spec, SpecError, SpecRequest};
+pub use crate::drain::{Cidr, NewConnections, SettledBy, StateName};
 
 /// Most ports of one drain, and most services of one event stream.
 pub const MAX_PORTS: usize = 64;
@@ -64,6 +66,18 @@ pub struct DrainRequest {
     /// What happens to new connections once the gate is closed.
     #[serde(default)]
     pub new: NewConnections,
+    /// Clients that are neither counted nor refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore: Vec<Cidr>,
+    /// Clients that are counted, and not refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Cidr>,
+    /// Clients that are refused from the drain's first moment on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fail_health_from: Vec<Cidr>,
+    /// Clients that had a connection so lately are not refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_clients_ms: Option<u64>,
     /// How connections are made to leave; empty: they leave when they want to. Left out: `http` and `idle`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retire: Option<Vec<RetireKind>>,
@@ -175,6 +189,8 @@ pub struct DrainStatus {
     pub keep_closed: bool,
     /// Why the gate was closed; null while settling.
     pub settled_by: Option<SettledBy>,
+    /// Which clients are treated differently from the others, and what came of it.
+    pub admission: AdmissionStatus,
     /// What has become of its connections.
     pub retire: RetireStatus,
 }
@@ -219,6 +235,8 @@ pub struct FlowStatus {
     pub bytes_in: u64,
     /// Payload bytes acknowledged by the peer.
     pub bytes_out: u64,
+    /// What it means to a drain.
+    pub class: FlowClass,
     /// What it is doing.
     pub activity: Activity,
     /// Why it is thought so, in words.
@@ -323,6 +341,12 @@ impl From<&DrainRequest> for SpecRequest {
             lease: request.lease_ms.map(Duration::from_millis),
             keep_closed: request.keep_closed,
             new: request.new.clone(),
+            admission: AdmissionRequest {
+                ignore: request.ignore.clone(),
+                allow: request.allow.clone(),
+                fail_health_from: request.fail_health_from.clone(),
+                keep_clients: request.keep_clients_ms.map(Duration::from_millis),
+            },
             retire: request.into(),
         }
     }

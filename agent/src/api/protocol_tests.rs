@@ -38,6 +38,13 @@ fn status() -> ServiceStatus {
             lease_in_ms: 3,
             keep_closed: false,
             settled_by: Some(SettledBy::MaxSettle),
+            admission: AdmissionStatus {
+                ignore: vec!["10.0.0.0/8".parse().unwrap()],
+                keep_clients_ms: Some(600_000),
+                ignored: 4,
+                kept: 2,
+                ..AdmissionStatus::default()
+            },
             retire: RetireStatus {
                 what: vec![RetireKind::Http1, RetireKind::Quiet],
                 at_deadline: AtDeadline::Abort,
@@ -56,23 +63,29 @@ fn status() -> ServiceStatus {
 }
 
 fn status_json() -> serde_json::Value {
+    let admission = json!({
+        "ignore": ["10.0.0.0/8"], "allow": [], "fail_health_from": [], "keep_clients_ms": 600_000,
+        "ignored": 4, "allowed": 0, "failed_health": 0, "kept": 2,
+    });
+    let drain = json!({
+        "age_ms": 1, "deadline_in_ms": 2, "lease_in_ms": 3, "keep_closed": false,
+        "settled_by": "max_settle",
+        "admission": admission,
+        "retire": {
+            "what": ["http1", "quiet"], "at_deadline": "abort", "told_by_header": 9,
+            "told_by_goaway": 3, "fin_sent": 4, "fin_raced": 1, "left": 30, "aborted": 1,
+            "cut": ["10.0.0.7:40112"], "lacks": null,
+            "untellable": {
+                "tls": 2, "ktls": 0, "mptcp": 0, "zero_copy": 1, "foreign": 0, "upgraded": 0,
+                "unknown_protocol": 0, "refused": 0,
+            },
+        },
+    });
     json!({
         "id": "7:80", "netns": 7, "port": 80, "state": "rejecting", "flows": 3, "handshakes": 1,
         "lingering": 2, "ignored": 0, "probes": 0, "steered": 0, "rejected": 9, "last_new_age_ms": null, "pod": null,
         "unknown": null,
-        "drain": {
-            "age_ms": 1, "deadline_in_ms": 2, "lease_in_ms": 3, "keep_closed": false,
-            "settled_by": "max_settle",
-            "retire": {
-                "what": ["http1", "quiet"], "at_deadline": "abort", "told_by_header": 9,
-                "told_by_goaway": 3, "fin_sent": 4, "fin_raced": 1, "left": 30, "aborted": 1,
-                "cut": ["10.0.0.7:40112"], "lacks": null,
-                "untellable": {
-                    "tls": 2, "ktls": 0, "mptcp": 0, "zero_copy": 1, "foreign": 0, "upgraded": 0,
-                    "unknown_protocol": 0, "refused": 0,
-                },
-            },
-        },
+        "drain": drain,
     })
 }
 
@@ -86,6 +99,10 @@ fn requests() {
         quiet_ms: Some(0),
         lease_ms: Some(600_000),
         keep_closed: true,
+        ignore: vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()],
+        allow: vec!["192.0.2.7".parse().unwrap()],
+        fail_health_from: vec!["2001:db8::/32".parse().unwrap()],
+        keep_clients_ms: Some(600_000),
         retire: Some(vec![RetireKind::Http, RetireKind::Quiet]),
         idle_after_ms: None,
         quiet_flow_after_ms: Some(5000),
@@ -96,7 +113,9 @@ fn requests() {
     };
     let written = json!({
         "ports": [80], "netns": "host", "quiet_ms": 0, "lease_ms": 600_000, "keep_closed": true,
-        "new": "reject", "retire": ["http", "quiet"], "quiet_flow_after_ms": 5000, "linger_ms": 0,
+        "new": "reject", "ignore": ["10.0.0.0/8", "::1/128"], "allow": ["192.0.2.7/32"],
+        "fail_health_from": ["2001:db8::/32"], "keep_clients_ms": 600_000,
+        "retire": ["http", "quiet"], "quiet_flow_after_ms": 5000, "linger_ms": 0,
         "spread_ms": 1000, "at_deadline": "abort",
     });
     both_ways(&full, &written);
@@ -110,6 +129,9 @@ fn an_option_that_is_not_there_is_refused() {
         json!({"ports": [80], "retire": ["http2"]}),
         json!({"ports": [80], "at_deadline": "reset"}),
         json!({"ports": [80], "new": "drop"}),
+        json!({"ports": [80], "ignore": "10.0.0.0/8"}),
+        json!({"ports": [80], "ignore": ["10.0.0.1/8"]}),
+        json!({"ports": [80], "deny": []}),
     ] {
         assert!(serde_json::from_value::<DrainRequest>(unknown).is_err());
     }
@@ -148,6 +170,7 @@ fn flows() {
         age_ms: None,
         bytes_in: 1,
         bytes_out: 2,
+        class: FlowClass::Ignored,
         activity: Activity::Idle,
         why: "answered".into(),
         protocol: FlowProtocol::Http1,
@@ -157,7 +180,7 @@ fn flows() {
     };
     let written = json!({
         "peer": "10.0.0.7:1", "local": "10.0.0.8:80", "tcp_state": "ESTAB", "age_ms": null,
-        "bytes_in": 1, "bytes_out": 2, "activity": "idle", "why": "answered", "protocol": "http1",
+        "bytes_in": 1, "bytes_out": 2, "class": "ignored", "activity": "idle", "why": "answered", "protocol": "http1",
         "retire": "fin_sent", "fin_raced": true, "barrier": null,
     });
     both_ways(&flow, &written);

@@ -4,13 +4,15 @@ use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
 use super::{
     activity::activity,
-    protocol::{DrainStatus, FlowList, FlowStatus, RetireStatus, ServiceStatus, canonical},
+    protocol::{
+        AdmissionStatus, DrainStatus, FlowList, FlowStatus, RetireStatus, ServiceStatus, canonical,
+    },
     retiring,
 };
 use crate::{
     drain::{Boot, Leaving},
     executor::{DrainView, Status},
-    kernel::{Look, Socket, TcpState},
+    kernel::{Admitted, Look, Socket, TcpState},
 };
 
 /// The service as it is told at time `now`.
@@ -30,17 +32,18 @@ pub(super) fn service_status(status: &Status, now: Boot) -> ServiceStatus {
         last_new_age_ms: status.last_new.map(|at| millis(now.since(at))),
         pod: None,
         unknown: status.unknown.clone(),
-        drain: status.drain.as_ref().map(|drain| drain_status(drain, now)),
+        drain: status.drain.as_ref().map(|drain| drain_status(drain, &status.admitted, now)),
     }
 }
 
-fn drain_status(drain: &DrainView, now: Boot) -> DrainStatus {
+fn drain_status(drain: &DrainView, admitted: &Admitted, now: Boot) -> DrainStatus {
     DrainStatus {
         age_ms: millis(now.since(drain.started)),
         deadline_in_ms: millis(drain.deadline.since(now)),
         lease_in_ms: millis(drain.lease_until.since(now)),
         keep_closed: drain.keep_closed,
         settled_by: drain.settled_by,
+        admission: AdmissionStatus::new(&drain.admission, admitted),
         retire: RetireStatus {
             what: drain.retire.set.kinds(),
             at_deadline: drain.retire.at_deadline,
@@ -99,6 +102,7 @@ fn flow(
         age_ms: began.map(|at| millis(now.since(at))),
         bytes_in: info.bytes_received,
         bytes_out: info.bytes_acked,
+        class: socket.class.into(),
         activity,
         why,
         protocol: leaving.map(|leaving| leaving.protocol.into()).unwrap_or_default(),

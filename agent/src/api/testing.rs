@@ -15,11 +15,12 @@ use super::{
     protocol::StateName,
 };
 use crate::{
-    drain::{Boot, Exempt, Leaving, RetireReport, Service, Spec, SpecRequest},
+    drain::{Admission, Boot, Exempt, Leaving, RetireReport, Service, Spec, SpecRequest},
     executor::{DrainError, DrainView, Owner, Status, Totals, Update},
     kernel::{
-        Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, ProbeCounts,
-        Protocol, Reconciled, RetireLacks, RetireOrder, Socket, Steered, TcpState, Tracked, Watch,
+        Abort, Admitted, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look,
+        ProbeCounts, Protocol, Reconciled, RetireLacks, RetireOrder, Socket, Steered, TcpState,
+        Tracked, Watch,
     },
 };
 
@@ -133,6 +134,9 @@ impl Kernel for FakeKernel {
     fn steered(&self, _: Service) -> Result<Steered, KernelError> {
         Ok(Steered::default())
     }
+    fn guard(&self, _: Service, _: &Admission, _: Boot) -> Result<(), KernelError> {
+        Ok(())
+    }
     fn close_gate(&self, _: Service, _: Boot) -> Result<(), KernelError> {
         Ok(())
     }
@@ -144,6 +148,12 @@ impl Kernel for FakeKernel {
     }
     fn rejected(&self, _: Service) -> Result<u64, KernelError> {
         Ok(0)
+    }
+    fn admitted(&self, _: Service) -> Result<Admitted, KernelError> {
+        Ok(Admitted::default())
+    }
+    fn remembers_clients(&self) -> bool {
+        true
     }
     fn retire(&self, _: Service, _: &RetireOrder) -> Result<(), KernelError> {
         Ok(())
@@ -222,6 +232,7 @@ pub(super) fn serving(service: Service) -> Status {
         lingering: 0,
         exempt: Exempt::default(),
         rejected: 0,
+        admitted: Admitted::default(),
         last_new: None,
         listeners: 1,
         unknown: None,
@@ -239,6 +250,7 @@ pub(super) fn draining(service: Service, state: StateName, flows: u64) -> Status
         lease_until: NOW + seconds(9),
         keep_closed: false,
         settled_by: None,
+        admission: spec.admission().clone(),
         retire: *spec.retire(),
         report: RetireReport::default(),
         owner: Owner { uid: 1000, netns: POD },

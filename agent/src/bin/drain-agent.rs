@@ -42,6 +42,10 @@ struct Flags {
     /// Most listening ports tracked at once on this node.
     #[arg(long, value_name = "N", default_value = "16384")]
     max_services: NonZeroU32,
+    /// Most clients remembered on this node, for `drainctl drain --keep-clients`; the oldest make room. 0: none are,
+    /// and --keep-clients is refused.
+    #[arg(long, value_name = "N", default_value = "65536")]
+    client_history: u32,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -66,6 +70,7 @@ impl From<Flags> for Options {
             probe_cgroup: flags.probe_cgroup,
             max_flows: flags.max_flows.get(),
             max_services: flags.max_services.get(),
+            client_history: flags.client_history,
         }
     }
 }

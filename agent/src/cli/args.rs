@@ -9,7 +9,7 @@ use super::{
     exit,
     value::{self, AgentAddress, IfUnreachable},
 };
-use crate::drain::RetireSet;
+use crate::drain::{Cidr, RetireSet};
 
 /// Takes an unmodified TCP server out of service so that no client sees an error, and says when it is safe
 /// to stop it.
@@ -48,7 +48,7 @@ pub(super) enum Verb {
     ///
     ///   preStop:  drainctl drain --port 8080 --timeout 25s
     #[command(after_help = exit::TABLE, verbatim_doc_comment)]
-    Drain(DrainArgs),
+    Drain(Box<DrainArgs>),
     /// End the drain of ports and let their traffic in again, at once
     ///
     /// Works without a listener too. If a port is not draining nothing is done, a note says so, and the exit
@@ -174,9 +174,34 @@ pub(super) struct DrainArgs {
     #[arg(long, value_name = "wait=DURATION|fail", default_value = "wait=5s")]
     pub(super) if_unreachable: IfUnreachable,
     #[command(flatten)]
+    pub(super) admission: AdmissionArgs,
+    #[command(flatten)]
     pub(super) retire: RetireArgs,
     #[command(flatten)]
     pub(super) target: TargetArgs,
+}
+
+/// Which clients are treated differently from the others.
+#[derive(Debug, Args)]
+#[command(
+    next_help_heading = "Clients by their address (as 10.0.0.0/8 or ::1; several as A,B or by repeating)"
+)]
+pub(super) struct AdmissionArgs {
+    /// Neither refuse these clients nor wait for their connections, for example scrapes. Not the node's own
+    /// address: traffic through a NodePort carries it too
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub(super) ignore: Vec<Cidr>,
+    /// Do not refuse these clients, but wait for their connections
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub(super) allow: Vec<Cidr>,
+    /// Refuse these clients from the first moment on, while everybody else is still served, so that a load
+    /// balancer's health check fails before any user is refused. Of several prefixes the longest decides
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub(super) fail_health_from: Vec<Cidr>,
+    /// Do not refuse clients that had a connection to the port in this time, at least 2s, for servers with
+    /// sessions; strangers are refused. An address is a client: behind NAT many share one
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    pub(super) keep_clients: Option<Duration>,
 }
 
 /// What happens to the connections that are there.
@@ -312,7 +337,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_or_not_built_is_a_usage_error() {
-        let table: [&[&str]; 16] = [
+        let table: [&[&str]; 18] = [
             &["drain"],
             &["drain", "--port", "0"],
             &["drain", "--port", "70000"],
@@ -321,6 +346,8 @@ mod tests {
             &["drain", "--port", "80", "--new", "drop"],
             &["drain", "--port", "80", "--retire", "http2"],
             &["drain", "--port", "80", "--at-deadline", "reset"],
+            &["drain", "--port", "80", "--ignore", "10.0.0.1/8"],
+            &["drain", "--port", "80", "--allow", "localhost"],
             &["drain", "--port", "80", "--pid", "1", "--host"],
             &["drain", "--port", "80", "--pod", "default/web"],
             &["drain", "--port", "80", "--agent", "http://127.0.0.1:1"],

@@ -75,7 +75,7 @@ fn request(args: &DrainArgs, target: &Target) -> Result<DrainRequest, Failure> {
             ports.len()
         )));
     }
-    let retire = &args.retire;
+    let (admission, retire) = (&args.admission, &args.retire);
     let ms = |value: Option<Duration>| value.map(|value| value.as_millis() as u64);
     Ok(DrainRequest {
         ports,
@@ -89,6 +89,10 @@ fn request(args: &DrainArgs, target: &Target) -> Result<DrainRequest, Failure> {
         new: match args.new {
             New::Reject => NewConnections::Reject,
         },
+        ignore: admission.ignore.clone(),
+        allow: admission.allow.clone(),
+        fail_health_from: admission.fail_health_from.clone(),
+        keep_clients_ms: ms(admission.keep_clients),
         retire: retire.retire.map(RetireSet::kinds),
         idle_after_ms: ms(retire.idle_after),
         quiet_flow_after_ms: ms(retire.quiet_flow_after),

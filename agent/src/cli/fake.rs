@@ -24,8 +24,8 @@ use tokio::{net::UnixListener, sync::Notify};
 
 use super::{Exit, Streams, run};
 use crate::api::protocol::{
-    Activity, DrainAccepted, DrainStatus, ErrorBody, ErrorCode, ErrorDetail, FlowProtocol,
-    FlowStatus, RetireStatus, ServiceStatus, StateName, StreamEvent,
+    Activity, AdmissionStatus, DrainAccepted, DrainStatus, ErrorBody, ErrorCode, ErrorDetail,
+    FlowClass, FlowProtocol, FlowStatus, RetireStatus, ServiceStatus, StateName, StreamEvent,
 };
 
 /// Network namespace of every service here.
@@ -39,6 +39,7 @@ pub(super) fn service(port: u16, state: StateName) -> ServiceStatus {
         lease_in_ms: 600_000,
         keep_closed: false,
         settled_by: None,
+        admission: AdmissionStatus::default(),
         retire: RetireStatus::default(),
     };
     ServiceStatus {
@@ -78,6 +79,7 @@ pub(super) fn flow() -> FlowStatus {
         age_ms: Some(61_000),
         bytes_in: 100,
         bytes_out: 2048,
+        class: FlowClass::Counted,
         activity: Activity::Busy,
         why: "unacknowledged data".into(),
         protocol: FlowProtocol::Unknown,

@@ -10,7 +10,7 @@ use super::{
     target::Target,
     text::{self, Streams, Table},
 };
-use crate::api::protocol::{Activity, FlowList, FlowStatus, ServiceStatus, StateName};
+use crate::api::protocol::{Activity, FlowClass, FlowList, FlowStatus, ServiceStatus, StateName};
 
 /// Most connections that are listed at the end of a drain that expired.
 const MOST_LISTED: usize = 10;
@@ -76,7 +76,7 @@ pub(super) async fn remaining<'a>(
     let mut flows = Vec::new();
     for service in services.filter(|service| service.state != StateName::Drained) {
         match fetch(client, service).await {
-            Ok(more) => flows.extend(more),
+            Ok(more) => flows.extend(more.into_iter().filter(|f| f.class == FlowClass::Counted)),
             Err(error) => streams.note(&format!("drainctl: cannot list its connections: {error}")),
         }
     }

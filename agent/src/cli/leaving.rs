@@ -2,7 +2,7 @@
 
 use super::text;
 use crate::api::protocol::{
-    FlowBarrier, FlowRetired, FlowStatus, RetireStatus, ServiceStatus, UntellableFlows,
+    FlowBarrier, FlowClass, FlowRetired, FlowStatus, RetireStatus, ServiceStatus, UntellableFlows,
 };
 
 /// Most peers of connections that were cut that are listed; `--json` lists more.
@@ -16,6 +16,7 @@ pub(super) fn cell(flow: &FlowStatus) -> String {
         (Some(FlowRetired::ToldByHeader), _) => "told (header)".into(),
         (Some(FlowRetired::ToldByGoaway), _) => "told (GOAWAY)".into(),
         (None, Some(barrier)) => format!("cannot: {}", words(barrier)),
+        (None, None) if flow.class != FlowClass::Counted => flow.class.as_str().into(),
         (None, None) => "-".into(),
     }
 }
@@ -146,6 +147,8 @@ mod tests {
         for (retire, barrier, words) in table {
             assert_eq!(cell(&FlowStatus { retire, barrier, ..flow() }), words);
         }
+        let ignored = FlowStatus { class: FlowClass::Ignored, ..flow() };
+        assert_eq!(cell(&ignored), "ignored");
         let raced = FlowStatus { retire: Some(FinSent), fin_raced: true, ..flow() };
         assert_eq!(cell(&raced), "FIN sent, raced");
     }

@@ -1,6 +1,7 @@
 //! `drainctl status`: the services of a network namespace.
 
 use super::{
+    admission,
     args::StatusArgs,
     client::Client,
     exit::{Exit, Failure},
@@ -74,6 +75,9 @@ fn table(services: &[ServiceStatus]) -> String {
     let mut lines = table.render();
     for service in services {
         if let Some(summary) = leaving::summary(service) {
+            lines += &format!("\nport {}: {summary}", service.port);
+        }
+        if let Some(summary) = admission::summary(service) {
             lines += &format!("\nport {}: {summary}", service.port);
         }
         if let Some(why) = &service.unknown {

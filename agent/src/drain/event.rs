@@ -18,6 +18,11 @@ pub enum Event {
     Timer,
     /// Answer to [`Action::ReadArrivals`].
     Arrivals(Arrivals),
+    /// [`Action::Guard`] is done.
+    Guarded {
+        /// Until when clients are treated by their address.
+        lease_until: Boot,
+    },
     /// [`Action::CloseGate`] is done.
     GateClosed {
         /// Until when the kernel keeps it closed.
@@ -32,7 +37,8 @@ pub enum Event {
     RenewFailed,
     /// [`Action::OpenGate`] is done.
     GateOpened,
-    /// [`Action::CloseGate`] or [`Action::OpenGate`] failed, with the reason: the gate is as it was.
+    /// [`Action::Guard`], [`Action::CloseGate`] or [`Action::OpenGate`] failed, with the reason: the gate is as it
+    /// was.
     GateFailed(String),
     /// Something worth a look: the tracker counts zero, a listener came or went, or somebody asks.
     Hint,
@@ -65,6 +71,7 @@ impl Event {
             Self::Undrain(_) => "undrain",
             Self::Timer => "timer",
             Self::Arrivals(_) => "arrivals",
+            Self::Guarded { .. } => "guarded",
             Self::GateClosed { .. } => "gate closed",
             Self::GateRenewed { .. } => "gate renewed",
             Self::RenewFailed => "renewing failed",
@@ -96,6 +103,12 @@ pub enum Arrivals {
 /// Something to be done, in the order given. Results come back as an [`Event`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// Treat clients by their address from now on, until the lease is over: [`Event::Guarded`] or
+    /// [`Event::GateFailed`]. [`Action::OpenGate`] ends it.
+    Guard {
+        /// Until when.
+        lease_until: Boot,
+    },
     /// Refuse new connections until the lease is over: [`Event::GateClosed`] or [`Event::GateFailed`].
     CloseGate {
         /// Until when.
@@ -145,11 +158,13 @@ pub enum Action {
     Ended(String),
 }
 
-/// Where a drain stands: the five states that users see, and two in which an operation of the gate is under way.
+/// Where a drain stands: the five states that users see, and three in which an operation of the gate is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {
     /// No drain, or none any more.
     Serving,
+    /// The drain is about to begin: clients are yet to be treated by their address. Settling, to the outside.
+    Guarding,
     /// Draining, still accepting.
     Settling,
     /// The gate is being closed: settling, to the outside.
@@ -166,8 +181,9 @@ pub enum Phase {
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Serving,
+        Self::Guarding,
         Self::Settling,
         Self::Closing,
         Self::Rejecting,
@@ -180,6 +196,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Self::Serving => "serving",
+            Self::Guarding => "guarding",
             Self::Settling => "settling",
             Self::Closing => "closing",
             Self::Rejecting => "rejecting",

@@ -1,5 +1,6 @@
 //! The states of one drain and every way between them.
 
+mod guarding;
 mod judging;
 mod retiring;
 mod settling;
@@ -104,7 +105,12 @@ impl Machine {
         match (self.phase, event) {
             (P::Serving, E::Start) => self.start(now, &mut out),
 
-            (P::Settling | P::Closing, E::Join(other)) => self.joined(&other, now, &mut out),
+            (P::Guarding, E::Guarded { lease_until }) => self.guarded(lease_until, now, &mut out),
+            (P::Guarding, E::Timer) => self.recheck_at = now + BACKUP,
+
+            (P::Guarding | P::Settling | P::Closing, E::Join(other)) => {
+                self.joined(&other, now, &mut out)
+            }
             (P::Rejecting | P::Drained | P::Expired, E::Join(other)) => {
                 self.joined(&other, now, &mut out);
                 if self.phase == P::Expired {
@@ -112,11 +118,13 @@ impl Machine {
                 }
                 self.verify(now, &mut out);
             }
-            (P::Settling | P::Closing, E::Renew) => self.lease_until = now + self.spec.lease(),
-            (P::Rejecting | P::Drained | P::Expired, E::Renew) => self.renew_lease(now, &mut out),
+            (
+                P::Guarding | P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired,
+                E::Renew,
+            ) => self.renew_lease(now, &mut out),
 
             (
-                P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired,
+                P::Guarding | P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired,
                 E::Undrain(reason),
             ) => {
                 self.end(reason, &mut out);
@@ -127,7 +135,13 @@ impl Machine {
                 }
             }
             (
-                P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired | P::Opening,
+                P::Guarding
+                | P::Settling
+                | P::Closing
+                | P::Rejecting
+                | P::Drained
+                | P::Expired
+                | P::Opening,
                 E::NetnsGone,
             ) => self.forget(&mut out),
 
@@ -142,14 +156,16 @@ impl Machine {
 
             (P::Closing, E::GateClosed { lease_until }) => self.closed(lease_until, now, &mut out),
             (P::Closing, E::GateFailed(reason)) => {
-                let reason = format!("the gate cannot be closed: {reason}");
-                self.over(reason, &mut out);
+                self.not_closed(format!("the gate cannot be closed: {reason}"), &mut out);
+            }
+            (P::Guarding, E::GateFailed(reason)) => {
+                self.over(format!("the lists cannot be put in force: {reason}"), &mut out);
             }
             (P::Closing, E::Timer) => self.recheck_at = now + BACKUP,
 
             (P::Rejecting | P::Drained | P::Expired, E::Timer) => self.tick(now, &mut out),
             (P::Drained, E::Accepted { at }) if at > self.proven_at => {
-                out.push(Action::FlowAfterDrained);
+                self.came_after_zero(&mut out);
                 self.fall_back("a connection was accepted", now, &mut out);
                 self.verify(now, &mut out);
             }
@@ -159,11 +175,15 @@ impl Machine {
             (P::Rejecting | P::Drained | P::Expired, E::Judged(judgement)) => {
                 self.judged(judgement, now, &mut out);
             }
-            (P::Rejecting | P::Drained | P::Expired, E::GateRenewed { lease_until }) => {
+            (
+                P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired,
+                E::GateRenewed { lease_until },
+            ) => {
                 self.gate_lease = lease_until;
             }
             // The next recheck tries again; if it stays that way, the old lease ends the drain.
-            (P::Rejecting | P::Drained | P::Expired, E::RenewFailed) => {}
+            (P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired, E::RenewFailed) => {
+            }
 
             (P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired, E::Retired) => {
                 self.retire_at = Some(now + RETIRE_STEP)
@@ -190,13 +210,17 @@ impl Machine {
             }
 
             // Answers and hints that come too late to matter.
-            (P::Settling | P::Closing | P::Opening, E::Judged(_) | E::Accepted { .. })
-            | (P::Closing | P::Opening, E::Hint)
+            (
+                P::Guarding | P::Settling | P::Closing | P::Opening,
+                E::Judged(_) | E::Accepted { .. },
+            )
+            | (P::Guarding | P::Closing | P::Opening, E::Hint)
             | (P::Closing | P::Rejecting | P::Drained | P::Expired | P::Opening, E::Arrivals(_))
             | (
                 P::Opening,
                 E::Renew
                 | E::NewInstance
+                | E::Guarded { .. }
                 | E::GateClosed { .. }
                 | E::GateRenewed { .. }
                 | E::RenewFailed
@@ -215,7 +239,7 @@ impl Machine {
         let (at, retires) = match self.phase {
             Phase::Serving => return out,
             Phase::Settling => (self.settle_at.min(self.recheck_at).min(self.lease_until), true),
-            Phase::Closing => (self.recheck_at, false),
+            Phase::Guarding | Phase::Closing => (self.recheck_at, false),
             Phase::Rejecting => {
                 let deadline = self.deadline_due().unwrap_or(self.recheck_at);
                 (self.recheck_at.min(deadline).min(self.gate_lease), true)
@@ -236,6 +260,10 @@ impl Machine {
         self.settle_at = now + self.spec.min_settle();
         self.recheck_at = now + BACKUP;
         self.retire_at = self.spec.retire().is_any().then_some(now);
+        self.guard(now, out);
+    }
+
+    fn begin(&mut self, now: Boot, out: &mut Vec<Action>) {
         if self.spec.at_once() {
             // The first round comes once the gate is closed: it must not wait for a look.
             self.close(SettledBy::AtOnce, "a drain began, with quiet 0", out);
@@ -250,16 +278,20 @@ impl Machine {
         self.spec = self.spec.clone().joined_by(other);
         self.deadline = now + self.spec.timeout();
         self.aborting = Aborting::NotYet;
-        if matches!(self.phase, Phase::Settling | Phase::Closing) {
-            self.lease_until = now + self.spec.lease();
-        } else {
-            self.renew_lease(now, out);
-        }
+        self.renew_lease(now, out);
     }
 
+    /// The lease begins anew, in the kernel too if there is anything that it could end.
     fn renew_lease(&mut self, now: Boot, out: &mut Vec<Action>) {
         self.lease_until = now + self.spec.lease();
-        out.push(Action::RenewGate { lease_until: self.lease_until });
+        let in_force = match self.phase {
+            Phase::Serving | Phase::Guarding | Phase::Closing | Phase::Opening => false,
+            Phase::Settling => self.is_guarded(),
+            Phase::Rejecting | Phase::Drained | Phase::Expired => true,
+        };
+        if in_force {
+            out.push(Action::RenewGate { lease_until: self.lease_until });
+        }
     }
 
     fn closed(&mut self, lease_until: Boot, now: Boot, out: &mut Vec<Action>) {
@@ -296,7 +328,7 @@ impl Machine {
 
     /// Ends the drain. A gate that may be closed must be opened first.
     fn end(&mut self, reason: String, out: &mut Vec<Action>) {
-        if self.phase == Phase::Settling {
+        if self.phase == Phase::Settling && !self.is_guarded() {
             return self.over(reason, out);
         }
         self.unknown = None;

@@ -1,5 +1,6 @@
 //! The machine: in `table` every pair of phase and event, here the rules about time.
 
+mod guarding;
 mod retiring;
 mod table;
 
@@ -33,21 +34,31 @@ fn flows(flows: u64) -> Verdict {
 /// A drain with the default options that is in `phase` since at most four seconds after its start
 /// (expired: since its deadline).
 fn machine_in(phase: Phase) -> Machine {
-    machine_with(spec(|_| ()), phase)
+    match phase {
+        Phase::Guarding => machine_with(guarded_spec(), phase),
+        _ => machine_with(spec(|_| ()), phase),
+    }
+}
+
+fn guarded_spec() -> Spec {
+    spec(|options| options.admission.allow = vec!["10.0.0.0/8".parse().expect("a prefix")])
 }
 
 fn machine_with(spec: Spec, phase: Phase) -> Machine {
     let lease_until = t(600_000);
-    let mut steps = match phase {
-        Phase::Serving => vec![],
-        Phase::Settling => vec![(Event::Start, 0)],
-        Phase::Closing => vec![(Event::Start, 0), (Event::Arrivals(Arrivals::Never), 3000)],
-        _ => vec![
-            (Event::Start, 0),
-            (Event::Arrivals(Arrivals::Never), 3000),
-            (Event::GateClosed { lease_until }, 3001),
-        ],
-    };
+    let mut steps = vec![];
+    if phase != Phase::Serving {
+        steps.push((Event::Start, 0));
+    }
+    if !matches!(phase, Phase::Serving | Phase::Guarding) && !spec.admission().is_empty() {
+        steps.push((Event::Guarded { lease_until }, 0));
+    }
+    if !matches!(phase, Phase::Serving | Phase::Guarding | Phase::Settling) {
+        steps.push((Event::Arrivals(Arrivals::Never), 3000));
+        if phase != Phase::Closing {
+            steps.push((Event::GateClosed { lease_until }, 3001));
+        }
+    }
     match phase {
         Phase::Drained => steps.push((judged(Verdict::Empty, t(3002)), 3003)),
         Phase::Expired => steps.push((Event::Timer, 25_000)),
@@ -65,6 +76,7 @@ fn machine_with(spec: Spec, phase: Phase) -> Machine {
 /// The actions in short; transitions and wake-ups are checked apart.
 fn summary(actions: &[Action]) -> String {
     let short = |action: &Action| match action {
+        Action::Guard { .. } => Some("guard"),
         Action::CloseGate { .. } => Some("close"),
         Action::RenewGate { .. } => Some("renew"),
         Action::OpenGate => Some("open"),

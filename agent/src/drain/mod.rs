@@ -3,6 +3,7 @@
 //! done goes out as an action. Of the kernel it knows plain data only ([`Look`](crate::kernel::Look),
 //! [`Tracked`](crate::kernel::Tracked)).
 
+mod admission;
 mod event;
 mod instance;
 mod machine;
@@ -17,6 +18,7 @@ mod machine_tests;
 
 use std::fmt;
 
+pub use admission::{Admission, AdmissionError, AdmissionRequest, Cidr, CidrError, List};
 pub use event::{Action, Arrivals, Event, Phase};
 pub use instance::{is_new_instance, listeners};
 pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON};

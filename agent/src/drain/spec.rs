@@ -5,7 +5,7 @@ use std::time::Duration;
 use humantime::format_duration;
 
 use super::{
-    NewConnections,
+    Admission, AdmissionError, AdmissionRequest, NewConnections,
     retire::{Retire, RetireError, RetireRequest},
 };
 
@@ -38,6 +38,8 @@ pub struct SpecRequest {
     pub keep_closed: bool,
     /// What happens to new connections once the gate is closed.
     pub new: NewConnections,
+    /// Which clients are treated differently from the others.
+    pub admission: AdmissionRequest,
     /// What happens to the connections that are there.
     pub retire: RetireRequest,
 }
@@ -53,6 +55,7 @@ pub struct Spec {
     lease: Duration,
     keep_closed: bool,
     new: NewConnections,
+    admission: Admission,
     retire: Retire,
 }
 
@@ -86,6 +89,9 @@ pub enum SpecError {
     /// The options about connections that are there already contradict each other.
     #[error(transparent)]
     Retire(#[from] RetireError),
+    /// The options about clients by their address make no sense.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
     /// Settling would use up the whole timeout.
     #[error(
         "{option} {} must be shorter than --timeout {}: lower {option} or raise --timeout",
@@ -126,8 +132,19 @@ impl TryFrom<SpecRequest> for Spec {
             return Err(SpecError::LeaseTooShort { lease, timeout });
         }
         let retire = request.retire.validate(min_settle, timeout)?;
+        let admission = request.admission.validate()?;
         let SpecRequest { keep_closed, new, .. } = request;
-        Ok(Self { quiet, min_settle, max_settle, timeout, lease, keep_closed, new, retire })
+        Ok(Self {
+            quiet,
+            min_settle,
+            max_settle,
+            timeout,
+            lease,
+            keep_closed,
+            new,
+            admission,
+            retire,
+        })
     }
 }
 
@@ -144,6 +161,7 @@ fn check_ranges(request: &SpecRequest) -> Result<(), SpecError> {
         ("--min-settle", request.min_settle, LONGEST),
         ("--max-settle", request.max_settle, LONGEST),
         ("--timeout", request.timeout, LONGEST),
+        ("--keep-clients", request.admission.keep_clients, LONGEST),
         ("--lease", request.lease, LONGEST_LEASE),
     ];
     for (option, value, limit) in options {
@@ -218,6 +236,11 @@ impl Spec {
         &self.new
     }
 
+    /// Which clients are treated differently from the others.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
     /// What happens to the connections that are there.
     pub fn retire(&self) -> &Retire {
         &self.retire
@@ -247,6 +270,7 @@ impl Spec {
             differences
                 .push(format!("--new is {:?}, not {:?}", self.new, other.new).to_lowercase());
         }
+        differences.extend(self.admission.contradictions(&other.admission));
         differences.extend(self.retire.contradictions(&other.retire));
         (!differences.is_empty()).then(|| differences.join(", "))
     }

@@ -12,6 +12,7 @@ use super::{
     DrainError, Owner,
     entry::Entry,
     explain,
+    ops::Op,
     task::{Internal, Task},
 };
 use crate::{
@@ -146,6 +147,9 @@ impl Task {
         if self.is_stopping() {
             return Some(DrainError::Stopping);
         }
+        if request.spec.admission().keep_clients().is_some() && !self.kernel.remembers_clients() {
+            return Some(DrainError::NoClientHistory);
+        }
         let missing = |check: &&Check| !check.exists && !self.is_draining(check.service);
         if let Some(check) = checks.iter().find(missing) {
             return Some(DrainError::NoSuchService(check.service));
@@ -199,21 +203,26 @@ impl Task {
         self.step(service, Event::Start);
     }
 
-    /// The gate of `service` could not be closed: the requests that wait for it undo what they began.
-    pub(super) fn gate_not_closed(&mut self, service: Service, error: &KernelError) {
+    /// The gate of `service` could not be closed, or its clients not be treated by their address: the requests that
+    /// wait for it undo what they began.
+    pub(super) fn not_begun(&mut self, service: Service, op: Op, error: &KernelError) {
+        let (tried, failed) = match op {
+            Op::Guard(_) => ("put the lists in force for", "the lists of clients"),
+            _ => ("close the gate of", "the gate"),
+        };
         let mut undo = Vec::new();
         for waiting in &mut self.waiting {
             if waiting.failure.is_none() && waiting.services.contains(&service) {
                 waiting.failure = Some(match error {
                     KernelError::NoNetns(netns) => KernelError::NoNetns(*netns),
-                    other => KernelError::op("close the gate of", service, explain(other)),
+                    other => KernelError::op(tried, service, explain(other)),
                 });
                 undo.extend(waiting.started.iter().copied().filter(|other| *other != service));
             }
         }
         for other in undo {
             if self.is_draining(other) {
-                let reason = format!("the gate of {service} could not be closed");
+                let reason = format!("{failed} of {service} could not be set");
                 self.step(other, Event::Undrain(reason));
             }
         }
@@ -223,7 +232,10 @@ impl Task {
     pub(super) fn answer_waiting(&mut self) {
         let all = std::mem::take(&mut self.waiting);
         let under_way = |waiting: &Waiting| match waiting.failure {
-            None => waiting.services.iter().any(|s| self.phase(*s) == Phase::Closing),
+            None => {
+                let begins = |phase| matches!(phase, Phase::Guarding | Phase::Closing);
+                waiting.services.iter().any(|service| begins(self.phase(*service)))
+            }
             Some(_) => waiting.started.iter().any(|service| {
                 self.entries.get(service).is_some_and(|entry| {
                     entry.machine.phase() == Phase::Opening && entry.open_failed.is_none()

@@ -40,6 +40,7 @@ impl Task {
     fn carry_out(&mut self, service: Service, action: Action) {
         let Some(entry) = self.entries.get_mut(&service) else { return };
         match action {
+            Action::Guard { lease_until } => entry.push(Op::Guard(lease_until)),
             Action::CloseGate { lease_until } => entry.push(Op::Close(lease_until)),
             Action::RenewGate { lease_until } => entry.push(Op::Renew(lease_until)),
             Action::OpenGate => {
@@ -129,6 +130,7 @@ impl Task {
             (_, Answer::Retired(retired)) => self.retired(service, retired),
             (_, Answer::Aborted(cut)) => self.aborted(service, cut),
             (_, Answer::Arrivals(arrivals)) => self.step(service, Event::Arrivals(arrivals)),
+            (Op::Guard(lease_until), _) => self.step(service, Event::Guarded { lease_until }),
             (Op::Close(lease_until), _) => self.step(service, Event::GateClosed { lease_until }),
             (Op::Renew(lease_until), _) => self.step(service, Event::GateRenewed { lease_until }),
             (Op::Open, _) => self.step(service, Event::GateOpened),
@@ -138,8 +140,8 @@ impl Task {
 
     fn failed(&mut self, service: Service, op: Op, error: KernelError) {
         let reason = explain(&error);
-        if let Op::Close(_) = op {
-            self.gate_not_closed(service, &error);
+        if let Op::Guard(_) | Op::Close(_) = op {
+            self.not_begun(service, op, &error);
         }
         if let KernelError::NoNetns(_) = error {
             return self.step(service, Event::NetnsGone);
@@ -149,7 +151,7 @@ impl Task {
         }
         error!(%service, ?op, error = reason, "the kernel refused");
         match op {
-            Op::Close(_) => self.step(service, Event::GateFailed(reason)),
+            Op::Guard(_) | Op::Close(_) => self.step(service, Event::GateFailed(reason)),
             Op::Renew(_) => self.step(service, Event::RenewFailed),
             Op::Open => self.gate_not_opened(service, reason),
             Op::Watch(watch) => {

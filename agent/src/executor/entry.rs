@@ -14,7 +14,10 @@ use super::{
     task::Internal,
 };
 use crate::{
-    drain::{Boot, Lingerers, Machine, Phase, RetireReport, Retirement, Service, Spec, Verdict},
+    drain::{
+        Admission, Boot, Lingerers, Machine, Phase, RetireReport, Retirement, Service, Spec,
+        Verdict,
+    },
     kernel::{Kernel, Watch},
 };
 
@@ -107,7 +110,8 @@ impl Entry {
             }
         }
         let is_round = |(_, op): &(u64, Op)| matches!(op, Op::Retire(_));
-        let urgent = matches!(op, Op::Close(_) | Op::Renew(_) | Op::Open | Op::Verify);
+        let urgent =
+            matches!(op, Op::Guard(_) | Op::Close(_) | Op::Renew(_) | Op::Open | Op::Verify);
         let passed = self.queue.iter().copied().find(|queued| urgent && is_round(queued));
         self.queue.retain(|queued| passed != Some(*queued));
         self.queue.push_back((self.epoch, op));
@@ -136,6 +140,10 @@ impl Entry {
         if op == Op::Verify {
             self.verifications += 1;
         }
+        let admission = match op {
+            Op::Guard(_) => self.machine.spec().admission().clone(),
+            _ => Admission::default(),
+        };
         let job = Job {
             kernel: Arc::clone(kernel),
             service: self.service,
@@ -144,6 +152,7 @@ impl Entry {
             netns_cookie: self.netns_cookie,
             started: self.machine.started(),
             lingerers: Arc::clone(&self.lingerers),
+            admission,
             retire: *self.machine.spec().retire(),
             ledger: Arc::clone(&self.ledger),
             books: self.machine.spec().retire().is_any()
@@ -172,6 +181,7 @@ impl Entry {
             lease_until: self.machine.lease_until(),
             keep_closed: self.machine.spec().keep_closed(),
             settled_by: self.machine.settled_by(),
+            admission: self.machine.spec().admission().clone(),
             retire: *self.machine.spec().retire(),
             report: self.report.clone(),
             owner: self.owner,

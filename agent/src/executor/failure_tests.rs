@@ -34,7 +34,8 @@ async fn drain_with_failure(op: Op, nth: u64, times: u64, spec: Spec) -> u64 {
             let ended = all_ended(&mut updates);
             for service in [WEB, ADMIN].iter().filter(|service| !draining.contains(service)) {
                 let reason = ended.get(service).expect("it said why");
-                assert!(reason.contains("cannot be closed"), "{what}: {reason}");
+                let why = ["cannot be closed", "cannot be put in force"];
+                assert!(why.iter().any(|why| reason.contains(why)), "{what}: {reason}");
             }
             never_drained_with_a_flow(&executor, &kernel, &what).await;
             kernel.close(flow);
@@ -44,10 +45,11 @@ async fn drain_with_failure(op: Op, nth: u64, times: u64, spec: Spec) -> u64 {
                 reach(&executor, WEB, StateName::Drained).await;
             }
         }
-        Err(DrainError::Kernel(_)) => assert!(
-            !kernel.gate_is_closed(WEB) && !kernel.gate_is_closed(ADMIN) || op == Op::OpenGate,
-            "{what}: refused, but a gate is closed"
-        ),
+        Err(DrainError::Kernel(_)) => {
+            let open = |service| !kernel.gate_is_closed(service) && !kernel.is_guarded(service);
+            let all_open = open(WEB) && open(ADMIN);
+            assert!(all_open || op == Op::OpenGate, "{what}: refused, but a gate is closed");
+        }
         Err(other) => panic!("{what}: {other}"),
     }
     for service in [WEB, ADMIN] {
@@ -76,11 +78,12 @@ async fn undrain(executor: &Executor, kernel: &FakeKernel, service: Service, op:
     }
     reach(executor, service, StateName::Serving).await;
     assert!(!kernel.gate_is_closed(service), "{what}: the gate stayed closed");
+    assert!(!kernel.is_guarded(service), "{what}: lists stayed in force");
 }
 
 #[tokio::test(start_paused = true)]
 async fn any_operation_may_fail_at_any_call() {
-    for spec in [at_once(), spec(|_| ()), aborting()] {
+    for spec in [at_once(), spec(|_| ()), aborting(), guarded()] {
         for op in Op::ALL {
             for times in [1, 3, 20] {
                 let mut nth = 1;
@@ -109,6 +112,15 @@ fn aborting() -> Spec {
     })
 }
 
+/// With clients that are treated by their address.
+fn guarded() -> Spec {
+    spec(|options| {
+        options.quiet = Some(Duration::ZERO);
+        options.admission.ignore = vec!["198.51.100.0/24".parse().expect("a prefix")];
+        options.admission.keep_clients = Some(Duration::from_secs(2));
+    })
+}
+
 /// Many clients of the executor, and a network and a kernel that misbehave, at random.
 async fn chaos(seed: u64) {
     let mut rng = SmallRng::seed_from_u64(seed);
@@ -126,8 +138,8 @@ async fn chaos(seed: u64) {
             3 => drop(kernel.syn(service)),
             4 => {
                 let services = if rng.random() { vec![service] } else { vec![WEB, ADMIN] };
-                let specs = [at_once(), spec(|_| ()), aborting()];
-                let spec = specs[rng.random_range(0..3)].clone();
+                let specs = [at_once(), spec(|_| ()), aborting(), guarded()];
+                let spec = specs[rng.random_range(0..4)].clone();
                 let executor = executor.clone();
                 tokio::spawn(async move { executor.drain(services, spec, OWNER).await });
             }
@@ -173,6 +185,7 @@ async fn chaos(seed: u64) {
     for service in [WEB, ADMIN] {
         assert!(!kernel.gate_is_closed(service), "seed {seed}: a gate stayed closed");
         assert_eq!(kernel.order(service), None, "seed {seed}: flows are still told to leave");
+        assert!(!kernel.is_guarded(service), "seed {seed}: lists stayed in force");
     }
 }
 

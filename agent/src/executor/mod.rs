@@ -12,6 +12,8 @@ mod task;
 mod verify;
 
 #[cfg(test)]
+mod admission_tests;
+#[cfg(test)]
 mod failure_tests;
 #[cfg(test)]
 mod retire_tests;
@@ -34,8 +36,10 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::task::{Command, Task};
 use crate::{
-    drain::{Boot, Exempt, Leaving, Retire, RetireReport, Service, SettledBy, Spec, StateName},
-    kernel::{Event, Kernel, KernelError, explain},
+    drain::{
+        Admission, Boot, Exempt, Leaving, Retire, RetireReport, Service, SettledBy, Spec, StateName,
+    },
+    kernel::{Admitted, Event, Kernel, KernelError, explain},
 };
 
 /// A handle on the task that owns every drain of the node. Cheap to clone. When the last one is dropped,
@@ -72,6 +76,11 @@ pub enum DrainError {
         /// Which option differs, and how.
         difference: String,
     },
+    /// Clients are not remembered, so that none can be kept.
+    #[error(
+        "--keep-clients is not possible: this agent remembers no clients; start drain-agent without --client-history 0"
+    )]
+    NoClientHistory,
     /// The kernel layer failed.
     #[error("the kernel refused")]
     Kernel(#[from] KernelError),
@@ -97,6 +106,8 @@ pub struct Status {
     pub exempt: Exempt,
     /// Refused connection attempts since the gate closed.
     pub rejected: u64,
+    /// Connection attempts that the client's address decided since the drain began.
+    pub admitted: Admitted,
     /// When the newest connection came.
     pub last_new: Option<Boot>,
     /// Sockets that listen on the port now.
@@ -120,6 +131,8 @@ pub struct DrainView {
     pub keep_closed: bool,
     /// Why settling ended.
     pub settled_by: Option<SettledBy>,
+    /// Which clients are treated differently from the others.
+    pub admission: Admission,
     /// How its flows are made to leave.
     pub retire: Retire,
     /// What has become of them.
@@ -182,6 +195,7 @@ impl Executor {
         spec: Spec,
         owner: Owner,
     ) -> Result<bool, DrainError> {
+        let spec = Box::new(spec);
         self.ask(|reply| Command::Drain { services, spec, owner, reply }).await?
     }
 

@@ -17,8 +17,10 @@ use super::{
     verify::{Verification, check_netns, verify},
 };
 use crate::{
-    drain::{Arrivals, Boot, Lingerers, Retire, RetireReport, Retirement, Service, Verdict},
-    kernel::{Kernel, KernelError, RetireOrder, Watch},
+    drain::{
+        Admission, Arrivals, Boot, Lingerers, Retire, RetireReport, Retirement, Service, Verdict,
+    },
+    kernel::{Class, Kernel, KernelError, RetireOrder, Watch},
 };
 
 /// How many sources of late connections are logged.
@@ -27,6 +29,7 @@ const SOURCES: usize = 10;
 /// Something to do in the kernel for one service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
+    Guard(Boot),
     Close(Boot),
     Renew(Boot),
     Open,
@@ -64,6 +67,8 @@ pub(super) struct Job {
     pub(super) netns_cookie: Option<u64>,
     pub(super) started: Boot,
     pub(super) lingerers: Arc<Mutex<Lingerers>>,
+    /// Of [`Op::Guard`].
+    pub(super) admission: Admission,
     pub(super) retire: Retire,
     pub(super) ledger: Arc<Mutex<Retirement>>,
     /// Whether a verification that finds nothing is news.
@@ -96,6 +101,10 @@ impl Job {
     fn run(&self) -> Result<Answer, KernelError> {
         let (kernel, service) = (&*self.kernel, self.service);
         match self.op {
+            Op::Guard(lease_until) => {
+                check_netns(kernel, service.netns, self.netns_cookie)?;
+                kernel.guard(service, &self.admission, lease_until)?;
+            }
             Op::Close(lease_until) => {
                 check_netns(kernel, service.netns, self.netns_cookie)?;
                 kernel.close_gate(service, lease_until)?;
@@ -156,7 +165,8 @@ impl Job {
 
     /// Logs who still connected while the service was settling.
     fn log_sources(&self) -> Result<(), KernelError> {
-        let look = self.kernel.look(self.service.netns, Some(self.service.port))?;
+        let mut look = self.kernel.look(self.service.netns, Some(self.service.port))?;
+        look.sockets.retain(|socket| socket.class == Class::Counted);
         let cookies: Vec<u64> = look.sockets.iter().map(|socket| socket.cookie).collect();
         let established = self.kernel.established_at(&cookies)?;
         let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();

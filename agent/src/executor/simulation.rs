@@ -200,7 +200,10 @@ impl Simulation {
                 Action::Transition { .. } | Action::Ended(_) => {}
                 Action::LogSources | Action::FlowAfterDrained => {}
                 Action::Verify if self.queue.contains(&Action::Verify) => {}
-                Action::CloseGate { .. } | Action::RenewGate { .. } | Action::OpenGate => {
+                Action::Guard { .. }
+                | Action::CloseGate { .. }
+                | Action::RenewGate { .. }
+                | Action::OpenGate => {
                     let is_round = |queued: &Action| matches!(queued, Action::Retire(_));
                     let at = self.queue.iter().position(is_round).unwrap_or(self.queue.len());
                     self.queue.insert(at, action);
@@ -237,6 +240,7 @@ impl Simulation {
         self.rest_until(self.kernel.now() + BACKUP);
         assert_eq!(self.machine.phase(), Phase::Serving, "the lease is over");
         assert!(!self.kernel.gate_is_closed(WEB));
+        assert!(!self.kernel.is_guarded(WEB), "all clients are treated alike");
         assert_eq!(self.kernel.order(WEB), None, "nobody is told any more");
     }
 

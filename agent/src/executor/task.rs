@@ -30,7 +30,7 @@ use crate::{
 pub(super) enum Command {
     Drain {
         services: Vec<Service>,
-        spec: Spec,
+        spec: Box<Spec>,
         owner: Owner,
         reply: oneshot::Sender<Result<bool, DrainError>>,
     },
@@ -158,7 +158,7 @@ impl Task {
     fn command(&mut self, command: Command) {
         match command {
             Command::Drain { services, spec, owner, reply } => {
-                self.drain(Request::new(services, spec, owner, reply));
+                self.drain(Request::new(services, *spec, owner, reply));
             }
             Command::Undrain { service, reply } => self.undrain(service, reply),
             Command::Status { services, reply } => self.look_for(&services, reply),

@@ -6,7 +6,7 @@ mod model;
 mod retiring;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -29,10 +29,12 @@ pub(crate) enum Op {
     Watch,
     Steer,
     Steered,
+    Guard,
     CloseGate,
     RenewGate,
     OpenGate,
     Rejected,
+    Admitted,
     Faults,
     Retire,
     Followed,
@@ -44,7 +46,7 @@ pub(crate) enum Op {
 
 impl Op {
     /// All of them.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -54,10 +56,12 @@ impl Op {
         Self::Watch,
         Self::Steer,
         Self::Steered,
+        Self::Guard,
         Self::CloseGate,
         Self::RenewGate,
         Self::OpenGate,
         Self::Rejected,
+        Self::Admitted,
         Self::Faults,
         Self::Retire,
         Self::Followed,
@@ -78,6 +82,9 @@ pub(crate) struct FakeKernel {
     /// With tokio's (virtual) clock; without it, time moves by [`FakeKernel::advance`] only.
     tokio_start: Option<Instant>,
 }
+
+/// Where clients come from unless a test says otherwise.
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// Why a connection attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +139,7 @@ impl FakeKernel {
         model.watches.retain(|service, _| service.netns != netns);
         model.gates.retain(|service, _| service.netns != netns);
         model.steering.retain(|service, _| service.netns != netns);
+        model.guards.retain(|service, _| service.netns != netns);
     }
 
     /// A server starts to listen; the socket's cookie.
@@ -158,7 +166,12 @@ impl FakeKernel {
     /// # Errors
     /// Nothing listens, or the gate refused it.
     pub(crate) fn connect(&self, service: Service) -> Result<u64, Refused> {
-        let handshake = self.syn(service)?;
+        self.connect_from(service, CLIENT)
+    }
+
+    /// The same from this address.
+    pub(crate) fn connect_from(&self, service: Service, client: IpAddr) -> Result<u64, Refused> {
+        let handshake = self.syn_from(service, client)?;
         Ok(self.establish(handshake).expect("the handshake was begun just now"))
     }
 
@@ -167,50 +180,56 @@ impl FakeKernel {
     /// # Errors
     /// Nothing listens, or the gate refused it.
     pub(crate) fn syn(&self, service: Service) -> Result<u64, Refused> {
+        self.syn_from(service, CLIENT)
+    }
+
+    fn syn_from(&self, service: Service, client: IpAddr) -> Result<u64, Refused> {
         let mut model = self.model();
-        if model.gate_is_closed(service) {
-            if model.steering.get(&service).is_some_and(|targets| *targets > 0) {
-                let handshake = model.add_socket(service, TcpState::SynRecv);
+        if !model.admits(service, client) {
+            let refused = model.is_refused(service, client);
+            if model.steers(service) && !refused {
+                let handshake = model.add_socket(service, TcpState::SynRecv, client);
                 model.steered.insert(handshake);
                 return Ok(handshake);
-            }
-            if let Some(gate) = model.gates.get_mut(&service) {
-                gate.rejected += 1;
             }
             return Err(Refused);
         }
         if model.listeners.get(&service).is_none_or(Vec::is_empty) {
             return Err(Refused);
         }
-        Ok(model.add_socket(service, TcpState::SynRecv))
+        Ok(model.add_socket(service, TcpState::SynRecv, client))
     }
 
     /// The handshake is finished: the flow's cookie; `None` if the handshake is gone.
     pub(crate) fn establish(&self, handshake: u64) -> Option<u64> {
         let mut model = self.model();
-        let (service, _) = model.sockets.remove(&handshake)?;
+        let (service, socket) = model.sockets.remove(&handshake)?;
         if model.steered.remove(&handshake) {
-            return Some(model.add_steered(service));
+            return Some(model.add_steered(service, socket.peer.ip()));
         }
-        Some(self.accept(&mut model, service))
+        Some(self.accept(&mut model, service, socket.peer.ip()))
     }
 
     /// A connection that another sk_lookup program let through a closed gate.
     pub(crate) fn intrude(&self, service: Service) -> u64 {
-        self.accept(&mut self.model(), service)
+        self.accept(&mut self.model(), service, CLIENT)
     }
 
-    fn accept(&self, model: &mut Model, service: Service) -> u64 {
-        let cookie = model.add_socket(service, TcpState::Established);
+    fn accept(&self, model: &mut Model, service: Service, client: IpAddr) -> u64 {
+        let cookie = model.add_socket(service, TcpState::Established, client);
+        if model.is_ignored(service, client) {
+            return cookie;
+        }
         model.follow(service, cookie);
         let (now, full, blind) = (model.now, model.tracker_full, model.tracker_blind);
+        model.clients.insert((service, client), now);
         if blind {
             return cookie;
         }
         let tracker = model.tracker.entry(service).or_default();
         tracker.accepted += 1;
         tracker.last_new = Some(now);
-        tracker.last_peer = Some(Ipv4Addr::new(192, 0, 2, 1).into());
+        tracker.last_peer = Some(client);
         if full {
             tracker.lost += 1;
             model.faults.flows_full += 1;
@@ -242,6 +261,8 @@ impl FakeKernel {
 
     fn remove(&self, model: &mut Model, cookie: u64) {
         let Some((service, socket)) = model.sockets.remove(&cookie) else { return };
+        let now = model.now;
+        model.clients.insert((service, socket.peer.ip()), now);
         self.uncount(model, service, cookie);
         if socket.class == Class::Steered && model.count_steered(service) == 0 {
             self.report(model, service, EventKind::Unsteered);
@@ -327,6 +348,16 @@ impl FakeKernel {
         self.model().gate_is_closed(service)
     }
 
+    /// Whether clients are treated by their address now.
+    pub(crate) fn is_guarded(&self, service: Service) -> bool {
+        self.model().guards.contains_key(&service)
+    }
+
+    /// Clients are not remembered.
+    pub(crate) fn set_forgetful(&self) {
+        self.model().forgetful = true;
+    }
+
     /// What is really there (FIN_WAIT2 is left out: it depends on time).
     pub(crate) fn truth(&self, service: Service) -> Counts {
         let model = self.model();
@@ -339,6 +370,13 @@ impl FakeKernel {
         let model = self.model();
         let ours = model.sockets.iter().filter(|(_, (of, _))| *of == service);
         ours.map(|(cookie, (_, socket))| (*cookie, socket.state)).collect()
+    }
+
+    /// Whether a drain waits for this connection.
+    pub(crate) fn is_counted(&self, cookie: u64) -> bool {
+        let model = self.model();
+        let socket = model.sockets.get(&cookie);
+        socket.is_some_and(|(of, socket)| !model.is_ignored(*of, socket.peer.ip()))
     }
 
     /// Every operation begins with this: hooks first, then the failure asked for.

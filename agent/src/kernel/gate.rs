@@ -13,7 +13,10 @@ use aya::{
     maps::{HashMap as BpfHashMap, MapData, SockHash},
     programs::{SkLookup, sk_lookup::SkLookupLinkId},
 };
-use drainctl_common::gate::{Rule, RuleKey, SteerKey};
+use drainctl_common::{
+    gate::{Rule, RuleKey, SteerKey},
+    peers::Admitted,
+};
 
 use super::{
     KernelError,
@@ -22,12 +25,13 @@ use super::{
     pins::Pins,
     tracker::{PROBE_COUNTS, PROBES},
 };
-use crate::drain::{Boot, Service};
+use crate::drain::{Admission, Boot, Service};
 
 /// How many instances are kept loaded. Each costs about 30 ms to load and 10 KiB of kernel memory.
 const SPARES: usize = 4;
 /// Maps that all instances share.
-const SHARED: [&str; 4] = ["RULES", "REJECTED", "TARGETS", "STEERED"];
+const SHARED: [&str; 7] =
+    ["RULES", "REJECTED", "TARGETS", "STEERED", "ADMITTED", "PEERS", "CLIENTS"];
 
 /// All gates of the node. When it is dropped, every gate opens.
 pub(super) struct Gates {
@@ -37,6 +41,7 @@ pub(super) struct Gates {
     rejected: BpfHashMap<MapData, RuleKey, u64>,
     targets: SockHash<MapData, SteerKey>,
     steered: BpfHashMap<MapData, RuleKey, u64>,
+    admitted: BpfHashMap<MapData, RuleKey, Admitted>,
     spares: Vec<Instance>,
     attached: HashMap<u32, Attached>,
     next_slot: u32,
@@ -63,11 +68,12 @@ impl Gates {
     pub(super) fn load(pins: Pins) -> Result<Self, KernelError> {
         let mut first = load_instance(&pins, 0)?;
         let mut gates = Self {
+            rules: map(&mut first.ebpf, "RULES", BpfHashMap::try_from)?,
+            rejected: map(&mut first.ebpf, "REJECTED", BpfHashMap::try_from)?,
+            admitted: map(&mut first.ebpf, "ADMITTED", BpfHashMap::try_from)?,
             pins,
-            rules: map(&mut first.ebpf, SHARED[0], BpfHashMap::try_from)?,
-            rejected: map(&mut first.ebpf, SHARED[1], BpfHashMap::try_from)?,
-            targets: map(&mut first.ebpf, SHARED[2], SockHash::try_from)?,
-            steered: map(&mut first.ebpf, SHARED[3], BpfHashMap::try_from)?,
+            targets: map(&mut first.ebpf, "TARGETS", SockHash::try_from)?,
+            steered: map(&mut first.ebpf, "STEERED", BpfHashMap::try_from)?,
             spares: vec![first],
             attached: HashMap::new(),
             next_slot: 1,
@@ -104,15 +110,40 @@ impl Gates {
         netns: &OwnedFd,
         cookie: Option<u64>,
     ) -> Result<(), KernelError> {
+        let rule = self.rule_to_change(service, cookie);
+        let flags = rule.flags | Rule::CLOSED;
+        let rule = Rule { lease_until_ns: lease_until.as_nanos(), flags, ..rule };
+        self.set(service, rule, netns, cookie)
+    }
+
+    /// Treats clients by their address until `lease_until`, and refuses nobody else.
+    pub(super) fn guard(
+        &mut self,
+        service: Service,
+        admission: &Admission,
+        lease_until: Boot,
+        netns: &OwnedFd,
+        cookie: Option<u64>,
+    ) -> Result<(), KernelError> {
+        let rule = self.rule_to_change(service, cookie);
+        let lists = if admission.has_lists() { Rule::LISTS } else { 0 };
+        let keep_clients = admission.keep_clients().unwrap_or_default();
+        let rule = Rule {
+            lease_until_ns: lease_until.as_nanos(),
+            keep_clients_ns: keep_clients.as_nanos() as u64, // A day at most.
+            flags: rule.flags | lists,
+            ..rule
+        };
+        self.set(service, rule, netns, cookie)
+    }
+
+    /// The rule of a service, or one that does nothing yet, in the namespace with this identity.
+    fn rule_to_change(&mut self, service: Service, cookie: Option<u64>) -> Rule {
         // An attachment to a dead namespace that had the same number is no gate of this one.
         if self.attached.get(&service.netns).is_some_and(|a| a.cookie != cookie) {
             self.release(service.netns);
         }
-        let before = self.rule(service).map(|(_, rule)| rule);
-        let rule = before.unwrap_or_else(|| open_rule(service));
-        let flags = rule.flags | Rule::CLOSED;
-        let rule = Rule { lease_until_ns: lease_until.as_nanos(), flags, ..rule };
-        self.set(service, rule, netns, cookie)
+        self.rule(service).map_or_else(|| open_rule(service), |(_, rule)| rule)
     }
 
     /// Writes the rule of a service, behind a program that is attached to its namespace.
@@ -195,6 +226,12 @@ impl Gates {
         self.rejected.get(&key, 0).map_err(|e| KernelError::op("read the counter of", service, e))
     }
 
+    /// Lookups decided by the client's address since the drain began.
+    pub(super) fn admitted(&self, service: Service) -> Result<Admitted, KernelError> {
+        let Some((key, _)) = self.rule(service) else { return Ok(Admitted::default()) };
+        self.admitted.get(&key, 0).map_err(|e| KernelError::op("read the counters of", service, e))
+    }
+
     /// The rule of a service and where it stands, if it has one.
     fn rule(&self, service: Service) -> Option<(RuleKey, Rule)> {
         let attached = self.attached.get(&service.netns)?;
@@ -212,10 +249,12 @@ impl Gates {
         order.load()
     }
 
-    /// Writes a rule, and for a new one its counter first.
+    /// Writes a rule, and for a new one its counters first.
     fn write(&mut self, key: RuleKey, rule: Rule, is_new: bool) -> Result<(), KernelError> {
         let counted = if is_new {
-            self.rejected.insert(key, 0, 0).and_then(|()| self.steered.insert(key, 0, 0))
+            let counters =
+                self.rejected.insert(key, 0, 0).and_then(|()| self.steered.insert(key, 0, 0));
+            counters.and_then(|()| self.admitted.insert(key, Admitted::default(), 0))
         } else {
             Ok(())
         };
@@ -230,6 +269,7 @@ impl Gates {
         let done = self.rules.remove(&key);
         let _ = self.rejected.remove(&key);
         let _ = self.steered.remove(&key);
+        let _ = self.admitted.remove(&key);
         match done {
             Err(e) if !is_missing(&e) => {
                 Err(KernelError::op("remove the gate's rule for port", key.port, e))

@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use drainctl_common::track::Flow;
+use drainctl_common::{peers, track::Flow};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::{
-    Abort, Class, Event, Faults, Finish, Followed, Kernel, KernelError, Look, ProbeCounts,
+    Abort, Admitted, Event, Faults, Finish, Followed, Kernel, KernelError, Look, ProbeCounts,
     Reconciled, RetireLacks, RetireOrder, Steered, Tracked, Watch, cgroup, destroy, diag, events,
     finish,
     gate::Gates,
@@ -21,14 +21,15 @@ use super::{
     marks::Marks,
     netns::{self, Namespaces},
     offsets::Offsets,
+    peers::Peers,
     pins::Pins,
     probes::{self, Probes},
     retire::Retiring,
     settle::Unsettled,
     steer, sys,
-    tracker::{Sizes, Tracker, number, tracked},
+    tracker::{Sizes, Tracker, tracked},
 };
-use crate::drain::{Boot, Service};
+use crate::drain::{Admission, Boot, Service};
 
 /// How often the kubelet is looked for: between its restart and this its probes count.
 const SEEK: Duration = Duration::from_secs(10);
@@ -48,21 +49,24 @@ pub struct Config {
     pub max_flows: u32,
     /// Most services counted at a time, on the whole node.
     pub max_services: u32,
+    /// Most clients remembered, on the whole node; 0: none, and no drain can keep clients.
+    pub client_history: u32,
 }
 
 /// A running kernel with our programs in it.
 pub struct Linux {
-    namespaces: Namespaces,
+    pub(super) namespaces: Namespaces,
     host: u32,
     tracker: Mutex<Tracker>,
     probes: Mutex<Probes>,
-    gates: Arc<Mutex<Gates>>,
+    pub(super) gates: Arc<Mutex<Gates>>,
     retiring: Retiring,
     marks: Marks,
     /// See [`Linux::let_gate_settle`].
     unsettled: Unsettled,
     /// Lost flows that were accounted for by a later reconciliation.
-    forgiven: Mutex<HashMap<Service, u64>>,
+    pub(super) forgiven: Mutex<HashMap<Service, u64>>,
+    pub(super) peers: Peers,
 }
 
 /// Loads and attaches everything, and takes in the connections that are there already.
@@ -75,7 +79,8 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
         None => cgroup::root()?,
     };
     let host = netns::host()?;
-    let sizes = Sizes { max_flows: config.max_flows, max_services: config.max_services };
+    let Config { max_flows, max_services, client_history, .. } = *config;
+    let sizes = Sizes { max_flows, max_services, client_history };
     let offsets = Offsets::read()?;
     let pins = Pins::new()?;
     let mut tracker = Tracker::start(&cgroup, &pins, sizes, &offsets)?;
@@ -83,6 +88,7 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
     let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
     let marks = Marks::new(tracker.take_marks()?)?;
     let retiring = Retiring::start(&pins, sizes, &offsets, tracker.take_next()?);
+    let peers = Peers::new(tracker.take_peers()?, client_history);
     let linux = Arc::new(Linux {
         namespaces: Namespaces::default(),
         host,
@@ -93,6 +99,7 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
         marks,
         unsettled: Unsettled::default(),
         forgiven: Mutex::default(),
+        peers,
     });
     linux.adopt_all()?;
     let (to, from) = mpsc::unbounded_channel();
@@ -151,91 +158,8 @@ impl Linux {
         let forgotten = tracker.forget(&alive, before);
         tracing::debug!(services = forgotten.len(), "forgot unused services");
         lock(&self.forgiven).retain(|service, _| !forgotten.contains(service));
-    }
-
-    /// Takes in what the tracker misses of a look, and what was lost for want of room.
-    fn take_in(&self, service: Service, look: &Look) -> Result<u64, KernelError> {
-        let misses = {
-            let tracker = self.tracker();
-            tracker.counts(service)?.lost > 0 || !holds_all(&tracker, look)?
-        };
-        if !misses {
-            return Ok(0);
-        }
-        self.namespaces.inside(service.netns, || {
-            let mut tracker = self.tracker();
-            tracker.know(service)?;
-            tracker.adopt()
-        })
-    }
-
-    /// Drops the flows that a look taken after this snapshot of the tracker does not show.
-    fn drop_gone(&self, service: Service) -> Result<u64, KernelError> {
-        let held = self.tracker().flows_of(service)?;
-        if held.is_empty() {
-            return Ok(0);
-        }
-        let there: HashSet<u64> = flows(&self.look(service.netns, Some(service.port))?).collect();
-        let mut removed = 0;
-        for (cookie, _) in held.iter().filter(|(cookie, _)| !there.contains(cookie)) {
-            removed += u64::from(self.tracker().remove(service, *cookie)?);
-        }
-        Ok(removed)
-    }
-
-    /// Corrects counters that differ from the flows held. Only if nothing changed while they were counted:
-    /// else a flow that comes or goes would be taken for an error.
-    fn correct(&self, service: Service) -> Result<i64, KernelError> {
-        let mut tracker = self.tracker();
-        let all = |tracker: &Tracker| {
-            let counts = Class::ALL.map(|class| tracker.counts_of(service, class));
-            counts.into_iter().collect::<Result<Vec<_>, _>>()
-        };
-        let before = all(&tracker)?;
-        let held = tracker.flows_of(service)?;
-        let after = all(&tracker)?;
-        if before != after {
-            return Ok(0);
-        }
-        let mut total = 0;
-        for (class, counts) in Class::ALL.into_iter().zip(after) {
-            let number = number(class);
-            let held = held.iter().filter(|(_, flow)| flow.service.class == number).count();
-            let wrong = held as i64 - counts.flows;
-            if wrong != 0 {
-                tracker.know(service)?;
-                tracker.correct(service, class, wrong)?;
-                total += wrong;
-            }
-        }
-        Ok(total)
-    }
-
-    /// Has the tracker count the flows of a look in the classes that the look says.
-    fn sort(&self, service: Service, look: &Look) -> Result<u64, KernelError> {
-        let mut moved = 0;
-        for socket in look.sockets.iter().filter(|socket| socket.state.is_flow()) {
-            let mut tracker = self.tracker();
-            let is = tracker.flow(socket.cookie)?.map(|flow| flow.service.class);
-            if is.is_some_and(|is| is != number(socket.class)) {
-                moved += u64::from(tracker.move_to(service, socket.cookie, socket.class)?);
-            }
-        }
-        Ok(moved)
-    }
-
-    /// Accounts for lost flows, if the tracker now holds everything that a look shows.
-    fn forgive(&self, service: Service) -> Result<(), KernelError> {
-        let lost = self.tracker().counts(service)?.lost;
-        if lost == 0 {
-            return Ok(());
-        }
-        let look = self.look(service.netns, Some(service.port))?;
-        let tracker = self.tracker();
-        if holds_all(&tracker, &look)? && tracker.counts(service)?.lost == lost {
-            lock(&self.forgiven).insert(service, lost);
-        }
-        Ok(())
+        drop(tracker);
+        self.peers.forget(&alive);
     }
 
     /// A SYN that passed a gate just before it closed may not have its request socket yet, and a look would
@@ -246,7 +170,7 @@ impl Linux {
 
     /// Loads a spare gate in the background, if one was used. Nothing here may fail its caller: the gate is
     /// closed already.
-    fn refill_spares(&self) {
+    pub(super) fn refill_spares(&self) {
         let gates = Arc::clone(&self.gates);
         let load = move || {
             let Some(order) = lock(&gates).order_spare() else { return Ok(()) };
@@ -267,7 +191,7 @@ impl Linux {
         steer::Parts { namespaces, gates, tracker, marks }
     }
 
-    fn tracker(&self) -> MutexGuard<'_, Tracker> {
+    pub(super) fn tracker(&self) -> MutexGuard<'_, Tracker> {
         lock(&self.tracker)
     }
 }
@@ -296,6 +220,8 @@ impl Kernel for Linux {
         let marks = self.marks.asked(netns, port);
         let mut look = self.namespaces.inside(netns, || diag::look(port, marks.as_ref()))?;
         probes::mark(&self.probes, &self.tracker, netns, &mut look)?;
+        self.peers.sort_out(netns, &mut look);
+        self.peers.note_clients(netns, &look);
         Ok(look)
     }
 
@@ -317,12 +243,7 @@ impl Kernel for Linux {
     }
 
     fn reconcile(&self, service: Service, look: &Look) -> Result<Reconciled, KernelError> {
-        let removed = self.drop_gone(service)?; // First, since it makes room.
-        let added = self.take_in(service, look)?;
-        let moved = self.sort(service, look)?;
-        let corrected = self.correct(service)?;
-        self.forgive(service)?;
-        Ok(Reconciled { added, removed, moved, corrected })
+        self.mend(service, look)
     }
 
     fn watch(&self, service: Service, watch: Watch) -> Result<(), KernelError> {
@@ -340,6 +261,15 @@ impl Kernel for Linux {
         Ok(Steered { attempts: gates.steered(service)?, targets: gates.targets(service)? })
     }
 
+    fn guard(
+        &self,
+        service: Service,
+        admission: &Admission,
+        lease_until: Boot,
+    ) -> Result<(), KernelError> {
+        self.begin_guard(service, admission, lease_until)
+    }
+
     fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
         let netns = self.namespaces.open(service.netns)?;
         let cookie = self.namespaces.cookie(service.netns)?;
@@ -355,11 +285,22 @@ impl Kernel for Linux {
 
     fn open_gate(&self, service: Service) -> Result<(), KernelError> {
         lock(&self.gates).open(service)?;
-        self.steering().end(service)
+        self.steering().end(service)?;
+        self.end_guard(service)
     }
 
     fn rejected(&self, service: Service) -> Result<u64, KernelError> {
         lock(&self.gates).rejected(service)
+    }
+
+    fn admitted(&self, service: Service) -> Result<Admitted, KernelError> {
+        let counts = lock(&self.gates).admitted(service)?;
+        let peers::Admitted { ignored, allowed, refused, kept } = counts;
+        Ok(Admitted { ignored, allowed, failed_health: refused, kept })
+    }
+
+    fn remembers_clients(&self) -> bool {
+        self.peers.remembers_clients()
     }
 
     fn retire(&self, service: Service, order: &RetireOrder) -> Result<(), KernelError> {
@@ -397,21 +338,6 @@ impl Kernel for Linux {
     fn probes(&self) -> Result<ProbeCounts, KernelError> {
         lock(&self.probes).counts()
     }
-}
-
-/// Whether the tracker holds every flow of a look.
-fn holds_all(tracker: &Tracker, look: &Look) -> Result<bool, KernelError> {
-    for cookie in flows(look) {
-        if tracker.flow(cookie)?.is_none() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// Cookies of all flows of a look.
-fn flows(look: &Look) -> impl Iterator<Item = u64> + '_ {
-    look.sockets.iter().filter(|s| s.state.is_flow()).map(|s| s.cookie)
 }
 
 /// A panic in another thread does not make kernel state unusable.

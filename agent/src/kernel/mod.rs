@@ -11,16 +11,19 @@ mod events;
 pub(crate) mod fake;
 mod finish;
 mod gate;
+mod guard;
 pub mod kubelet;
 mod linux;
 mod loaded;
 mod look;
 mod losses;
 mod marks;
+mod mend;
 mod netns;
 mod objects;
 mod offsets;
 pub mod peer;
+mod peers;
 mod pins;
 pub mod probe;
 mod probes;
@@ -39,7 +42,7 @@ pub use retiring::{
     Abort, Barrier, Finish, Followed, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
 };
 
-use crate::drain::{Boot, Service};
+use crate::drain::{Admission, Boot, Service};
 
 /// The kernel, as far as drainctl needs it.
 pub trait Kernel: Send + Sync + 'static {
@@ -114,6 +117,20 @@ pub trait Kernel: Send + Sync + 'static {
     /// A map cannot be read.
     fn steered(&self, service: Service) -> Result<Steered, KernelError>;
 
+    /// Treats clients of the service by their address from now on, until `lease_until` or [`Kernel::open_gate`]:
+    /// `--ignore` makes connections that come, and those that are there, ones of [`Class::Ignored`], and
+    /// `--fail-health-from` refuses at once. Nobody else is refused before [`Kernel::close_gate`], after which
+    /// `--allow` and `--keep-clients` let in. On error nothing is in force.
+    ///
+    /// # Errors
+    /// The namespace is gone, or a map or program failed.
+    fn guard(
+        &self,
+        service: Service,
+        admission: &Admission,
+        lease_until: Boot,
+    ) -> Result<(), KernelError>;
+
     /// Refuses new connections of the service from now on, until `lease_until` or [`Kernel::open_gate`].
     /// When it returns, no connection attempt that passed the gate before is still on its way in: what it
     /// let through is visible to [`Kernel::look`]. On error the gate is as it was.
@@ -122,14 +139,14 @@ pub trait Kernel: Send + Sync + 'static {
     /// The namespace is gone, or the program cannot be attached.
     fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError>;
 
-    /// Moves the lease of a closed gate.
+    /// Moves the lease of a closed gate, or of a service that is guarded.
     ///
     /// # Errors
-    /// The gate is not closed, or the map cannot be written.
+    /// It is neither, or the map cannot be written.
     fn renew_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError>;
 
-    /// Lets new connections in again, and ends [`Kernel::steer`]: flows that were steered count from now on. Of an open
-    /// gate, or of a namespace that is gone, it is no error.
+    /// Lets new connections in again, treats all clients alike, and ends [`Kernel::steer`]: flows that were steered
+    /// count from now on. Of an open gate, or of a namespace that is gone, it is no error.
     ///
     /// # Errors
     /// A map cannot be written; called again it goes on.
@@ -141,6 +158,16 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// The map cannot be read.
     fn rejected(&self, service: Service) -> Result<u64, KernelError>;
+
+    /// What became of connection attempts because of their client's address since [`Kernel::guard`]; all zero
+    /// without.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn admitted(&self, service: Service) -> Result<Admitted, KernelError>;
+
+    /// Whether it is remembered when each client last had a connection, which `--keep-clients` needs.
+    fn remembers_clients(&self) -> bool;
 
     /// Has the flows of the service followed and told to leave, those that still arrive included. Called
     /// again it renews the order and takes in the flows that were missed. Without [`Kernel::retire_lacks`] of
@@ -201,6 +228,20 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// The map cannot be read.
     fn probes(&self) -> Result<ProbeCounts, KernelError>;
+}
+
+/// Connection attempts that the client's address decided, looked up in the kernel: a SYN that is sent again counts
+/// again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Let in by `--ignore`.
+    pub ignored: u64,
+    /// Let in by `--allow`.
+    pub allowed: u64,
+    /// Refused by `--fail-health-from`.
+    pub failed_health: u64,
+    /// Let in by a closed gate through `--keep-clients`.
+    pub kept: u64,
 }
 
 /// The tracker's view of a service.

@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, ProgramArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, ProgramArray, RingBuf, lpm_trie::LpmTrie},
     programs::{
         CgroupAttachMode, Iter, SchedClassifier, SockOps, TestRun as _, TestRunOptions,
         sock_ops::SockOpsLink,
@@ -17,6 +17,7 @@ use aya::{
 };
 use drainctl_common::{
     ServiceKey, class,
+    peers::{Peer, PeerKey},
     probe::ProbeKey,
     track::{Flow, Repair, ServiceCounts, fault, watch},
 };
@@ -33,6 +34,8 @@ use crate::drain::{Boot, Service};
 /// The map of flows, which the retire programs read too.
 pub(super) const FLOWS: &str = "FLOWS";
 
+/// Maps that other objects share. The tracker is loaded first, so that they have the sizes that it gives them.
+const SHARED: [&str; 5] = [FLOWS, PROBES, PROBE_COUNTS, "PEERS", "CLIENTS"];
 /// `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
 const NOEXIST: u64 = 1;
 /// Maps that the gates share with the tracker.
@@ -57,11 +60,15 @@ pub(super) struct Tracker {
     watches: std::collections::HashMap<Service, u32>,
 }
 
+/// See [`Tracker::take_peers`].
+pub(super) type PeerMaps = (LpmTrie<MapData, PeerKey, Peer>, HashMap<MapData, PeerKey, u64>);
+
 /// How large the tracker's maps are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) max_flows: u32,
     pub(super) max_services: u32,
+    pub(super) client_history: u32,
 }
 
 impl Tracker {
@@ -111,6 +118,12 @@ impl Tracker {
     /// The ring buffer of events, once.
     pub(super) fn take_events(&mut self) -> Result<RingBuf<MapData>, KernelError> {
         map(&mut self.ebpf, "EVENTS", RingBuf::try_from)
+    }
+
+    /// How drains treat clients by their address, and when each client last had a flow: `PEERS` and `CLIENTS`, once.
+    pub(super) fn take_peers(&mut self) -> Result<PeerMaps, KernelError> {
+        let peers = map(&mut self.ebpf, "PEERS", LpmTrie::try_from)?;
+        Ok((peers, map(&mut self.ebpf, "CLIENTS", HashMap::try_from)?))
     }
 
     /// Where programs are to be put with which the tracker goes on, once.
@@ -256,6 +269,11 @@ impl Tracker {
         self.set_watch(service, watch::JOIN, if wanted { watch::JOIN } else { 0 })
     }
 
+    /// Sets whether new connections of a service are looked up in `PEERS`.
+    pub(super) fn sort_new(&mut self, service: Service, wanted: bool) -> Result<(), KernelError> {
+        self.set_watch(service, watch::LISTS, if wanted { watch::LISTS } else { 0 })
+    }
+
     /// Changes those bits of a service's watch that are in `mask`. The agent is the only one that sets them.
     fn set_watch(&mut self, service: Service, mask: u32, bits: u32) -> Result<(), KernelError> {
         let before = self.watches.get(&service).copied().unwrap_or(0);
@@ -317,9 +335,10 @@ impl Tracker {
                 Err(e) if !is_missing(&e) => {
                     tracing::warn!(netns = k.netns, port = k.port, error = %e, "cannot forget a service");
                 }
-                // What is remembered of a service is about its flows that count.
-                _ if k.class != class::COUNTED => {}
-                _ => forgotten.push(Service { netns: k.netns, port: k.port }),
+                _ if k.class == class::COUNTED => {
+                    forgotten.push(Service { netns: k.netns, port: k.port });
+                }
+                _ => {} // The service itself is still known.
             }
         }
         forgotten
@@ -375,17 +394,21 @@ fn address(words: [u32; 4]) -> IpAddr {
 
 fn load(pins: &Pins, sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
     let bytes = TRACK.bytes()?;
-    EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    for name in SHARED {
+        loader.map_pin_path(name, pins.path(name));
+    }
+    loader
         .btf(None) // The offsets below are all it needs.
         .override_global("OFF_SKC_NET", &offsets.skc_net, true)
         .override_global("OFF_NET_INUM", &offsets.net_inum, true)
         .override_global("OFF_SKC_STATE", &offsets.skc_state, true)
         .override_global("OFF_INET_SPORT", &offsets.inet_sport, true)
-        .map_pin_path(FLOWS, pins.path(FLOWS))
+        .override_global("CLIENT_HISTORY", &sizes.client_history, true)
         .map_max_entries(FLOWS, sizes.max_flows)
         .map_max_entries("SERVICES", sizes.max_services)
-        .map_pin_path(PROBES, pins.path(PROBES))
-        .map_pin_path(PROBE_COUNTS, pins.path(PROBE_COUNTS))
+        // No map has room for nothing.
+        .map_max_entries("CLIENTS", sizes.client_history.max(1))
         .load(bytes)
         .map_err(|e| KernelError::op("load", "the tracker", e))
 }

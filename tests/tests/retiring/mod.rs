@@ -119,6 +119,7 @@ fn shared() -> Result<Arc<Linux>> {
             probe_cgroup: None,
             max_flows: 65_536,
             max_services: 64,
+            client_history: 64,
         })?);
     }
     Ok(Arc::clone(&linux.as_ref().context("just opened")?.0))

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    api::protocol::{AtDeadline, ErrorCode, FlowList, FlowStatus},
+    api::protocol::{AtDeadline, ErrorCode, FlowClass, FlowList, FlowStatus},
     cli::{
         Exit,
         fake::{flow, status, with_deadline},
@@ -65,6 +65,16 @@ fn what_was_not_said_is_not_sent_and_what_was_said_is() {
         "0s",
         "--at-deadline",
         "abort",
+        "--ignore",
+        "10.0.0.0/8,::1",
+        "--ignore",
+        "192.0.2.1",
+        "--allow",
+        "127.0.0.0/8",
+        "--fail-health-from",
+        "::ffff:10.1.0.0/112",
+        "--keep-clients",
+        "10m",
     ];
     fake.drainctl(&options);
     let all = json!({
@@ -72,6 +82,8 @@ fn what_was_not_said_is_not_sent_and_what_was_said_is() {
         "max_settle_ms": 2000, "timeout_ms": 10_000, "lease_ms": 70_000, "keep_closed": true,
         "new": "reject", "retire": ["http1", "idle", "quiet"], "idle_after_ms": 2000,
         "quiet_flow_after_ms": 3000, "linger_ms": 4000, "spread_ms": 0, "at_deadline": "abort",
+        "ignore": ["10.0.0.0/8", "::1/128", "192.0.2.1/32"], "allow": ["127.0.0.0/8"],
+        "fail_health_from": ["10.1.0.0/16"], "keep_clients_ms": 600_000,
     });
     assert_eq!(fake.body(POST), all);
     let fake = draining(vec![Answer::Events(vec![status(service(8080, Drained))], true)]);
@@ -85,7 +97,9 @@ fn expired_is_3_and_lists_what_remains() {
     let flow = |n: u16| FlowStatus { peer: format!("10.0.0.{n}:40000"), ..flow() };
     let mut expired = with_deadline(8080, Expired, 0);
     expired.flows = 12;
-    let flows = FlowList { flows: (1..=12).map(flow).collect() };
+    let mut flows = FlowList { flows: (1..=12).map(flow).collect() };
+    let ignored = FlowStatus { class: FlowClass::Ignored, ..flow(0) };
+    flows.flows.insert(0, ignored); // It is not what is waited for.
     let fake = Fake::start(vec![
         (POST, vec![Answer::accepted(vec![service(8080, Settling)])]),
         (EVENTS, vec![Answer::Events(vec![status(expired)], true)]),

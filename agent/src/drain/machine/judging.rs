@@ -29,7 +29,7 @@ impl Machine {
             Verdict::NotEmpty(counts) => {
                 if self.phase == Phase::Drained {
                     if counts.flows > 0 {
-                        out.push(Action::FlowAfterDrained);
+                        self.came_after_zero(out);
                     }
                     self.fall_back(&format!("a look found {counts}"), now, out);
                 }

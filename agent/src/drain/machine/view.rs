@@ -19,7 +19,7 @@ impl Machine {
     pub fn state(&self) -> StateName {
         match self.phase {
             Phase::Serving => StateName::Serving,
-            Phase::Settling | Phase::Closing => StateName::Settling,
+            Phase::Guarding | Phase::Settling | Phase::Closing => StateName::Settling,
             Phase::Rejecting | Phase::Opening => StateName::Rejecting,
             Phase::Drained => StateName::Drained,
             Phase::Expired => StateName::Expired,
@@ -54,7 +54,7 @@ impl Machine {
     /// Whether the lease has run out although the drain is still under way: the next event, whichever, ends it.
     pub fn lease_is_over(&self, now: Boot) -> bool {
         match self.phase {
-            Phase::Serving | Phase::Closing | Phase::Opening => false,
+            Phase::Serving | Phase::Guarding | Phase::Closing | Phase::Opening => false,
             Phase::Settling => now >= self.lease_until,
             Phase::Rejecting | Phase::Drained | Phase::Expired => now >= self.gate_lease,
         }

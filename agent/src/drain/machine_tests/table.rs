@@ -34,6 +34,7 @@ fn every_event_in_every_phase() {
         ("nothing to end", Serving, e.undrain(), None),
         ("no time was asked for", Serving, e.timer(), None),
         ("nobody asked for arrivals", Serving, e.arrivals(), None),
+        ("the lists are in force already, or there are none", Serving, e.guarded(), None),
         ("nobody closed the gate", Serving, e.closed(), None),
         ("nobody renewed it", Serving, e.renewed(), None),
         ("nobody tried to renew it", Serving, e.renew_failed(), None),
@@ -48,15 +49,37 @@ fn every_event_in_every_phase() {
         ("nothing is reset", Serving, e.aborted(), None),
         ("nor was to be", Serving, e.abort_failed(), None),
 
+        ("it has begun already", Guarding, e.start(), None),
+        ("a second drain joins", Guarding, e.join(), Some((Guarding, ""))),
+        ("the lease is renewed, and confirmed once it has begun", Guarding, e.renew(), Some((Guarding, ""))),
+        ("undrain: the lists may be in force any moment, so take them out", Guarding, e.undrain(), Some((Opening, "open"))),
+        ("the kernel takes its time", Guarding, e.timer(), Some((Guarding, ""))),
+        ("nobody has asked yet", Guarding, e.arrivals(), None),
+        ("the lists are in force", Guarding, e.guarded(), Some((Settling, "watch retire"))),
+        ("nobody closes it yet", Guarding, e.closed(), None),
+        ("nobody renews it yet", Guarding, e.renewed(), None),
+        ("nobody renews it yet", Guarding, e.renew_failed(), None),
+        ("nobody opens it", Guarding, e.opened(), None),
+        ("the lists cannot be put in force: no drain", Guarding, e.failed(), Some((Serving, "unwatch ended"))),
+        ("old news of the drain before", Guarding, e.hint(), Some((Guarding, ""))),
+        ("old news of the drain before", Guarding, e.accepted(), Some((Guarding, ""))),
+        ("old news of the drain before", Guarding, e.judged(), Some((Guarding, ""))),
+        ("nobody has looked yet", Guarding, e.instance(), None),
+        ("the namespace dies", Guarding, e.gone(), Some((Serving, "forget unwatch ended"))),
+        ("no round has begun", Guarding, e.retired(), None),
+        ("no deadline has passed", Guarding, e.aborted(), None),
+        ("no deadline has passed", Guarding, e.abort_failed(), None),
+
         ("it has begun already", Settling, e.start(), None),
         ("a second drain joins", Settling, e.join(), Some((Settling, ""))),
         ("the lease is renewed; no gate has it yet", Settling, e.renew(), Some((Settling, ""))),
         ("undrain: the gate was never closed", Settling, e.undrain(), Some((Serving, "restore unwatch ended"))),
         ("time to see whether it is settled, and to look", Settling, e.timer(), Some((Settling, "arrivals verify"))),
         ("settled: no connection ever came", Settling, e.arrivals(), Some((Closing, "close"))),
+        ("the lists are in force already, or there are none", Settling, e.guarded(), None),
         ("the gate is not being closed", Settling, e.closed(), None),
-        ("the gate has no lease", Settling, e.renewed(), None),
-        ("the gate has no lease to renew", Settling, e.renew_failed(), None),
+        ("the gate has no lease", Settling, e.renewed(), Some((Settling, ""))),
+        ("the gate has no lease to renew", Settling, e.renew_failed(), Some((Settling, ""))),
         ("the gate is not being opened", Settling, e.opened(), None),
         ("the gate is not being moved", Settling, e.failed(), None),
         ("a listener came or went", Settling, e.hint(), Some((Settling, "verify"))),
@@ -74,9 +97,10 @@ fn every_event_in_every_phase() {
         ("undrain: the gate may close any moment, so open it", Closing, e.undrain(), Some((Opening, "open restore"))),
         ("the kernel takes its time", Closing, e.timer(), Some((Closing, ""))),
         ("an answer asked for before", Closing, e.arrivals(), Some((Closing, ""))),
+        ("the lists are in force already, or there are none", Closing, e.guarded(), None),
         ("the gate is closed", Closing, e.closed(), Some((Rejecting, "watch verify"))),
-        ("the gate is not closed yet", Closing, e.renewed(), None),
-        ("nor renewed", Closing, e.renew_failed(), None),
+        ("the gate is not closed yet", Closing, e.renewed(), Some((Closing, ""))),
+        ("nor renewed", Closing, e.renew_failed(), Some((Closing, ""))),
         ("nobody opens it", Closing, e.opened(), None),
         ("the gate cannot be closed", Closing, e.failed(), Some((Serving, "restore unwatch ended"))),
         ("there will be a look anyway", Closing, e.hint(), Some((Closing, ""))),
@@ -94,6 +118,7 @@ fn every_event_in_every_phase() {
         ("undrain", Rejecting, e.undrain(), Some((Opening, "open restore"))),
         ("the backup look is due", Rejecting, e.timer(), Some((Rejecting, "verify"))),
         ("an answer asked for before", Rejecting, e.arrivals(), Some((Rejecting, ""))),
+        ("the lists are in force already, or there are none", Rejecting, e.guarded(), None),
         ("it is closed already", Rejecting, e.closed(), None),
         ("the kernel has the new lease", Rejecting, e.renewed(), Some((Rejecting, ""))),
         ("the old lease stays for now", Rejecting, e.renew_failed(), Some((Rejecting, ""))),
@@ -117,6 +142,7 @@ fn every_event_in_every_phase() {
         ("undrain", Drained, e.undrain(), Some((Opening, "open restore"))),
         ("the backup look is due", Drained, e.timer(), Some((Drained, "verify"))),
         ("an answer asked for before", Drained, e.arrivals(), Some((Drained, ""))),
+        ("the lists are in force already, or there are none", Drained, e.guarded(), None),
         ("it is closed already", Drained, e.closed(), None),
         ("the kernel has the new lease", Drained, e.renewed(), Some((Drained, ""))),
         ("the old lease stays for now", Drained, e.renew_failed(), Some((Drained, ""))),
@@ -142,6 +168,7 @@ fn every_event_in_every_phase() {
         ("undrain", Expired, e.undrain(), Some((Opening, "open restore"))),
         ("the backup look is due", Expired, e.timer(), Some((Expired, "verify"))),
         ("an answer asked for before", Expired, e.arrivals(), Some((Expired, ""))),
+        ("the lists are in force already, or there are none", Expired, e.guarded(), None),
         ("it is closed already", Expired, e.closed(), None),
         ("the kernel has the new lease", Expired, e.renewed(), Some((Expired, ""))),
         ("the old lease stays for now", Expired, e.renew_failed(), Some((Expired, ""))),
@@ -164,6 +191,7 @@ fn every_event_in_every_phase() {
         ("it is under way", Opening, e.undrain(), Some((Opening, ""))),
         ("the kernel takes its time", Opening, e.timer(), Some((Opening, ""))),
         ("an answer asked for before", Opening, e.arrivals(), Some((Opening, ""))),
+        ("in force, and out of force next", Opening, e.guarded(), Some((Opening, ""))),
         ("closed, and opened next", Opening, e.closed(), Some((Opening, ""))),
         ("renewed, and opened next", Opening, e.renewed(), Some((Opening, ""))),
         ("not renewed, and opened next", Opening, e.renew_failed(), Some((Opening, ""))),
@@ -197,7 +225,7 @@ fn every_event_in_every_phase() {
             (got, expected) => panic!("{description}: {got:?} instead of {expected:?}"),
         }
     }
-    assert_eq!(covered.len(), Phase::ALL.len() * 19, "every pair is in the table");
+    assert_eq!(covered.len(), Phase::ALL.len() * 20, "every pair is in the table");
 }
 
 /// Events of the table; those with a time come after whatever `machine_in` did.
@@ -211,6 +239,7 @@ impl Table {
     fn undrain(&self) -> Event { Event::Undrain("undrained".into()) }
     fn timer(&self) -> Event { Event::Timer }
     fn arrivals(&self) -> Event { Event::Arrivals(Arrivals::Never) }
+    fn guarded(&self) -> Event { Event::Guarded { lease_until: t(600_000) } }
     fn closed(&self) -> Event { Event::GateClosed { lease_until: t(600_000) } }
     fn renewed(&self) -> Event { Event::GateRenewed { lease_until: t(600_000) } }
     fn renew_failed(&self) -> Event { Event::RenewFailed }

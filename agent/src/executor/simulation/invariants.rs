@@ -15,7 +15,7 @@ impl Simulation {
                 let excused = self.netns_lost || now >= self.gate_lease;
                 assert!(closed || excused, "{} with an open gate", phase.name());
             }
-            Phase::Serving | Phase::Settling => {
+            Phase::Serving | Phase::Guarding | Phase::Settling => {
                 let excused = self.netns_lost || self.queue.contains(&Action::Forget);
                 assert!(!closed || excused, "{} with a closed gate", phase.name());
             }
@@ -23,6 +23,8 @@ impl Simulation {
         }
         if phase == Phase::Serving && self.is_idle() {
             assert_eq!(self.kernel.order(WEB), None, "serving, but told to leave");
+            let guarded = self.kernel.is_guarded(WEB);
+            assert!(!guarded || self.netns_lost, "serving, but with lists of clients");
         }
         if phase == Phase::Drained {
             let truth = self.kernel.truth(WEB);
@@ -64,7 +66,9 @@ impl Simulation {
 
     fn check_half_closed(&self, now: Boot) {
         let linger = self.machine.spec().retire().linger;
-        for (cookie, state) in self.kernel.sockets(WEB) {
+        let mut sockets = self.kernel.sockets(WEB);
+        sockets.retain(|(cookie, _)| self.kernel.is_counted(*cookie));
+        for (cookie, state) in sockets {
             let since = self.half_closed.get(&cookie).filter(|_| state == TcpState::FinWait2);
             let young = since.is_some_and(|since| now.since(*since) < linger);
             assert!(!young || self.is_excused(now), "a half-closed request may still be executing");

@@ -43,6 +43,12 @@ impl Simulation {
         let kernel = &*Arc::clone(&self.kernel);
         let failed = |error: KernelError| (Some(Event::GateFailed(error.to_string())), error);
         Ok(match action {
+            Action::Guard { lease_until } => {
+                check_netns(kernel, WEB.netns, self.netns_cookie).map_err(failed)?;
+                let admission = self.machine.spec().admission();
+                kernel.guard(WEB, admission, lease_until).map_err(failed)?;
+                vec![Event::Guarded { lease_until }]
+            }
             Action::CloseGate { lease_until } => {
                 check_netns(kernel, WEB.netns, self.netns_cookie).map_err(failed)?;
                 kernel.close_gate(WEB, lease_until).map_err(failed)?;

@@ -1,6 +1,7 @@
 //! What happens around a drain: clients, servers, faults, people and time.
 
 use std::{
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,9 +13,12 @@ use super::{
     leaving::{Fates, random_retire},
 };
 use crate::{
-    drain::{Event, Lingerers, Machine, Phase, Spec, SpecRequest, listeners},
+    drain::{AdmissionRequest, Event, Lingerers, Machine, Phase, Spec, SpecRequest, listeners},
     kernel::{Kernel, TcpState, fake::Op},
 };
+
+/// A client that some drains ignore, and some refuse from their start on.
+const PROBER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 
 /// How late a timer may come.
 const JITTER: Duration = Duration::from_millis(5);
@@ -44,6 +48,7 @@ impl Simulation {
             (82..85, Some((cookie, state))) if state.is_flow() => {
                 kernel.set_state(cookie, TcpState::CloseWait, true);
             }
+            (85..90, _) => drop(kernel.connect_from(WEB, PROBER)),
             (90..92, _) => kernel.unlisten(WEB),
             (92..94, _) => drop(kernel.listen(WEB)),
             (94, _) if self.rng.random_bool(0.2) => {
@@ -128,6 +133,16 @@ impl Simulation {
     }
 }
 
+/// Nobody who counts is let in: whether that keeps a service from being drained is a matter of chance.
+fn random_admission(rng: &mut SmallRng) -> AdmissionRequest {
+    let prober = vec!["198.51.100.0/24".parse().expect("a prefix")];
+    match rng.random_range(0..4) {
+        0 => AdmissionRequest { ignore: prober, ..AdmissionRequest::default() },
+        1 => AdmissionRequest { fail_health_from: prober, ..AdmissionRequest::default() },
+        _ => AdmissionRequest::default(),
+    }
+}
+
 /// Options within their limits.
 pub(super) fn random_spec(rng: &mut SmallRng) -> Spec {
     let ms =
@@ -140,6 +155,7 @@ pub(super) fn random_spec(rng: &mut SmallRng) -> Spec {
         lease: Some(Duration::from_secs(68)),
         keep_closed: rng.random_bool(0.3),
         retire: random_retire(rng),
+        admission: random_admission(rng),
         ..SpecRequest::default()
     };
     Spec::try_from(request).expect("within its limits")

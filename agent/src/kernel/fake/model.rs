@@ -8,11 +8,11 @@ use std::{
 
 use super::{FakeKernel, Hook, Op, retiring::Retiring};
 use crate::{
-    drain::{Boot, Service},
+    drain::{Admission, Boot, List, Service},
     kernel::{
-        Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, ProbeCounts,
-        Reconciled, RetireLacks, RetireOrder, Socket, SocketInfo, Steered, TcpState, Tracked,
-        Watch,
+        Abort, Admitted, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look,
+        ProbeCounts, Reconciled, RetireLacks, RetireOrder, Socket, SocketInfo, Steered, TcpState,
+        Tracked, Watch,
     },
 };
 
@@ -31,6 +31,10 @@ pub(super) struct Model {
     pub(super) steering: HashMap<Service, usize>,
     /// Handshakes with one of those.
     pub(super) steered: BTreeSet<u64>,
+    pub(super) guards: HashMap<Service, Guard>,
+    /// When each client last had a flow.
+    pub(super) clients: HashMap<(Service, IpAddr), Boot>,
+    pub(super) forgetful: bool,
     pub(super) faults: Faults,
     pub(super) calls: HashMap<Op, u64>,
     /// Calls that fail, counted from 1: from, and how many.
@@ -72,6 +76,12 @@ pub(super) struct Gate {
     pub(super) rejected: u64,
 }
 
+pub(super) struct Guard {
+    admission: Admission,
+    lease_until: Boot,
+    admitted: Admitted,
+}
+
 impl Model {
     pub(super) fn cookie(&mut self) -> u64 {
         self.last_cookie += 1;
@@ -82,14 +92,76 @@ impl Model {
         self.gates.get(&service).is_some_and(|gate| self.now < gate.lease_until)
     }
 
-    pub(super) fn add_socket(&mut self, service: Service, state: TcpState) -> u64 {
+    /// Whether a connection attempt gets through lists and gate; counts it.
+    pub(super) fn admits(&mut self, service: Service, client: IpAddr) -> bool {
+        let (now, closed) = (self.now, self.gate_is_closed(service));
+        let last = self.clients.get(&(service, client)).copied();
+        if let Some(guard) = self.guards.get_mut(&service).filter(|guard| now < guard.lease_until) {
+            let by_list = match guard.admission.list_of(client) {
+                Some(List::Ignore) => Some((&mut guard.admitted.ignored, true)),
+                Some(List::Allow) => Some((&mut guard.admitted.allowed, true)),
+                Some(List::FailHealthFrom) => Some((&mut guard.admitted.failed_health, false)),
+                None => None,
+            };
+            let keep = guard.admission.keep_clients().filter(|_| closed).zip(last);
+            let is_kept = keep.is_some_and(|(keep, last)| now.since(last) <= keep);
+            let kept = is_kept.then_some((&mut guard.admitted.kept, true));
+            if let Some((counter, admits)) = by_list.or(kept) {
+                *counter += 1;
+                return admits;
+            }
+        }
+        let steers = self.steers(service);
+        if let Some(gate) = self.gates.get_mut(&service).filter(|_| closed && !steers) {
+            gate.rejected += 1;
+        }
+        !closed
+    }
+
+    /// Whether a closed gate gives connections to other listeners.
+    pub(super) fn steers(&self, service: Service) -> bool {
+        self.steering.get(&service).is_some_and(|targets| *targets > 0)
+            && self.gate_is_closed(service)
+    }
+
+    /// Whether a list refuses the client whatever the gate does.
+    pub(super) fn is_refused(&self, service: Service, client: IpAddr) -> bool {
+        let guard = self.guards.get(&service);
+        guard.and_then(|guard| guard.admission.list_of(client)) == Some(List::FailHealthFrom)
+    }
+
+    pub(super) fn is_ignored(&self, service: Service, client: IpAddr) -> bool {
+        let guard = self.guards.get(&service);
+        guard.and_then(|guard| guard.admission.list_of(client)) == Some(List::Ignore)
+    }
+
+    /// Counts what is there by the lists in force.
+    fn sort(&mut self, service: Service) {
+        let now = self.now;
+        let ours = self.sockets.iter().filter(|(_, (of, _))| *of == service);
+        let flows = ours.filter(|(_, (_, socket))| socket.state.is_flow());
+        let flows: Vec<_> =
+            flows.map(|(cookie, (_, socket))| (*cookie, socket.peer.ip())).collect();
+        for (cookie, client) in flows {
+            let ignored = self.is_ignored(service, client);
+            let tracker = self.tracker.entry(service).or_default();
+            if ignored {
+                tracker.flows.remove(&cookie);
+            } else {
+                tracker.flows.entry(cookie).or_insert(now);
+                self.clients.insert((service, client), now);
+            }
+        }
+    }
+
+    pub(super) fn add_socket(&mut self, service: Service, state: TcpState, client: IpAddr) -> u64 {
         let cookie = self.cookie();
         let socket = Socket {
             cookie,
             state,
             class: Class::Counted,
             local: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), service.port),
-            peer: SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).into(), 40000),
+            peer: SocketAddr::new(client, 40000),
             inode: if state == TcpState::SynRecv { 0 } else { cookie as u32 },
             unread: 0,
             unacked: 0,
@@ -101,8 +173,8 @@ impl Model {
     }
 
     /// A connection that another listener accepts: the tracker does not count it.
-    pub(super) fn add_steered(&mut self, service: Service) -> u64 {
-        let cookie = self.add_socket(service, TcpState::Established);
+    pub(super) fn add_steered(&mut self, service: Service, client: IpAddr) -> u64 {
+        let cookie = self.add_socket(service, TcpState::Established, client);
         if let Some((_, socket)) = self.sockets.get_mut(&cookie) {
             socket.class = Class::Steered;
         }
@@ -140,8 +212,13 @@ impl Model {
         let sockets = self.sockets.values().filter(|(of, _)| wanted(of));
         Look {
             listeners: listeners.flat_map(|(_, listeners)| listeners.clone()).collect(),
-            sockets: sockets.map(|(_, socket)| self.shown(socket)).collect(),
+            sockets: sockets.map(|(of, socket)| self.sorted(*of, self.shown(socket))).collect(),
         }
+    }
+
+    fn sorted(&self, service: Service, socket: Socket) -> Socket {
+        let ignored = self.is_ignored(service, socket.peer.ip());
+        Socket { class: if ignored { Class::Ignored } else { Class::Counted }, ..socket }
     }
 
     pub(super) fn reconcile(&mut self, service: Service, look: &Look) -> Reconciled {
@@ -196,7 +273,8 @@ impl Kernel for FakeKernel {
                 look.sockets.remove(missed);
             }
         }
-        let flows = look.sockets.iter().filter(|socket| socket.state.is_flow());
+        let counted = look.sockets.iter().filter(|socket| socket.class == Class::Counted);
+        let flows = counted.filter(|socket| socket.state.is_flow());
         model.show(flows.map(|socket| socket.cookie));
         Ok(look)
     }
@@ -234,19 +312,39 @@ impl Kernel for FakeKernel {
         Ok(Steered { attempts: model.count_steered(service) as u64, targets })
     }
 
+    fn guard(
+        &self,
+        service: Service,
+        admission: &Admission,
+        lease_until: Boot,
+    ) -> Result<(), KernelError> {
+        let mut model = self.enter(Op::Guard)?;
+        model.netns_exists(service.netns)?;
+        let admitted = Admitted::default();
+        let guard = Guard { admission: admission.clone(), lease_until, admitted };
+        model.guards.insert(service, guard);
+        model.sort(service);
+        Ok(())
+    }
+
     fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
         let mut model = self.enter(Op::CloseGate)?;
         model.netns_exists(service.netns)?;
         model.gates.insert(service, Gate { lease_until, rejected: 0 });
+        if let Some(guard) = model.guards.get_mut(&service) {
+            guard.lease_until = lease_until;
+        }
         Ok(())
     }
 
     fn renew_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
-        let mut model = self.enter(Op::RenewGate)?;
-        match model.gates.get_mut(&service) {
-            Some(gate) => gate.lease_until = lease_until,
-            None => return Err(KernelError::op("renew", "gate", "it is not closed")),
+        let model = &mut *self.enter(Op::RenewGate)?;
+        let gate = model.gates.get_mut(&service).map(|gate| &mut gate.lease_until);
+        let guard = model.guards.get_mut(&service).map(|guard| &mut guard.lease_until);
+        if gate.is_none() && guard.is_none() {
+            return Err(KernelError::op("renew", "gate", "it is not closed"));
         }
+        gate.into_iter().chain(guard).for_each(|lease| *lease = lease_until);
         Ok(())
     }
 
@@ -254,11 +352,23 @@ impl Kernel for FakeKernel {
         let mut model = self.enter(Op::OpenGate)?;
         model.gates.remove(&service);
         model.end_steering(service);
+        if model.guards.remove(&service).is_some() {
+            model.sort(service);
+        }
         Ok(())
     }
 
     fn rejected(&self, service: Service) -> Result<u64, KernelError> {
         Ok(self.enter(Op::Rejected)?.gates.get(&service).map_or(0, |gate| gate.rejected))
+    }
+
+    fn admitted(&self, service: Service) -> Result<Admitted, KernelError> {
+        let model = self.enter(Op::Admitted)?;
+        Ok(model.guards.get(&service).map(|guard| guard.admitted).unwrap_or_default())
+    }
+
+    fn remembers_clients(&self) -> bool {
+        !self.model().forgetful
     }
 
     fn retire(&self, service: Service, order: &RetireOrder) -> Result<(), KernelError> {

@@ -169,6 +169,7 @@ impl Model {
             .sockets
             .values()
             .filter(|(of, socket)| *of == service && socket.state == TcpState::Established)
+            .filter(|(of, socket)| !self.is_ignored(*of, socket.peer.ip()))
             .map(|(_, socket)| socket.cookie)
             .collect();
         for cookie in flows {

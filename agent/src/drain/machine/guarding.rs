@@ -1,0 +1,41 @@
+//! Clients that are treated by their address: from before the drain's first moment until its end.
+
+use super::Machine;
+use crate::drain::{Action, Boot, Phase};
+
+impl Machine {
+    /// Has it done before anything else, or begins at once if all clients are treated alike.
+    pub(super) fn guard(&mut self, now: Boot, out: &mut Vec<Action>) {
+        if !self.is_guarded() {
+            return self.begin(now, out);
+        }
+        self.go(Phase::Guarding, "a drain is about to begin", out);
+        out.push(Action::Guard { lease_until: self.lease_until });
+    }
+
+    /// Clients are treated by their address now.
+    pub(super) fn guarded(&mut self, lease_until: Boot, now: Boot, out: &mut Vec<Action>) {
+        self.gate_lease = lease_until;
+        self.begin(now, out);
+        if self.lease_until > lease_until && self.phase == Phase::Settling {
+            out.push(Action::RenewGate { lease_until: self.lease_until });
+        }
+    }
+
+    /// Whether clients are treated by their address from the drain's first moment on.
+    pub(super) fn is_guarded(&self) -> bool {
+        !self.spec.admission().is_empty()
+    }
+
+    /// A gate that could not be closed is open, but for clients that a list refuses.
+    pub(super) fn not_closed(&mut self, reason: String, out: &mut Vec<Action>) {
+        if self.is_guarded() { self.end(reason, out) } else { self.over(reason, out) }
+    }
+
+    /// A flow appeared after zero was proven: with nobody to let in, that cannot be.
+    pub(super) fn came_after_zero(&self, out: &mut Vec<Action>) {
+        if !self.spec.admission().lets_in() {
+            out.push(Action::FlowAfterDrained);
+        }
+    }
+}
