@@ -39,6 +39,18 @@ impl PeerKey {
     }
 }
 
+impl PeerKey {
+    /// The key of a client (network byte order, v4-mapped where it is IPv4, by whatever socket it came).
+    #[inline(always)]
+    pub const fn of(netns: u32, port: u16, addr: [u32; 4]) -> Self {
+        if addr[0] == 0 && addr[1] == 0 && addr[2] == 0xffff_u32.to_be() {
+            Self::v4(netns, port, addr[3])
+        } else {
+            Self::v6(netns, port, addr)
+        }
+    }
+}
+
 /// How a drain treats the clients of a prefix; value of the `PEERS` map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

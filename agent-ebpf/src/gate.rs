@@ -138,7 +138,7 @@ fn client(lookup: *const bpf_sk_lookup, rule: &Rule, key: RuleKey) -> PeerKey {
     let remote = unsafe {
         address(lookup, &raw const (*lookup).remote_ip4, &raw const (*lookup).remote_ip6)
     };
-    PeerKey::v6(rule.netns, key.port, remote)
+    PeerKey::of(rule.netns, key.port, remote)
 }
 
 /// Whether the kubelet opened the connection that is looked up, in the namespace `netns`.

@@ -23,6 +23,7 @@ use crate::{
     netns,
 };
 
+const AF_INET6: u32 = 10;
 /// TCP states (`include/net/tcp_states.h`).
 const TCP_FIN_WAIT2: u32 = 5;
 pub(crate) const TCP_CLOSE: u32 = 7;
