@@ -233,6 +233,8 @@ pub struct Service {
     pub handshakes: u64,
     /// Connections in FIN_WAIT2 within the linger time.
     pub lingering: u64,
+    /// Connections that another listener serves.
+    pub steered: u64,
     /// Connection attempts refused.
     pub rejected: u64,
     /// Since the newest connection.
@@ -252,6 +254,10 @@ pub struct Drain {
     pub deadline_in_ms: u64,
     /// Until the lease is over.
     pub lease_in_ms: u64,
+    /// Connection attempts given to the new server.
+    pub handed_over: u64,
+    /// Its listening sockets.
+    pub takers: u64,
     /// Whether a new instance leaves the gate closed.
     pub keep_closed: bool,
     /// What has become of the connections.

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use self::retire::{
     AtDeadline, FlowBarrier, FlowProtocol, FlowRetired, RetireKind, RetireStatus, UntellableFlows,
 };
-pub use crate::drain::{NewConnections, SettledBy, StateName};
+pub use crate::drain::{Handoff, NewConnections, SettledBy, StateName};
 use crate::drain::{RetireRequest, Service, Spec, SpecError, SpecRequest};
 
 /// Most ports of one drain, and most services of one event stream.
@@ -173,6 +173,12 @@ pub struct DrainStatus {
     pub lease_in_ms: u64,
     /// Whether a new instance leaves the gate closed.
     pub keep_closed: bool,
+    /// What happens to new connections once the gate is closed.
+    pub new: NewConnections,
+    /// With a handoff: connection attempts that were given to the new server.
+    pub handed_over: u64,
+    /// With a handoff: listening sockets of the new server that take new connections now. Without any, they are refused.
+    pub takers: u64,
     /// Why the gate was closed; null while settling.
     pub settled_by: Option<SettledBy>,
     /// What has become of its connections.

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     drain::{Boot, Leaving},
     executor::{DrainView, Status},
-    kernel::{Look, Socket, TcpState},
+    kernel::{Look, Socket, Steered, TcpState},
 };
 
 /// The service as it is told at time `now`.
@@ -30,16 +30,19 @@ pub(super) fn service_status(status: &Status, now: Boot) -> ServiceStatus {
         last_new_age_ms: status.last_new.map(|at| millis(now.since(at))),
         pod: None,
         unknown: status.unknown.clone(),
-        drain: status.drain.as_ref().map(|drain| drain_status(drain, now)),
+        drain: status.drain.as_ref().map(|drain| drain_status(drain, status.steered, now)),
     }
 }
 
-fn drain_status(drain: &DrainView, now: Boot) -> DrainStatus {
+fn drain_status(drain: &DrainView, steered: Steered, now: Boot) -> DrainStatus {
     DrainStatus {
         age_ms: millis(now.since(drain.started)),
         deadline_in_ms: millis(drain.deadline.since(now)),
         lease_in_ms: millis(drain.lease_until.since(now)),
         keep_closed: drain.keep_closed,
+        new: drain.new.clone(),
+        handed_over: steered.attempts,
+        takers: steered.targets,
         settled_by: drain.settled_by,
         retire: RetireStatus {
             what: drain.retire.set.kinds(),

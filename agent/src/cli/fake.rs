@@ -38,6 +38,9 @@ pub(super) fn service(port: u16, state: StateName) -> ServiceStatus {
         deadline_in_ms: 25_000,
         lease_in_ms: 600_000,
         keep_closed: false,
+        new: crate::drain::NewConnections::Reject,
+        handed_over: 0,
+        takers: 0,
         settled_by: None,
         retire: RetireStatus::default(),
     };

@@ -20,7 +20,7 @@ use std::fmt;
 pub use event::{Action, Arrivals, Event, Phase};
 pub use instance::{is_new_instance, listeners};
 pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON};
-pub use names::{NewConnections, SettledBy, StateName};
+pub use names::{Handoff, NewConnections, SettledBy, StateName};
 pub use retire::{
     AtDeadline, IDLE_AFTER, LINGER, Leaving, Retire, RetireError, RetireKind, RetireReport,
     RetireRequest, RetireSet, Retirement, Round, Untellable, remaining,

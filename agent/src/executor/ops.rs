@@ -1,7 +1,7 @@
 //! Operations on the kernel, one at a time for each service, on blocking threads.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
@@ -17,7 +17,9 @@ use super::{
     verify::{Verification, check_netns, verify},
 };
 use crate::{
-    drain::{Arrivals, Boot, Lingerers, Retire, RetireReport, Retirement, Service, Verdict},
+    drain::{
+        Arrivals, Boot, Handoff, Lingerers, Retire, RetireReport, Retirement, Service, Verdict,
+    },
     kernel::{Kernel, KernelError, RetireOrder, Watch},
 };
 
@@ -28,6 +30,8 @@ const SOURCES: usize = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
     Close(Boot),
+    /// Finds who takes over, and has the gate know them before it closes.
+    HandOver(Handoff),
     Renew(Boot),
     Open,
     Forget,
@@ -47,6 +51,8 @@ pub(super) enum Op {
 #[derive(Debug)]
 pub(super) enum Answer {
     Done,
+    /// Cookies of the listening sockets that take over.
+    HandedOver(BTreeSet<u64>),
     Arrivals(Arrivals),
     /// With the flows counted once more if zero is proven, so that whoever waited for it has all of them.
     Verified(Verification, Option<RetireReport>),
@@ -66,6 +72,7 @@ pub(super) struct Job {
     pub(super) lingerers: Arc<Mutex<Lingerers>>,
     pub(super) retire: Retire,
     pub(super) ledger: Arc<Mutex<Retirement>>,
+    pub(super) handoff: Option<Handoff>,
     /// Whether a verification that finds nothing is news.
     pub(super) books: bool,
 }
@@ -98,7 +105,13 @@ impl Job {
         match self.op {
             Op::Close(lease_until) => {
                 check_netns(kernel, service.netns, self.netns_cookie)?;
+                let takers = self.handoff.map(|to| kernel.hand_over(service, to)).transpose()?;
                 kernel.close_gate(service, lease_until)?;
+                return Ok(takers.map_or(Answer::Done, Answer::HandedOver));
+            }
+            Op::HandOver(to) => {
+                check_netns(kernel, service.netns, self.netns_cookie)?;
+                return Ok(Answer::HandedOver(kernel.hand_over(service, to)?));
             }
             Op::Renew(lease_until) => kernel.renew_gate(service, lease_until)?,
             Op::Open | Op::Forget => kernel.open_gate(service)?,

@@ -8,7 +8,7 @@ use std::{
 use super::{Status, entry::Entry, explain};
 use crate::{
     drain::{Boot, Counts, Exempt, Lingerers, Service, StateName, full_map},
-    kernel::{Kernel, KernelError, Look},
+    kernel::{Kernel, KernelError, Look, Steered},
 };
 
 /// What was seen of a service.
@@ -19,6 +19,7 @@ pub(super) struct Seen {
     exempt: Exempt,
     listeners: usize,
     rejected: u64,
+    steered: Steered,
     last_new: Option<Boot>,
     unknown: Option<String>,
 }
@@ -76,6 +77,7 @@ fn see(
     };
     let tracked = kernel.tracked(service).map_err(&mut or_unknown).unwrap_or_default();
     let rejected = kernel.rejected(service).map_err(&mut or_unknown).unwrap_or_default();
+    let steered = kernel.steered(service).map_err(&mut or_unknown).unwrap_or_default();
     let unknown = unknown.or_else(|| full_map(&tracked));
     Seen {
         service,
@@ -83,6 +85,7 @@ fn see(
         exempt: Exempt::of(&look),
         listeners: look.listeners.len(),
         rejected,
+        steered,
         last_new: tracked.last_new,
         unknown,
     }
@@ -109,6 +112,7 @@ pub(super) fn status(seen: Seen, entry: Option<&Entry>, now: Boot) -> Status {
         lingering: seen.counts.lingering,
         exempt: seen.exempt,
         rejected: seen.rejected,
+        steered: seen.steered,
         last_new: seen.last_new,
         listeners: seen.listeners,
         unknown: seen.unknown.or(unknown),
