@@ -242,6 +242,8 @@ pub struct Service {
     pub ignored: u64,
     /// Connections opened by the kubelet.
     pub probes: u64,
+    /// Connections that another listener serves.
+    pub steered: u64,
     /// Connection attempts refused.
     pub rejected: u64,
     /// Since the newest connection.
@@ -261,6 +263,10 @@ pub struct Drain {
     pub deadline_in_ms: u64,
     /// Until the lease is over.
     pub lease_in_ms: u64,
+    /// Connection attempts given to the new server.
+    pub handed_over: u64,
+    /// Its listening sockets.
+    pub takers: u64,
     /// Whether a new instance leaves the gate closed.
     pub keep_closed: bool,
     /// What became of connection attempts because of their client's address.

@@ -48,10 +48,21 @@ impl Nginx {
 
     /// Starts nginx on these ports of a namespace.
     pub fn start_on(netns: Arc<Netns>, ports: &[u16]) -> Result<Self> {
+        Self::start_version(netns, ports, "", "1")
+    }
+
+    /// The same with more parameters of `listen`, such as `reuseport`, and with what `GET /version` answers. When it
+    /// returns, this very instance listens.
+    pub fn start_version(
+        netns: Arc<Netns>,
+        ports: &[u16],
+        listen: &str,
+        version: &str,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("drainctl-nginx-").tempdir()?;
         fs::write(dir.path().join("big"), big())?;
         fs::write(dir.path().join("large"), large())?;
-        fs::write(dir.path().join("nginx.conf"), config(dir.path(), ports)?)?;
+        fs::write(dir.path().join("nginx.conf"), config(dir.path(), ports, listen, version)?)?;
         fs::write(dir.path().join("access.log"), "")?;
         let port = *ports.first().context("nginx needs a port")?;
         let mut nginx = Self { netns, port, dir, process: None };
@@ -72,7 +83,10 @@ impl Nginx {
                 let log = fs::read_to_string(self.dir.path().join("error.log"));
                 bail!("nginx ended: {status}: {}", log.unwrap_or_default());
             }
-            ss::listens(&self.netns, self.port)
+            // Its workers come after its sockets; somebody else may listen on the port too.
+            let pid = process.pid();
+            let workers = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+            Ok(workers.split_whitespace().count() == 2 && ss::listens(&self.netns, self.port)?)
         })?;
         self.process = Some(process);
         Ok(())
@@ -154,10 +168,12 @@ fn lines(size: usize) -> Vec<u8> {
     (0..size / 16).flat_map(|line| format!("{line:015}\n").into_bytes()).collect()
 }
 
-fn config(dir: &Path, ports: &[u16]) -> Result<String> {
+fn config(dir: &Path, ports: &[u16], more: &str, version: &str) -> Result<String> {
     let dir = dir.to_str().context("a folder name that is not UTF-8")?;
-    let listen: String =
-        ports.iter().map(|port| format!("listen {port}; listen [::]:{port}; ")).collect();
+    let listen: String = ports
+        .iter()
+        .map(|port| format!("listen {port} {more}; listen [::]:{port} {more}; "))
+        .collect();
     let body = std::str::from_utf8(BODY)?.trim_end();
     Ok(format!(
         "daemon off; master_process on; worker_processes 2; user root;
@@ -174,6 +190,7 @@ http {{
     location = /ok {{ return 200 '{body}\\n'; }}
     location = /kept {{ return 200 '{body}\\n'; }}
     location = /ready {{ access_log off; return 200 'ready\\n'; }}
+    location = /version {{ access_log off; return 200 '{version} at $server_port\n'; }}
     location = /big {{ limit_rate 512k; }}
   }}
 }}

@@ -30,7 +30,3 @@ pub(crate) static FOLLOWED: HashMap<u64, Followed> =
 /// Their sockets, by cookie: what they send goes through `tell`. Sized like `FOLLOWED`.
 #[map]
 pub(crate) static SOCKETS: SockHash<u64> = SockHash::with_max_entries(262_144, 0);
-
-/// The tracker's own map of all flows, shared by pinning; only read here.
-#[map]
-pub(crate) static FLOWS: HashMap<u64, Flow> = HashMap::with_max_entries(262_144, 0);

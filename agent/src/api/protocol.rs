@@ -31,7 +31,7 @@ pub use self::retire::{
     AtDeadline, FlowBarrier, FlowProtocol, FlowRetired, RetireKind, RetireStatus, UntellableFlows,
 };
 use crate::drain::{AdmissionRequest, RetireRequest, Service, Spec, SpecError, SpecRequest};
-pub use crate::drain::{Cidr, NewConnections, SettledBy, StateName};
+pub use crate::drain::{Cidr, Handoff, NewConnections, SettledBy, StateName};
 
 /// Most ports of one drain, and most services of one event stream.
 pub const MAX_PORTS: usize = 64;
@@ -187,6 +187,12 @@ pub struct DrainStatus {
     pub lease_in_ms: u64,
     /// Whether a new instance leaves the gate closed.
     pub keep_closed: bool,
+    /// What happens to new connections once the gate is closed.
+    pub new: NewConnections,
+    /// With a handoff: connection attempts that were given to the new server.
+    pub handed_over: u64,
+    /// With a handoff: listening sockets of the new server that take new connections now. Without any, they are refused.
+    pub takers: u64,
     /// Why the gate was closed; null while settling.
     pub settled_by: Option<SettledBy>,
     /// Which clients are treated differently from the others, and what came of it.

@@ -37,6 +37,9 @@ fn status() -> ServiceStatus {
             deadline_in_ms: 2,
             lease_in_ms: 3,
             keep_closed: false,
+            new: NewConnections::Handoff(Handoff::Port(8081)),
+            handed_over: 12,
+            takers: 2,
             settled_by: Some(SettledBy::MaxSettle),
             admission: AdmissionStatus {
                 ignore: vec!["10.0.0.0/8".parse().unwrap()],
@@ -67,19 +70,19 @@ fn status_json() -> serde_json::Value {
         "ignore": ["10.0.0.0/8"], "allow": [], "fail_health_from": [], "keep_clients_ms": 600_000,
         "ignored": 4, "allowed": 0, "failed_health": 0, "kept": 2,
     });
+    let retire = json!({
+        "what": ["http1", "quiet"], "at_deadline": "abort", "told_by_header": 9,
+        "told_by_goaway": 3, "fin_sent": 4, "fin_raced": 1, "left": 30, "aborted": 1,
+        "cut": ["10.0.0.7:40112"], "lacks": null,
+        "untellable": {
+            "tls": 2, "ktls": 0, "mptcp": 0, "zero_copy": 1, "foreign": 0, "upgraded": 0,
+            "unknown_protocol": 0, "refused": 0,
+        },
+    });
     let drain = json!({
         "age_ms": 1, "deadline_in_ms": 2, "lease_in_ms": 3, "keep_closed": false,
-        "settled_by": "max_settle",
-        "admission": admission,
-        "retire": {
-            "what": ["http1", "quiet"], "at_deadline": "abort", "told_by_header": 9,
-            "told_by_goaway": 3, "fin_sent": 4, "fin_raced": 1, "left": 30, "aborted": 1,
-            "cut": ["10.0.0.7:40112"], "lacks": null,
-            "untellable": {
-                "tls": 2, "ktls": 0, "mptcp": 0, "zero_copy": 1, "foreign": 0, "upgraded": 0,
-                "unknown_protocol": 0, "refused": 0,
-            },
-        },
+        "new": {"handoff": {"port": 8081}}, "handed_over": 12, "takers": 2,
+        "settled_by": "max_settle", "admission": admission, "retire": retire,
     });
     json!({
         "id": "7:80", "netns": 7, "port": 80, "state": "rejecting", "flows": 3, "handshakes": 1,
@@ -103,6 +106,7 @@ fn requests() {
         allow: vec!["192.0.2.7".parse().unwrap()],
         fail_health_from: vec!["2001:db8::/32".parse().unwrap()],
         keep_clients_ms: Some(600_000),
+        new: NewConnections::Handoff(Handoff::Pid(7)),
         retire: Some(vec![RetireKind::Http, RetireKind::Quiet]),
         idle_after_ms: None,
         quiet_flow_after_ms: Some(5000),
@@ -113,7 +117,7 @@ fn requests() {
     };
     let written = json!({
         "ports": [80], "netns": "host", "quiet_ms": 0, "lease_ms": 600_000, "keep_closed": true,
-        "new": "reject", "ignore": ["10.0.0.0/8", "::1/128"], "allow": ["192.0.2.7/32"],
+        "new": {"handoff": {"pid": 7}}, "ignore": ["10.0.0.0/8", "::1/128"], "allow": ["192.0.2.7/32"],
         "fail_health_from": ["2001:db8::/32"], "keep_clients_ms": 600_000,
         "retire": ["http", "quiet"], "quiet_flow_after_ms": 5000, "linger_ms": 0,
         "spread_ms": 1000, "at_deadline": "abort",

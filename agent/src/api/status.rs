@@ -12,7 +12,7 @@ use super::{
 use crate::{
     drain::{Boot, Leaving},
     executor::{DrainView, Status},
-    kernel::{Admitted, Look, Socket, TcpState},
+    kernel::{Look, Socket, TcpState},
 };
 
 /// The service as it is told at time `now`.
@@ -32,16 +32,20 @@ pub(super) fn service_status(status: &Status, now: Boot) -> ServiceStatus {
         last_new_age_ms: status.last_new.map(|at| millis(now.since(at))),
         pod: None,
         unknown: status.unknown.clone(),
-        drain: status.drain.as_ref().map(|drain| drain_status(drain, &status.admitted, now)),
+        drain: status.drain.as_ref().map(|drain| drain_status(drain, status, now)),
     }
 }
 
-fn drain_status(drain: &DrainView, admitted: &Admitted, now: Boot) -> DrainStatus {
+fn drain_status(drain: &DrainView, status: &Status, now: Boot) -> DrainStatus {
+    let Status { steered, admitted, .. } = status;
     DrainStatus {
         age_ms: millis(now.since(drain.started)),
         deadline_in_ms: millis(drain.deadline.since(now)),
         lease_in_ms: millis(drain.lease_until.since(now)),
         keep_closed: drain.keep_closed,
+        new: drain.new.clone(),
+        handed_over: steered.attempts,
+        takers: steered.targets,
         settled_by: drain.settled_by,
         admission: AdmissionStatus::new(&drain.admission, admitted),
         retire: RetireStatus {

@@ -1,7 +1,7 @@
 //! A node with no kernel and no executor behind the HTTP interface, and a client to ask it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     os::fd::BorrowedFd,
     sync::{Arc, Mutex},
 };
@@ -15,7 +15,7 @@ use super::{
     protocol::StateName,
 };
 use crate::{
-    drain::{Admission, Boot, Exempt, Leaving, RetireReport, Service, Spec, SpecRequest},
+    drain::{Admission, Boot, Exempt, Handoff, Leaving, RetireReport, Service, Spec, SpecRequest},
     executor::{DrainError, DrainView, Owner, Status, Totals, Update},
     kernel::{
         Abort, Admitted, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look,
@@ -137,6 +137,12 @@ impl Kernel for FakeKernel {
     fn guard(&self, _: Service, _: &Admission, _: Boot) -> Result<(), KernelError> {
         Ok(())
     }
+    fn takers(&self, _: Service, _: Handoff) -> Result<BTreeSet<u64>, KernelError> {
+        Ok(BTreeSet::new())
+    }
+    fn hand_over(&self, _: Service, _: Handoff) -> Result<BTreeSet<u64>, KernelError> {
+        Ok(BTreeSet::new())
+    }
     fn close_gate(&self, _: Service, _: Boot) -> Result<(), KernelError> {
         Ok(())
     }
@@ -233,6 +239,7 @@ pub(super) fn serving(service: Service) -> Status {
         exempt: Exempt::default(),
         rejected: 0,
         admitted: Admitted::default(),
+        steered: Steered::default(),
         last_new: None,
         listeners: 1,
         unknown: None,
@@ -249,6 +256,7 @@ pub(super) fn draining(service: Service, state: StateName, flows: u64) -> Status
         deadline: NOW + seconds(5),
         lease_until: NOW + seconds(9),
         keep_closed: false,
+        new: spec.new_connections().clone(),
         settled_by: None,
         admission: spec.admission().clone(),
         retire: *spec.retire(),

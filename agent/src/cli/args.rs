@@ -9,7 +9,7 @@ use super::{
     exit,
     value::{self, AgentAddress, IfUnreachable},
 };
-use crate::drain::{Cidr, RetireSet};
+use crate::drain::{Cidr, NewConnections, RetireSet};
 
 /// Takes an unmodified TCP server out of service so that no client sees an error, and says when it is safe
 /// to stop it.
@@ -157,9 +157,21 @@ pub(super) struct DrainArgs {
     /// [default: 25s]
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub(super) timeout: Option<Duration>,
-    /// What happens to new connections after settling
-    #[arg(long, value_enum, default_value_t = New::Reject)]
-    pub(super) new: New,
+    /// What happens to new connections after settling [default: reject]
+    ///
+    ///   reject          the kernel answers with a reset: connect() fails at once, and clients go elsewhere
+    ///   handoff=pid:N   the kernel gives them to the new server on this machine: every listening socket of process
+    ///                   N (by its id in drainctl's own pid namespace) and its descendants, on the same port
+    ///                   (SO_REUSEPORT) or on its only other one; settles only if told to (--quiet)
+    ///   handoff=port:N  the same, to whoever listens on port N of the same network namespace
+    #[arg(
+        long,
+        value_name = "WHAT",
+        default_value = "reject",
+        hide_default_value = true,
+        verbatim_doc_comment
+    )]
+    pub(super) new: NewConnections,
     /// Let traffic in again by itself when nobody has renewed the drain for this long (a waiting drainctl
     /// renews it); at least --timeout plus 60s [default: 10m, or --timeout plus 60s if that is longer]
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
@@ -248,13 +260,6 @@ pub(super) enum AtDeadline {
     Abort,
 }
 
-/// What happens to new connections after settling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum New {
-    /// The kernel answers with a reset: connect() fails at once, and clients go elsewhere
-    Reject,
-}
-
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -337,13 +342,14 @@ mod tests {
 
     #[test]
     fn what_is_wrong_or_not_built_is_a_usage_error() {
-        let table: [&[&str]; 18] = [
+        let table: [&[&str]; 19] = [
             &["drain"],
             &["drain", "--port", "0"],
             &["drain", "--port", "70000"],
             &["drain", "--port", "80", "--timeout", "25"],
             &["drain", "--port", "80", "--timeout", "auto"],
             &["drain", "--port", "80", "--new", "drop"],
+            &["drain", "--port", "80", "--new", "handoff=8081"],
             &["drain", "--port", "80", "--retire", "http2"],
             &["drain", "--port", "80", "--at-deadline", "reset"],
             &["drain", "--port", "80", "--ignore", "10.0.0.1/8"],

@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    args::{self, DrainArgs, New},
+    args::{self, DrainArgs},
     client::{Client, ClientError},
     exit::{Exit, Failure},
     flows,
@@ -20,10 +20,7 @@ use super::{
     watched::{Goal, Verdict, Watched},
 };
 use crate::{
-    api::protocol::{
-        AtDeadline, DrainAccepted, DrainRequest, MAX_PORTS, NewConnections, ServiceStatus,
-        StateName,
-    },
+    api::protocol::{AtDeadline, DrainAccepted, DrainRequest, MAX_PORTS, ServiceStatus, StateName},
     drain::{RetireSet, Spec},
 };
 
@@ -86,9 +83,7 @@ fn request(args: &DrainArgs, target: &Target) -> Result<DrainRequest, Failure> {
         timeout_ms: ms(args.timeout),
         lease_ms: ms(args.lease),
         keep_closed: args.keep_closed,
-        new: match args.new {
-            New::Reject => NewConnections::Reject,
-        },
+        new: args.new.clone(),
         ignore: admission.ignore.clone(),
         allow: admission.allow.clone(),
         fail_health_from: admission.fail_health_from.clone(),

@@ -34,6 +34,19 @@ fn words(barrier: FlowBarrier) -> &'static str {
     }
 }
 
+/// What becomes of new connections, in a line; `None` if they are refused, or still served, as usual.
+pub(super) fn handed_over(service: &ServiceStatus) -> Option<String> {
+    let drain = service.drain.as_ref()?;
+    drain.new.handoff()?;
+    Some(match drain.takers {
+        0 => format!("nothing listens at {}: new connections are refused", drain.new),
+        takers => format!(
+            "{}: {} new connections were given to {takers} listening sockets, {} are there",
+            drain.new, drain.handed_over, service.steered
+        ),
+    })
+}
+
 /// All connections of a draining service, in a line; `None` if nothing was asked for.
 pub(super) fn summary(service: &ServiceStatus) -> Option<String> {
     let retire = &service.drain.as_ref()?.retire;

@@ -156,7 +156,7 @@ impl Machine {
 
             (P::Closing, E::GateClosed { lease_until }) => self.closed(lease_until, now, &mut out),
             (P::Closing, E::GateFailed(reason)) => {
-                self.not_closed(format!("the gate cannot be closed: {reason}"), &mut out);
+                self.end_unclosed(format!("the gate cannot be closed: {reason}"), &mut out);
             }
             (P::Guarding, E::GateFailed(reason)) => {
                 self.over(format!("the lists cannot be put in force: {reason}"), &mut out);
@@ -328,9 +328,23 @@ impl Machine {
 
     /// Ends the drain. A gate that may be closed must be opened first.
     fn end(&mut self, reason: String, out: &mut Vec<Action>) {
-        if self.phase == Phase::Settling && !self.is_guarded() {
-            return self.over(reason, out);
+        match self.phase {
+            Phase::Settling => self.end_unclosed(reason, out),
+            _ => self.end_closed(reason, out),
         }
+    }
+
+    /// The gate is not closed, but may refuse or let in some by a list, or be prepared to hand connections over:
+    /// opening it ends that too.
+    fn end_unclosed(&mut self, reason: String, out: &mut Vec<Action>) {
+        if self.is_guarded() || self.spec.new_connections().handoff().is_some() {
+            self.end_closed(reason, out);
+        } else {
+            self.over(reason, out);
+        }
+    }
+
+    fn end_closed(&mut self, reason: String, out: &mut Vec<Action>) {
         self.unknown = None;
         self.go(Phase::Opening, &reason, out);
         self.ending = reason;

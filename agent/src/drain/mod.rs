@@ -22,7 +22,7 @@ pub use admission::{Admission, AdmissionError, AdmissionRequest, Cidr, CidrError
 pub use event::{Action, Arrivals, Event, Phase};
 pub use instance::{is_new_instance, listeners};
 pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON};
-pub use names::{NewConnections, SettledBy, StateName};
+pub use names::{Handoff, NewConnections, SettledBy, StateName};
 pub use retire::{
     AtDeadline, IDLE_AFTER, LINGER, Leaving, Retire, RetireError, RetireKind, RetireReport,
     RetireRequest, RetireSet, Retirement, Round, Untellable, remaining,

@@ -200,6 +200,7 @@ impl Task {
             None => entry,
         };
         self.entries.insert(service, entry);
+        self.hand_over(service);
         self.step(service, Event::Start);
     }
 
@@ -265,6 +266,9 @@ impl Request {
 /// tracker knows already.
 fn check(kernel: &dyn Kernel, service: Service, spec: &Spec) -> Result<Check, KernelError> {
     let netns_cookie = kernel.netns_cookie(service.netns)?;
+    if let Some(to) = spec.new_connections().handoff() {
+        kernel.takers(service, to)?; // Or the request is refused.
+    }
     let mut lingerers = Lingerers::new(spec.retire().linger);
     if spec.at_once() && kernel.tracked(service)?.flows > 0 {
         return Ok(Check { service, netns_cookie, exists: true, listeners: None, lingerers });

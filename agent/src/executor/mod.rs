@@ -4,6 +4,7 @@
 mod accept;
 mod carry;
 mod entry;
+mod handoff;
 mod ops;
 mod report;
 mod retired;
@@ -37,9 +38,10 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use self::task::{Command, Task};
 use crate::{
     drain::{
-        Admission, Boot, Exempt, Leaving, Retire, RetireReport, Service, SettledBy, Spec, StateName,
+        Admission, Boot, Exempt, Leaving, NewConnections, Retire, RetireReport, Service, SettledBy,
+        Spec, StateName,
     },
-    kernel::{Admitted, Event, Kernel, KernelError, explain},
+    kernel::{Admitted, Event, Kernel, KernelError, Steered, explain},
 };
 
 /// A handle on the task that owns every drain of the node. Cheap to clone. When the last one is dropped,
@@ -108,6 +110,8 @@ pub struct Status {
     pub rejected: u64,
     /// Connection attempts that the client's address decided since the drain began.
     pub admitted: Admitted,
+    /// What has come of handing connection attempts to others.
+    pub steered: Steered,
     /// When the newest connection came.
     pub last_new: Option<Boot>,
     /// Sockets that listen on the port now.
@@ -129,6 +133,8 @@ pub struct DrainView {
     pub lease_until: Boot,
     /// Whether a new instance leaves the gate closed.
     pub keep_closed: bool,
+    /// What happens to new connections once the gate is closed.
+    pub new: NewConnections,
     /// Why settling ended.
     pub settled_by: Option<SettledBy>,
     /// Which clients are treated differently from the others.

@@ -1,7 +1,7 @@
 //! Operations on the kernel, one at a time for each service, on blocking threads.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     drain::{
-        Admission, Arrivals, Boot, Lingerers, Retire, RetireReport, Retirement, Service, Verdict,
+        Admission, Arrivals, Boot, Handoff, Lingerers, Retire, RetireReport, Retirement, Service,
+        Verdict,
     },
     kernel::{Class, Kernel, KernelError, RetireOrder, Watch},
 };
@@ -31,6 +32,8 @@ const SOURCES: usize = 10;
 pub(super) enum Op {
     Guard(Boot),
     Close(Boot),
+    /// Finds who takes over, and has the gate know them before it closes.
+    HandOver(Handoff),
     Renew(Boot),
     Open,
     Forget,
@@ -50,6 +53,8 @@ pub(super) enum Op {
 #[derive(Debug)]
 pub(super) enum Answer {
     Done,
+    /// Cookies of the listening sockets that take over.
+    HandedOver(BTreeSet<u64>),
     Arrivals(Arrivals),
     /// With the flows counted once more if zero is proven, so that whoever waited for it has all of them.
     Verified(Verification, Option<RetireReport>),
@@ -71,6 +76,7 @@ pub(super) struct Job {
     pub(super) admission: Admission,
     pub(super) retire: Retire,
     pub(super) ledger: Arc<Mutex<Retirement>>,
+    pub(super) handoff: Option<Handoff>,
     /// Whether a verification that finds nothing is news.
     pub(super) books: bool,
 }
@@ -107,7 +113,13 @@ impl Job {
             }
             Op::Close(lease_until) => {
                 check_netns(kernel, service.netns, self.netns_cookie)?;
+                let takers = self.handoff.map(|to| kernel.hand_over(service, to)).transpose()?;
                 kernel.close_gate(service, lease_until)?;
+                return Ok(takers.map_or(Answer::Done, Answer::HandedOver));
+            }
+            Op::HandOver(to) => {
+                check_netns(kernel, service.netns, self.netns_cookie)?;
+                return Ok(Answer::HandedOver(kernel.hand_over(service, to)?));
             }
             Op::Renew(lease_until) => kernel.renew_gate(service, lease_until)?,
             Op::Open | Op::Forget => kernel.open_gate(service)?,

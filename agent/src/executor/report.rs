@@ -8,7 +8,7 @@ use std::{
 use super::{Status, entry::Entry, explain};
 use crate::{
     drain::{Boot, Counts, Exempt, Lingerers, Service, StateName, full_map},
-    kernel::{Admitted, Kernel, KernelError, Look},
+    kernel::{Admitted, Kernel, KernelError, Look, Steered},
 };
 
 /// What was seen of a service.
@@ -20,6 +20,7 @@ pub(super) struct Seen {
     listeners: usize,
     rejected: u64,
     admitted: Admitted,
+    steered: Steered,
     last_new: Option<Boot>,
     unknown: Option<String>,
 }
@@ -78,6 +79,7 @@ fn see(
     let tracked = kernel.tracked(service).map_err(&mut or_unknown).unwrap_or_default();
     let rejected = kernel.rejected(service).map_err(&mut or_unknown).unwrap_or_default();
     let admitted = kernel.admitted(service).map_err(&mut or_unknown).unwrap_or_default();
+    let steered = kernel.steered(service).map_err(&mut or_unknown).unwrap_or_default();
     let unknown = unknown.or_else(|| full_map(&tracked));
     Seen {
         service,
@@ -86,6 +88,7 @@ fn see(
         listeners: look.listeners.len(),
         rejected,
         admitted,
+        steered,
         last_new: tracked.last_new,
         unknown,
     }
@@ -113,6 +116,7 @@ pub(super) fn status(seen: Seen, entry: Option<&Entry>, now: Boot) -> Status {
         exempt: seen.exempt,
         rejected: seen.rejected,
         admitted: seen.admitted,
+        steered: seen.steered,
         last_new: seen.last_new,
         listeners: seen.listeners,
         unknown: seen.unknown.or(unknown),

@@ -30,6 +30,8 @@ pub(crate) enum Op {
     Steer,
     Steered,
     Guard,
+    Takers,
+    HandOver,
     CloseGate,
     RenewGate,
     OpenGate,
@@ -46,7 +48,7 @@ pub(crate) enum Op {
 
 impl Op {
     /// All of them.
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -57,6 +59,8 @@ impl Op {
         Self::Steer,
         Self::Steered,
         Self::Guard,
+        Self::Takers,
+        Self::HandOver,
         Self::CloseGate,
         Self::RenewGate,
         Self::OpenGate,
@@ -356,6 +360,11 @@ impl FakeKernel {
     /// Clients are not remembered.
     pub(crate) fn set_forgetful(&self) {
         self.model().forgetful = true;
+    }
+
+    /// Whether connections of the service are given to others, or will be.
+    pub(crate) fn is_steered(&self, service: Service) -> bool {
+        self.model().steering.contains_key(&service)
     }
 
     /// What is really there (FIN_WAIT2 is left out: it depends on time).

@@ -1,6 +1,6 @@
 //! Treating clients of a service by their address: gate, tracker and look together.
 
-use super::{Kernel as _, KernelError, Linux, Look, linux::lock, sys};
+use super::{Kernel as _, KernelError, Linux, Look, gate, linux::lock, sys};
 use crate::drain::{Admission, Boot, Service};
 
 impl Linux {
@@ -29,7 +29,7 @@ impl Linux {
             }
             return Err(error);
         }
-        self.refill_spares();
+        gate::refill(&self.gates);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The real kernel behind the [`Kernel`] trait.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     os::fd::BorrowedFd,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -16,7 +16,7 @@ use super::{
     Abort, Admitted, Event, Faults, Finish, Followed, Kernel, KernelError, Look, ProbeCounts,
     Reconciled, RetireLacks, RetireOrder, Steered, Tracked, Watch, cgroup, destroy, diag, events,
     finish,
-    gate::Gates,
+    gate::{self, Gates},
     losses::Losses,
     marks::Marks,
     netns::{self, Namespaces},
@@ -29,7 +29,7 @@ use super::{
     steer, sys,
     tracker::{Sizes, Tracker, tracked},
 };
-use crate::drain::{Admission, Boot, Service};
+use crate::drain::{Admission, Boot, Handoff, Service};
 
 /// How often the kubelet is looked for: between its restart and this its probes count.
 const SEEK: Duration = Duration::from_secs(10);
@@ -168,24 +168,6 @@ impl Linux {
         self.unsettled.settle(netns, sys::settle);
     }
 
-    /// Loads a spare gate in the background, if one was used. Nothing here may fail its caller: the gate is
-    /// closed already.
-    pub(super) fn refill_spares(&self) {
-        let gates = Arc::clone(&self.gates);
-        let load = move || {
-            let Some(order) = lock(&gates).order_spare() else { return Ok(()) };
-            order.load().map(|spare| lock(&gates).add_spare(spare))
-        };
-        let spawned = std::thread::Builder::new().name("spare-gate".into()).spawn(move || {
-            if let Err(e) = load() {
-                tracing::warn!(error = %e, "cannot load a spare gate; a later drain loads its own");
-            }
-        });
-        if let Err(e) = spawned {
-            tracing::warn!(error = %e, "no thread to load a spare gate; a later drain loads its own");
-        }
-    }
-
     fn steering(&self) -> steer::Parts<'_> {
         let Self { namespaces, gates, tracker, marks, .. } = self;
         steer::Parts { namespaces, gates, tracker, marks }
@@ -252,7 +234,7 @@ impl Kernel for Linux {
 
     fn steer(&self, service: Service, targets: &[BorrowedFd<'_>]) -> Result<(), KernelError> {
         self.steering().steer(service, targets, self.now())?;
-        self.refill_spares();
+        gate::refill(&self.gates);
         Ok(())
     }
 
@@ -270,12 +252,22 @@ impl Kernel for Linux {
         self.begin_guard(service, admission, lease_until)
     }
 
+    fn takers(&self, service: Service, to: Handoff) -> Result<BTreeSet<u64>, KernelError> {
+        self.steering().takers(service, to)
+    }
+
+    fn hand_over(&self, service: Service, to: Handoff) -> Result<BTreeSet<u64>, KernelError> {
+        let taken = self.steering().hand_over(service, to, self.now())?;
+        gate::refill(&self.gates);
+        Ok(taken)
+    }
+
     fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
         let netns = self.namespaces.open(service.netns)?;
         let cookie = self.namespaces.cookie(service.netns)?;
         lock(&self.gates).close(service, lease_until, &netns, cookie)?;
         self.unsettled.closed(service.netns);
-        self.refill_spares();
+        gate::refill(&self.gates);
         Ok(())
     }
 

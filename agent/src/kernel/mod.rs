@@ -12,6 +12,8 @@ pub(crate) mod fake;
 mod finish;
 mod gate;
 mod guard;
+mod handoff;
+mod holders;
 pub mod kubelet;
 mod linux;
 mod loaded;
@@ -34,7 +36,7 @@ mod steer;
 mod sys;
 mod tracker;
 
-use std::{fmt, os::fd::BorrowedFd, path::PathBuf};
+use std::{collections::BTreeSet, fmt, os::fd::BorrowedFd, path::PathBuf};
 
 pub use linux::{Config, Linux, open};
 pub use look::{Class, Listener, Look, Socket, SocketInfo, TcpState};
@@ -42,7 +44,9 @@ pub use retiring::{
     Abort, Barrier, Finish, Followed, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
 };
 
-use crate::drain::{Admission, Boot, Service};
+pub use handoff::HandoffError;
+
+use crate::drain::{Admission, Boot, Handoff, Service};
 
 /// The kernel, as far as drainctl needs it.
 pub trait Kernel: Send + Sync + 'static {
@@ -130,6 +134,19 @@ pub trait Kernel: Send + Sync + 'static {
         admission: &Admission,
         lease_until: Boot,
     ) -> Result<(), KernelError>;
+
+    /// The listening sockets (cookies) that are to take over the connections of the service. Changes nothing.
+    ///
+    /// # Errors
+    /// [`KernelError::Handoff`] if there are none, or it is not clear which.
+    fn takers(&self, service: Service, to: Handoff) -> Result<BTreeSet<u64>, KernelError>;
+
+    /// [`Kernel::steer`] to them; connections of the service that the process has accepted already become
+    /// [`Class::Steered`] too. Called again it takes in what has come since.
+    ///
+    /// # Errors
+    /// As [`Kernel::takers`] and [`Kernel::steer`]; what was steered before still is.
+    fn hand_over(&self, service: Service, to: Handoff) -> Result<BTreeSet<u64>, KernelError>;
 
     /// Refuses new connections of the service from now on, until `lease_until` or [`Kernel::open_gate`].
     /// When it returns, no connection attempt that passed the gate before is still on its way in: what it
@@ -365,6 +382,9 @@ pub enum KernelError {
          build it with `cargo xtask build`"
     )]
     NoPrograms,
+    /// Nobody can take over the connections.
+    #[error(transparent)]
+    Handoff(#[from] HandoffError),
     /// An operation failed.
     #[error("{op} {object}")]
     Op {

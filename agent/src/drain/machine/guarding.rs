@@ -27,11 +27,6 @@ impl Machine {
         !self.spec.admission().is_empty()
     }
 
-    /// A gate that could not be closed is open, but for clients that a list refuses.
-    pub(super) fn not_closed(&mut self, reason: String, out: &mut Vec<Action>) {
-        if self.is_guarded() { self.end(reason, out) } else { self.over(reason, out) }
-    }
-
     /// A flow appeared after zero was proven: with nobody to let in, that cannot be.
     pub(super) fn came_after_zero(&self, out: &mut Vec<Action>) {
         if !self.spec.admission().lets_in() {

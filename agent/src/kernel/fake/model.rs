@@ -8,11 +8,11 @@ use std::{
 
 use super::{FakeKernel, Hook, Op, retiring::Retiring};
 use crate::{
-    drain::{Admission, Boot, List, Service},
+    drain::{Admission, Boot, Handoff, List, Service},
     kernel::{
-        Abort, Admitted, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look,
-        ProbeCounts, Reconciled, RetireLacks, RetireOrder, Socket, SocketInfo, Steered, TcpState,
-        Tracked, Watch,
+        Abort, Admitted, Class, Faults, Finish, Followed, HandoffError, Kernel, KernelError,
+        Listener, Look, ProbeCounts, Reconciled, RetireLacks, RetireOrder, Socket, SocketInfo,
+        Steered, TcpState, Tracked, Watch,
     },
 };
 
@@ -186,6 +186,21 @@ impl Model {
         ours.filter(|(_, socket)| socket.class == Class::Steered).count()
     }
 
+    /// Any process listens on the port of its number.
+    fn takers(&self, service: Service, to: Handoff) -> Result<BTreeSet<u64>, KernelError> {
+        let port = match to {
+            Handoff::Port(port) => port,
+            Handoff::Pid(pid) => pid as u16,
+        };
+        let listeners = self.listeners.get(&Service { port, ..service });
+        let cookies: BTreeSet<u64> = listeners.into_iter().flatten().map(|l| l.cookie).collect();
+        if cookies.is_empty() {
+            let who = format!("{to:?}");
+            return Err(HandoffError::NoListener { who, netns: service.netns }.into());
+        }
+        Ok(cookies)
+    }
+
     /// What was steered counts from now on.
     fn end_steering(&mut self, service: Service) {
         if self.steering.remove(&service).is_none() {
@@ -325,6 +340,18 @@ impl Kernel for FakeKernel {
         model.guards.insert(service, guard);
         model.sort(service);
         Ok(())
+    }
+
+    fn takers(&self, service: Service, to: Handoff) -> Result<BTreeSet<u64>, KernelError> {
+        let model = self.enter(Op::Takers)?;
+        model.takers(service, to)
+    }
+
+    fn hand_over(&self, service: Service, to: Handoff) -> Result<BTreeSet<u64>, KernelError> {
+        let mut model = self.enter(Op::HandOver)?;
+        let takers = model.takers(service, to)?;
+        model.steering.insert(service, takers.len());
+        Ok(takers)
     }
 
     fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
