@@ -84,6 +84,8 @@ pub mod watch {
     pub const CLASSES: u32 = 8;
     /// Some clients are treated by their address: see the `PEERS` map.
     pub const LISTS: u32 = 16;
+    /// Remember in the `CLIENTS` map whose connections begin; whose end is remembered of every service.
+    pub const CLIENTS: u32 = 32;
 }
 
 /// Programs that the tracker calls when it is done; indices into its `NEXT` array.

@@ -11,8 +11,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use drainctl_agent::{
-    drain::Service,
-    kernel::{self, Config, Event, EventKind, Kernel, KernelError, Linux, TcpState, Watch},
+    drain::{Admission, AdmissionRequest, Cidr, Service},
+    kernel::{
+        self, Admitted, Class, Config, Event, EventKind, Kernel, KernelError, Linux, Reconciled,
+        TcpState, Watch,
+    },
 };
 use drainctl_tests::{
     net::{Listening, Pair, Server, connect},
@@ -35,7 +38,8 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Result<Self> {
-        Self::with_max_flows(1024)
+        // The tracker counts the whole node: other tests run beside this one.
+        Self::with_max_flows(65_536)
     }
 
     fn with_max_flows(max_flows: u32) -> Result<Self> {
@@ -45,7 +49,7 @@ impl Fixture {
             cgroup: None,
             probe_cgroup: None,
             max_flows,
-            max_services: 64,
+            max_services: 65_536,
             client_history: 64,
         };
         let (linux, events) = kernel::open(&config)?;
@@ -91,6 +95,59 @@ fn a_gate_opens_when_its_lease_is_over_and_closes_again_when_it_is_renewed() -> 
     ensure!(accepts(netns, PORT)?, "opened");
     linux.open_gate(*service)?; // Of an open gate it is no error.
     ensure!(linux.renew_gate(*service, linux.now()).is_err(), "an open gate has no lease");
+    Ok(())
+}
+
+/// One that refuses the client of these tests, or ignores it.
+fn admission(change: impl FnOnce(&mut AdmissionRequest, Vec<Cidr>)) -> Result<Admission> {
+    let mut request = AdmissionRequest::default();
+    change(&mut request, vec!["127.0.0.0/8".parse()?]);
+    Ok(request.validate()?)
+}
+
+#[test]
+fn lists_are_in_force_without_a_closed_gate_until_their_lease_is_over() -> Result<()> {
+    let fixture = Fixture::new()?;
+    let Fixture { linux, netns, service, .. } = &fixture;
+    let refuses = admission(|lists, client| lists.fail_health_from = client)?;
+    ensure!(linux.admitted(*service)? == Admitted::default());
+    linux.guard(*service, &refuses, linux.now() + Duration::from_secs(1))?;
+    ensure!(!accepts(netns, PORT)?, "refused at once");
+    let admitted = linux.admitted(*service)?;
+    ensure!(admitted.failed_health >= 1 && linux.rejected(*service)? == 0, "{admitted:?}");
+    eventually(LIMIT, "the lease is over", || accepts(netns, PORT))?;
+    linux.renew_gate(*service, linux.now() + Duration::from_secs(600))?;
+    ensure!(!accepts(netns, PORT)?, "renewed");
+    fixture.close_gate(Duration::from_secs(600))?;
+    ensure!(!accepts(netns, PORT)?, "by the list, still");
+    ensure!(linux.rejected(*service)? == 0 && linux.admitted(*service)? != admitted);
+    linux.open_gate(*service)?;
+    ensure!(accepts(netns, PORT)? && linux.admitted(*service)? == Admitted::default());
+    Ok(())
+}
+
+#[test]
+fn ignored_flows_change_their_class_for_tracker_and_look_together() -> Result<()> {
+    let fixture = Fixture::new()?;
+    let Fixture { linux, service, .. } = &fixture;
+    let classes = || -> Result<Vec<Class>> {
+        let look = linux.look(service.netns, Some(service.port))?;
+        Ok(look.sockets.iter().map(|socket| socket.class).collect())
+    };
+    let mut pairs = fixture.connect(2)?;
+    ensure!(linux.tracked(*service)?.flows == 2);
+    let ignores = admission(|lists, client| lists.ignore = client)?;
+    for _ in 0..3 {
+        linux.guard(*service, &ignores, linux.now() + Duration::from_secs(600))?;
+        ensure!(linux.tracked(*service)?.flows == 0);
+        ensure!(classes()?.iter().all(|class| *class == Class::Ignored));
+        pairs.extend(fixture.connect(1)?);
+        let look = linux.look(service.netns, Some(service.port))?;
+        ensure!(linux.reconcile(*service, &look)? == Reconciled::default(), "nothing to mend");
+        linux.open_gate(*service)?;
+        ensure!(linux.tracked(*service)?.flows == pairs.len() as i64);
+        ensure!(classes()?.iter().all(|class| *class == Class::Counted));
+    }
     Ok(())
 }
 
@@ -188,6 +245,11 @@ fn a_namespace_that_is_gone_is_said_to_be_gone() -> Result<()> {
     })?;
     ensure!(matches!(
         linux.close_gate(service, linux.now() + Duration::from_secs(600)),
+        Err(KernelError::NoNetns(_))
+    ));
+    let ignores = admission(|lists, client| lists.ignore = client)?;
+    ensure!(matches!(
+        linux.guard(service, &ignores, linux.now() + Duration::from_secs(600)),
         Err(KernelError::NoNetns(_))
     ));
     Ok(linux.open_gate(service)?)

@@ -72,10 +72,13 @@ fn established(ctx: &SockOpsContext) {
             );
         }
     }
-    clients::remember(ctx, &service, now);
     flows::tell(&service, counts, Event::ACCEPTED, watch::FLOWS);
     // SAFETY: `counts` points to a live map value.
-    if unsafe { (&raw const (*counts).watch).read_volatile() } & watch::JOIN != 0 {
+    let watch = unsafe { (&raw const (*counts).watch).read_volatile() };
+    if watch & watch::CLIENTS != 0 {
+        clients::remember(ctx, &service, now);
+    }
+    if watch & watch::JOIN != 0 {
         flows::go_on(ctx, next::ACCEPTED); // If it fails, the next scan takes the connection in.
     }
 }

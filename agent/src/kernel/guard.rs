@@ -18,10 +18,13 @@ impl Linux {
         // Noted first, so that whatever is done from here on can be undone.
         self.peers.put_in_force(service, admission.clone());
         let done = self.peers.write(service, admission).and_then(|()| {
-            self.sort_new(service, admission, true)?;
-            lock(&self.gates).guard(service, admission, lease_until, &netns, cookie)
+            let remembered = admission.keep_clients().is_some();
+            self.watch_clients(service, admission.has_lists(), remembered)?;
+            // Again: the next look is to note all clients whose connections the tracker did not.
+            self.peers.put_in_force(service, admission.clone());
+            lock(&self.gates).guard(service, admission, lease_until, &netns, cookie)?;
+            self.sort_there(service)
         });
-        let done = done.and_then(|()| self.sort_there(service));
         if let Err(error) = done {
             let undone = lock(&self.gates).open(service).and_then(|()| self.end_guard(service));
             if let Err(left) = undone {
@@ -36,7 +39,7 @@ impl Linux {
     /// Treats all clients alike again. The gate is open.
     pub(super) fn end_guard(&self, service: Service) -> Result<(), KernelError> {
         let Some(admission) = self.peers.in_force(service) else { return Ok(()) };
-        self.sort_new(service, &admission, false)?;
+        self.watch_clients(service, false, false)?;
         self.peers.remove(service, &admission)?;
         self.peers.take_out(service);
         // Of a namespace that is gone there is nothing to be sorted.
@@ -52,18 +55,15 @@ impl Linux {
         Ok(())
     }
 
-    /// Sets whether the tracker looks up the clients of new connections; when this returns, none is on its way that
-    /// was looked up the other way.
-    fn sort_new(
+    /// Sets whether the tracker looks up and remembers the clients of new connections; when this returns, none is on its
+    /// way that was treated the other way.
+    fn watch_clients(
         &self,
         service: Service,
-        admission: &Admission,
-        wanted: bool,
+        lists: bool,
+        remembered: bool,
     ) -> Result<(), KernelError> {
-        if !admission.has_lists() {
-            return Ok(());
-        }
-        self.tracker().sort_new(service, wanted)?;
+        self.tracker().watch_clients(service, lists, remembered)?;
         sys::settle();
         Ok(())
     }

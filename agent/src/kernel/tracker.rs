@@ -269,9 +269,16 @@ impl Tracker {
         self.set_watch(service, watch::JOIN, if wanted { watch::JOIN } else { 0 })
     }
 
-    /// Sets whether new connections of a service are looked up in `PEERS`.
-    pub(super) fn sort_new(&mut self, service: Service, wanted: bool) -> Result<(), KernelError> {
-        self.set_watch(service, watch::LISTS, if wanted { watch::LISTS } else { 0 })
+    /// Sets whether the clients of new connections of a service are looked up in `PEERS`, and remembered in `CLIENTS`.
+    pub(super) fn watch_clients(
+        &mut self,
+        service: Service,
+        lists: bool,
+        remembered: bool,
+    ) -> Result<(), KernelError> {
+        let bit = |wanted, bit| if wanted { bit } else { 0 };
+        let bits = bit(lists, watch::LISTS) | bit(remembered, watch::CLIENTS);
+        self.set_watch(service, watch::LISTS | watch::CLIENTS, bits)
     }
 
     /// Changes those bits of a service's watch that are in `mask`. The agent is the only one that sets them.
