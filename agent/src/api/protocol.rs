@@ -219,6 +219,8 @@ pub struct FlowStatus {
     pub local: String,
     /// TCP state as `ss` names it, for example `ESTAB` or `CLOSE-WAIT`.
     pub tcp_state: String,
+    /// Whether the service is not drained before it has ended.
+    pub counts: bool,
     /// Since it was established; null if it is older than the agent.
     pub age_ms: Option<u64>,
     /// Payload bytes received.

@@ -150,6 +150,7 @@ fn flows() {
         peer: "10.0.0.7:1".into(),
         local: "10.0.0.8:80".into(),
         tcp_state: "ESTAB".into(),
+        counts: true,
         age_ms: None,
         bytes_in: 1,
         bytes_out: 2,
@@ -161,7 +162,7 @@ fn flows() {
         barrier: None,
     };
     let written = json!({
-        "peer": "10.0.0.7:1", "local": "10.0.0.8:80", "tcp_state": "ESTAB", "age_ms": null,
+        "peer": "10.0.0.7:1", "local": "10.0.0.8:80", "tcp_state": "ESTAB", "counts": true, "age_ms": null,
         "bytes_in": 1, "bytes_out": 2, "activity": "idle", "why": "answered", "protocol": "http1",
         "retire": "fin_sent", "fin_raced": true, "barrier": null,
     });

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     drain::{Boot, Leaving},
     executor::{DrainView, Status},
-    kernel::{Look, Socket, Steered, TcpState},
+    kernel::{Class, Look, Socket, Steered, TcpState},
 };
 
 /// The service as it is told at time `now`.
@@ -99,6 +99,7 @@ fn flow(
         peer: canonical(socket.peer).to_string(),
         local: canonical(socket.local).to_string(),
         tcp_state: tcp_state_name(socket.state).into(),
+        counts: socket.class == Class::Counted,
         age_ms: began.map(|at| millis(now.since(at))),
         bytes_in: info.bytes_received,
         bytes_out: info.bytes_acked,
@@ -108,6 +109,7 @@ fn flow(
         retire: leaving.and_then(retiring::last_step),
         fin_raced: leaving.is_some_and(|leaving| leaving.fin_raced),
         barrier: followed
+            .filter(|_| socket.class == Class::Counted)
             .and_then(|(all, leaving)| retiring::barrier(socket, leaving, &all.drain, now)),
     }
 }
@@ -141,7 +143,7 @@ mod tests {
             testing,
         },
         drain::{RetireReport, Service},
-        kernel::{Class, Protocol, ToldBy},
+        kernel::{Protocol, ToldBy},
     };
 
     const NOW: Boot = testing::NOW;

@@ -78,6 +78,7 @@ pub(super) fn flow() -> FlowStatus {
         peer: "10.0.0.1:40000".into(),
         local: "10.0.1.1:8080".into(),
         tcp_state: "ESTAB".into(),
+        counts: true,
         age_ms: Some(61_000),
         bytes_in: 100,
         bytes_out: 2048,

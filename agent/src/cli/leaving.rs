@@ -10,6 +10,9 @@ const MOST_LISTED: usize = 10;
 
 /// One connection, as a cell of a table; `-` if nothing was done and nothing hinders it.
 pub(super) fn cell(flow: &FlowStatus) -> String {
+    if !flow.counts {
+        return "does not count".into();
+    }
     match (flow.retire, flow.barrier) {
         (Some(FlowRetired::FinSent), _) if flow.fin_raced => "FIN sent, raced".into(),
         (Some(FlowRetired::FinSent), _) => "FIN sent".into(),

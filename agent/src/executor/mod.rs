@@ -15,6 +15,8 @@ mod verify;
 #[cfg(test)]
 mod failure_tests;
 #[cfg(test)]
+mod handoff_tests;
+#[cfg(test)]
 mod retire_tests;
 #[cfg(test)]
 mod simulation;
