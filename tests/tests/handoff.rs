@@ -15,6 +15,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use drainctl_tests::{
     agent::Agent,
     cluster::{Cluster, PORT, Pod},
+    ctl::Ctl,
     http,
     load::{Load, Manner, Plan},
     net::{self, Attempt},
@@ -218,6 +219,31 @@ fn what_cannot_take_over_changes_nothing() -> Result<()> {
         ensure!(service.state == "serving" && service.drain.is_none(), "{new}: {service:?}");
         ensure!(version(&cluster.client, pod.addr())? == "old at 80");
     }
+    Ok(())
+}
+
+#[test]
+fn processes_are_named_as_the_caller_knows_them_and_with_all_their_workers() -> Result<()> {
+    let cluster = Cluster::single()?;
+    let pod = &cluster.pods[0];
+    let start =
+        |version| Nginx::start_version(Arc::clone(&pod.netns), &[PORT], "reuseport", version);
+    let (_old, new) = (start("old")?, start("new")?);
+    let agent = Agent::start()?;
+    let ctl = agent.ctl(&pod.netns);
+    let drain = |ctl: &Ctl<'_>, code, pid: u32, text| {
+        let new = format!("handoff=pid:{pid}");
+        ctl.expect(code, &["drain", "--port", "80", "--new", &new])?.says(text)
+    };
+    let master = new.pid().context("it runs")?;
+    let apart = ctl.clone().under(&["unshare", "--pid", "--fork"]);
+    drain(&apart, 6, master, "there is no process")?;
+    drain(&apart, 6, 1, "has no listening TCP socket")?; // That is drainctl itself.
+    let workers = std::fs::read_to_string(format!("/proc/{master}/task/{master}/children"))?;
+    let worker = workers.split_whitespace().next().context("it has workers")?.parse()?;
+    drain(&ctl, 2, worker, "shares its listening socket")?;
+    ensure!(ctl.service(PORT)?.drain.is_none());
+    drain(&ctl, 0, master, "drained")?;
     Ok(())
 }
 

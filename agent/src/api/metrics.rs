@@ -205,6 +205,18 @@ impl Snapshot {
             |s| s.exempt.ignored,
         )?;
         self.encode_admitted(encoder)?;
+        self.encode_gauge(
+            encoder,
+            "service_steered",
+            "Connections that another listener serves, to which the gate gave them",
+            |s| s.exempt.steered,
+        )?;
+        self.encode_gauge(
+            encoder,
+            "service_handed_over",
+            "Connection attempts given to another listener since the drain began",
+            |s| s.steered.attempts,
+        )?;
         self.encode_state(encoder)
     }
 

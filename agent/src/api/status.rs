@@ -12,7 +12,7 @@ use super::{
 use crate::{
     drain::{Boot, Leaving},
     executor::{DrainView, Status},
-    kernel::{Look, Socket, TcpState},
+    kernel::{Class, Look, Socket, TcpState},
 };
 
 /// The service as it is told at time `now`.
@@ -113,6 +113,7 @@ fn flow(
         retire: leaving.and_then(retiring::last_step),
         fin_raced: leaving.is_some_and(|leaving| leaving.fin_raced),
         barrier: followed
+            .filter(|_| socket.class == Class::Counted)
             .and_then(|(all, leaving)| retiring::barrier(socket, leaving, &all.drain, now)),
     }
 }
@@ -146,7 +147,7 @@ mod tests {
             testing,
         },
         drain::{RetireReport, Service},
-        kernel::{Class, Protocol, ToldBy},
+        kernel::{Protocol, ToldBy},
     };
 
     const NOW: Boot = testing::NOW;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tracing::{error, info};
 
 use super::{entry::Entry, task::Task};
-use crate::drain::{Phase, Service, is_new_instance};
+use crate::drain::{Event, Phase, Service, is_new_instance};
 
 impl Task {
     /// From the drain's first moment on, what the new server accepts is its own.
@@ -27,6 +27,18 @@ impl Task {
         entry.takers.extend(takers);
         if failed.is_some() {
             self.tell(service, None);
+        }
+        self.keep_for_ever(service);
+    }
+
+    /// Once the old server is done, the port has nobody but the new one, who may need the gate: who is there to
+    /// renew the lease?
+    fn keep_for_ever(&mut self, service: Service) {
+        let now = self.now();
+        let Some(entry) = self.entries.get(&service) else { return };
+        let left = entry.machine.lease_until().since(now);
+        if entry.machine.phase() == Phase::Drained && left < entry.machine.spec().lease() / 2 {
+            self.step(service, Event::Renew);
         }
     }
 

@@ -17,6 +17,8 @@ mod admission_tests;
 #[cfg(test)]
 mod failure_tests;
 #[cfg(test)]
+mod handoff_tests;
+#[cfg(test)]
 mod retire_tests;
 #[cfg(test)]
 mod simulation;
