@@ -28,6 +28,7 @@ mod retiring;
 mod settle;
 mod sys;
 mod tracker;
+mod walk;
 
 use std::{fmt, path::PathBuf};
 
@@ -36,6 +37,7 @@ pub use look::{Class, Listener, Look, Socket, SocketInfo, TcpState};
 pub use retiring::{
     Abort, Barrier, Finish, Followed, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
 };
+pub use sys::give_memory_back;
 
 use crate::drain::{Boot, Service};
 
