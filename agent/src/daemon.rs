@@ -63,6 +63,7 @@ pub enum DaemonError {
 /// # Errors
 /// It could not start; nothing but the socket's lock file is left behind then.
 pub fn run(options: &Options) -> Result<(), DaemonError> {
+    kernel::give_memory_back();
     runtime().map_err(DaemonError::Runtime)?.block_on(serve(options))
 }
 

@@ -36,14 +36,16 @@ pub(super) fn look_at(kernel: &dyn Kernel, asked: &[Asked]) -> Vec<Seen> {
     }
     let look_of = |(netns, ports): (u32, Vec<u16>)| {
         let port = ports.first().copied().filter(|_| ports.len() == 1);
-        (netns, kernel.look(netns, port).map_err(|error| explain(&error)))
+        (netns, kernel.look(netns, port).map(by_port).map_err(|error| explain(&error)))
     };
-    let looks: HashMap<u32, Result<Look, String>> = ports.into_iter().map(look_of).collect();
+    let looks: HashMap<u32, Result<HashMap<u16, Look>, String>> =
+        ports.into_iter().map(look_of).collect();
+    let nothing = Look::default();
     asked
         .iter()
         .map(|(service, lingerers)| {
             let look = match looks.get(&service.netns) {
-                Some(Ok(look)) => Ok(part_of(look, service.port)),
+                Some(Ok(looks)) => Ok(looks.get(&service.port).unwrap_or(&nothing)),
                 Some(Err(reason)) => Err(reason.clone()),
                 None => Err("no look was taken".to_owned()),
             };
@@ -52,26 +54,33 @@ pub(super) fn look_at(kernel: &dyn Kernel, asked: &[Asked]) -> Vec<Seen> {
         .collect()
 }
 
-fn part_of(look: &Look, port: u16) -> Look {
-    let listeners = look.listeners.iter().filter(|listener| listener.local.port() == port);
-    let sockets = look.sockets.iter().filter(|socket| socket.local.port() == port);
-    Look { listeners: listeners.cloned().collect(), sockets: sockets.cloned().collect() }
+/// A look taken apart by port.
+fn by_port(look: Look) -> HashMap<u16, Look> {
+    let mut parts: HashMap<u16, Look> = HashMap::new();
+    for listener in look.listeners {
+        parts.entry(listener.local.port()).or_default().listeners.push(listener);
+    }
+    for socket in look.sockets {
+        parts.entry(socket.local.port()).or_default().sockets.push(socket);
+    }
+    parts
 }
 
 fn see(
     kernel: &dyn Kernel,
     service: Service,
-    look: Result<Look, String>,
+    look: Result<&Look, String>,
     lingerers: Option<&Mutex<Lingerers>>,
 ) -> Seen {
+    let nothing = Look::default();
     let (look, mut unknown) = match look {
         Ok(look) => (look, None),
-        Err(reason) => (Look::default(), Some(reason)),
+        Err(reason) => (&nothing, Some(reason)),
     };
     let now = kernel.now();
     let lingering = match lingerers {
-        Some(known) => known.lock().unwrap_or_else(PoisonError::into_inner).count(&look, now),
-        None => Lingerers::default().count(&look, now),
+        Some(known) => known.lock().unwrap_or_else(PoisonError::into_inner).count(look, now),
+        None => Lingerers::default().count(look, now),
     };
     let mut or_unknown = |error: KernelError| {
         unknown.get_or_insert(explain(&error));
@@ -83,8 +92,8 @@ fn see(
     let unknown = unknown.or_else(|| full_map(&tracked));
     Seen {
         service,
-        counts: Counts::of(&look, lingering),
-        exempt: Exempt::of(&look),
+        counts: Counts::of(look, lingering),
+        exempt: Exempt::of(look),
         listeners: look.listeners.len(),
         rejected,
         admitted,

@@ -35,6 +35,7 @@ mod settle;
 mod steer;
 mod sys;
 mod tracker;
+mod walk;
 
 use std::{collections::BTreeSet, fmt, os::fd::BorrowedFd, path::PathBuf};
 
@@ -43,6 +44,7 @@ pub use look::{Class, Listener, Look, Socket, SocketInfo, TcpState};
 pub use retiring::{
     Abort, Barrier, Finish, Followed, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
 };
+pub use sys::give_memory_back;
 
 pub use handoff::HandoffError;
 

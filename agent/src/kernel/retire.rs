@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, MapError, ProgramArray, SockHash},
+    maps::{HashMap, MapData, ProgramArray, SockHash},
     programs::{Iter, SkMsg, SockOps},
 };
 use drainctl_common::{
@@ -27,6 +27,7 @@ use super::{
     pins::Pins,
     sys,
     tracker::{FLOWS, Sizes, Tracker, key},
+    walk::Walkable,
 };
 use crate::drain::{Boot, Service};
 
@@ -150,7 +151,7 @@ impl Retiring {
 struct Programs {
     ebpf: Ebpf,
     retiring: HashMap<MapData, ServiceKey, Rule>,
-    followed: HashMap<MapData, u64, retire::Followed>,
+    followed: Walkable<u64, retire::Followed>,
     sockets: SockHash<MapData, u64>,
     /// Where the tracker goes on.
     tracker: ProgramArray<MapData>,
@@ -179,7 +180,7 @@ impl Programs {
         }
         Ok(Self {
             retiring: map(&mut ebpf, "RETIRING", HashMap::try_from)?,
-            followed: map(&mut ebpf, "FOLLOWED", HashMap::try_from)?,
+            followed: map(&mut ebpf, "FOLLOWED", Walkable::new)?,
             sockets,
             tracker,
             ebpf,
@@ -231,22 +232,19 @@ impl Programs {
     /// All flows of the service that are or were followed.
     fn followed(&self, service: Service) -> Result<Vec<Followed>, KernelError> {
         let mut flows = Vec::new();
-        for entry in self.followed.iter() {
-            match entry {
-                Ok((cookie, flow)) if flow.service == key(service) => {
-                    flows.push(told_of(cookie, &flow));
-                }
-                Ok(_) | Err(MapError::KeyNotFound) => {}
-                Err(e) => return Err(KernelError::op("walk map FOLLOWED for", service, e)),
+        let wanted = key(service);
+        self.followed.for_each("FOLLOWED", |cookie, flow: retire::Followed| {
+            if flow.service == wanted {
+                flows.push(told_of(cookie, &flow));
             }
-        }
+        })?;
         Ok(flows)
     }
 
     /// Forgets flows, which must have ended or be out of the sockhash.
     fn unfollow(&mut self, cookies: &[u64]) -> Result<(), KernelError> {
         for cookie in cookies {
-            match self.followed.remove(cookie) {
+            match self.followed.map.remove(cookie) {
                 Err(e) if !is_missing(&e) => {
                     return Err(KernelError::op("remove from map FOLLOWED flow", cookie, e));
                 }

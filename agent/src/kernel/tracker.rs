@@ -28,6 +28,7 @@ use super::{
     objects::TRACK,
     offsets::Offsets,
     pins::Pins,
+    walk::Walkable,
 };
 use crate::drain::{Boot, Service};
 
@@ -52,10 +53,9 @@ pub(super) struct Tracker {
     counting: Option<SockOpsLink>,
     /// `adopt`, or the variant that this kernel allows.
     adopt: &'static str,
-    flows: HashMap<MapData, u64, Flow>,
+    flows: Walkable<u64, Flow>,
     services: HashMap<MapData, ServiceKey, ServiceCounts>,
     faults: Array<MapData, u64>,
-    max_flows: usize,
     /// What is reported of which service, as it was set last: a set of [`watch`] bits.
     watches: std::collections::HashMap<Service, u32>,
 }
@@ -83,10 +83,9 @@ impl Tracker {
         let adopt = load_programs(&mut ebpf)?;
         let mut tracker = Self {
             adopt,
-            flows: map(&mut ebpf, "FLOWS", HashMap::try_from)?,
+            flows: map(&mut ebpf, "FLOWS", Walkable::new)?,
             services: map(&mut ebpf, "SERVICES", HashMap::try_from)?,
             faults: map(&mut ebpf, "FAULTS", Array::try_from)?,
-            max_flows: sizes.max_flows as usize,
             watches: std::collections::HashMap::new(),
             counting: None,
             ebpf,
@@ -182,32 +181,18 @@ impl Tracker {
 
     /// The flow with this cookie.
     pub(super) fn flow(&self, cookie: u64) -> Result<Option<Flow>, KernelError> {
-        lookup(&self.flows, &cookie, "FLOWS")
+        lookup(&self.flows.map, &cookie, "FLOWS")
     }
 
-    /// All flows of a service, of whatever class, by cookie. Walks the whole map: 1 µs for each flow of the node.
+    /// All flows of a service, of whatever class, by cookie. Walks the whole map.
     pub(super) fn flows_of(&self, service: Service) -> Result<Vec<(u64, Flow)>, KernelError> {
-        let mut seen = HashSet::new();
-        let mut flows = Vec::new();
-        for (steps, entry) in self.flows.iter().enumerate() {
-            let (cookie, flow) = match entry {
-                Ok(entry) => entry,
-                Err(MapError::KeyNotFound) => continue, // It ended while we walked.
-                Err(e) => return Err(KernelError::op("walk map FLOWS for", service, e)),
-            };
-            // The walk starts over when the entry it stands on is removed.
-            if steps > 4 * self.max_flows {
-                return Err(KernelError::op(
-                    "walk map FLOWS for",
-                    service,
-                    "too many changes meanwhile",
-                ));
+        let mut flows = std::collections::HashMap::new();
+        self.flows.for_each("FLOWS", |cookie, flow: Flow| {
+            if flow.service.of_class(class::COUNTED) == key(service) {
+                flows.insert(cookie, flow);
             }
-            if flow.service.of_class(class::COUNTED) == key(service) && seen.insert(cookie) {
-                flows.push((cookie, flow));
-            }
-        }
-        Ok(flows)
+        })?;
+        Ok(flows.into_iter().collect())
     }
 
     /// Uncounts a flow; false if it was uncounted by itself meanwhile.

@@ -2,6 +2,7 @@
 //! stands beside its 95 % interval and its bar.
 
 mod flows;
+mod limits;
 mod programs;
 mod rows;
 mod stats;
@@ -63,12 +64,18 @@ const ROWS: [(&str, Measure); 7] = [
 #[derive(Parser)]
 struct Args {
     /// Rows to measure: gate, tracker, connections, keep-alive, exec-to-closed, close-to-exit, join. All if
-    /// none is named.
+    /// none is named. `limits` stands alone: it prints what a full node costs the agent.
     rows: Vec<String>,
+    /// With `limits`: how many connections the node has.
+    #[arg(long, default_value = "1000000")]
+    flows: usize,
 }
 
 fn main() -> Result<()> {
-    let wanted = Args::parse().rows;
+    let Args { rows: wanted, flows } = Args::parse();
+    if wanted == ["limits"] {
+        return limits::limits(flows);
+    }
     if let Some(unknown) = wanted.iter().find(|w| ROWS.iter().all(|(name, _)| name != w)) {
         let names: Vec<_> = ROWS.iter().map(|(name, _)| *name).collect();
         bail!("there is no row {unknown}; rows are {}", names.join(", "));
