@@ -199,7 +199,7 @@ fn a_new_server_that_dies_is_shown_and_one_that_comes_back_is_found() -> Result<
 fn what_cannot_take_over_changes_nothing() -> Result<()> {
     let cluster = Cluster::single()?;
     let pod = &cluster.pods[0];
-    let old = Nginx::start_version(Arc::clone(&pod.netns), &[PORT], "", "old")?;
+    let old = Nginx::start_version(Arc::clone(&pod.netns), &[PORT, 8082], "", "old")?;
     let elsewhere = Nginx::start_on(Arc::clone(&cluster.client), &[PORT])?;
     let agent = Agent::start()?;
     let ctl = agent.ctl(&pod.netns);
@@ -218,6 +218,15 @@ fn what_cannot_take_over_changes_nothing() -> Result<()> {
         let service = ctl.service(PORT)?;
         ensure!(service.state == "serving" && service.drain.is_none(), "{new}: {service:?}");
         ensure!(version(&cluster.client, pod.addr())? == "old at 80");
+    }
+    // One socket cannot take over two ports: which one's would its connections be?
+    let _new = Nginx::start_version(Arc::clone(&pod.netns), &[OTHER], "", "new")?;
+    let both = ["drain", "--port", "80,8082", "--new", "handoff=port:8081"];
+    ctl.expect(2, &both)?.says("already")?;
+    for port in [PORT, 8082] {
+        ctl.await_state(port, "serving")?;
+        let addr = SocketAddr::new(pod.addr().ip(), port);
+        ensure!(version(&cluster.client, addr)? == format!("old at {port}"));
     }
     Ok(())
 }
