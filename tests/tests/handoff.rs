@@ -77,7 +77,12 @@ fn replace(ports: &[u16], listen: &str, handoff: impl Fn(u32) -> String) -> Resu
     let new = Nginx::start_version(Arc::clone(&pod.netns), ports, listen, "new")?;
 
     let handoff = handoff(new.pid().context("the new nginx runs")?);
-    ctl.expect(0, &["drain", "--port", "80", "--new", &handoff, "--timeout", "50s"])?;
+    let mut drain = vec!["drain", "--port", "80", "--new", &handoff, "--timeout", "50s"];
+    if ports == [PORT] {
+        // While it settles, the kernel gives connections to both, and those of the new server are its own.
+        drain.extend(["--min-settle", "1s", "--max-settle", "2s"]);
+    }
+    ctl.expect(0, &drain)?;
     for addr in [pod.addr(), pod.addr6()] {
         ensure!(version(&cluster.client, addr)? == "new at 80");
     }
