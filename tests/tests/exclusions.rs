@@ -249,6 +249,23 @@ fn known_clients_are_kept_and_strangers_are_not() -> Result<()> {
 }
 
 #[test]
+fn connections_that_ended_before_the_drain_are_remembered() -> Result<()> {
+    let fixture = Fixture::new()?;
+    let (client, node) = (&fixture.cluster.client, &fixture.cluster.node);
+    // One is closed by the client, the other is reset by the server.
+    let mut pairs = both(&fixture, client)?;
+    net::reset(pairs.remove(1).server)?;
+    drop(pairs);
+    eventually(LIMIT, "both have ended", || Ok(tracked(&fixture, 0)? == 0))?;
+    drain(&fixture, &["--quiet", "0s", "--keep-clients", "10m"])?;
+    fixture.ctl().await_state(PORT, "drained")?;
+    expect(&fixture, client, Connected)?;
+    expect(&fixture, node, Refused)?;
+    ensure!(fixture.ctl().admission(PORT)?.kept >= 2);
+    Ok(())
+}
+
+#[test]
 fn clients_that_were_there_before_the_agent_are_known() -> Result<()> {
     let cluster = Cluster::single()?;
     let pod = &cluster.pods[0];

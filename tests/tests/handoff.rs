@@ -77,7 +77,12 @@ fn replace(ports: &[u16], listen: &str, handoff: impl Fn(u32) -> String) -> Resu
     let new = Nginx::start_version(Arc::clone(&pod.netns), ports, listen, "new")?;
 
     let handoff = handoff(new.pid().context("the new nginx runs")?);
-    ctl.expect(0, &["drain", "--port", "80", "--new", &handoff, "--timeout", "50s"])?;
+    let mut drain = vec!["drain", "--port", "80", "--new", &handoff, "--timeout", "50s"];
+    if ports == [PORT] {
+        // While it settles, the kernel gives connections to both, and those of the new server are its own.
+        drain.extend(["--min-settle", "1s", "--max-settle", "2s"]);
+    }
+    ctl.expect(0, &drain)?;
     for addr in [pod.addr(), pod.addr6()] {
         ensure!(version(&cluster.client, addr)? == "new at 80");
     }
@@ -199,7 +204,7 @@ fn a_new_server_that_dies_is_shown_and_one_that_comes_back_is_found() -> Result<
 fn what_cannot_take_over_changes_nothing() -> Result<()> {
     let cluster = Cluster::single()?;
     let pod = &cluster.pods[0];
-    let old = Nginx::start_version(Arc::clone(&pod.netns), &[PORT], "", "old")?;
+    let old = Nginx::start_version(Arc::clone(&pod.netns), &[PORT, 8082], "", "old")?;
     let elsewhere = Nginx::start_on(Arc::clone(&cluster.client), &[PORT])?;
     let agent = Agent::start()?;
     let ctl = agent.ctl(&pod.netns);
@@ -218,6 +223,15 @@ fn what_cannot_take_over_changes_nothing() -> Result<()> {
         let service = ctl.service(PORT)?;
         ensure!(service.state == "serving" && service.drain.is_none(), "{new}: {service:?}");
         ensure!(version(&cluster.client, pod.addr())? == "old at 80");
+    }
+    // One socket cannot take over two ports: which one's would its connections be?
+    let _new = Nginx::start_version(Arc::clone(&pod.netns), &[OTHER], "", "new")?;
+    let both = ["drain", "--port", "80,8082", "--new", "handoff=port:8081"];
+    ctl.expect(2, &both)?.says("already")?;
+    for port in [PORT, 8082] {
+        ctl.await_state(port, "serving")?;
+        let addr = SocketAddr::new(pod.addr().ip(), port);
+        ensure!(version(&cluster.client, addr)? == format!("old at {port}"));
     }
     Ok(())
 }

@@ -216,6 +216,7 @@ impl Task {
             if waiting.failure.is_none() && waiting.services.contains(&service) {
                 waiting.failure = Some(match error {
                     KernelError::NoNetns(netns) => KernelError::NoNetns(*netns),
+                    KernelError::Handoff(error) => KernelError::Handoff(error.clone()),
                     other => KernelError::op(tried, service, explain(other)),
                 });
                 undo.extend(waiting.started.iter().copied().filter(|other| *other != service));

@@ -81,6 +81,17 @@ pub enum HandoffError {
         /// The drained port.
         port: u16,
     },
+    /// A connection could be of either port's drain.
+    #[error(
+        "a listening socket that is to take over port {port} takes over port {other} already: let the new server have \
+         sockets of its own for each port, and drain the ports one by one"
+    )]
+    Taken {
+        /// The drained port.
+        port: u16,
+        /// The other one.
+        other: u16,
+    },
     /// The port that is drained and the port that takes over are the same.
     #[error(
         "port {0} cannot be handed over to itself: name the new server by --new handoff=pid:N, or another port"

@@ -14,7 +14,7 @@ use drainctl_common::track::Repair;
 use netlink_packet_core::{NLA_TYPE_MASK, Nla as _, NlasIterator};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 
-use super::{KernelError, linux::lock, loaded::is_missing};
+use super::{HandoffError, KernelError, linux::lock, loaded::is_missing};
 use crate::drain::{Boot, Service};
 
 /// `INET_DIAG_REQ_SK_BPF_STORAGES` and `INET_DIAG_SK_BPF_STORAGES` (`include/uapi/linux/inet_diag.h`, Linux 5.7).
@@ -111,11 +111,7 @@ impl Marks {
         };
         let other = |(of, m): (&Service, &u32)| (*m == before && *of != service).then_some(*of);
         if let Some(other) = lock(&self.active).services.iter().find_map(other) {
-            let reason = format!(
-                "one of the sockets takes the connections of port {} already; give each port sockets of its own",
-                other.port
-            );
-            return Err(KernelError::op("hand over the connections of", service, reason));
+            return Err(HandoffError::Taken { port: service.port, other: other.port }.into());
         }
         map.insert(&socket, mark, 0).map_err(|e| fail(service, e))
     }
