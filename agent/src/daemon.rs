@@ -37,6 +37,8 @@ pub struct Options {
     pub max_flows: u32,
     /// Most services the tracker knows at once, at least 1.
     pub max_services: u32,
+    /// Most connections carried to peers at once, at least 1.
+    pub max_carried: u32,
 }
 
 /// Why the daemon could not start.
@@ -74,7 +76,9 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     // The socket first: it is what tells a second agent to leave the first one's programs alone.
     let socket = Socket::bind(&options.socket)?;
     let (kernel, events) = open_kernel(options)?;
-    let executor = Executor::spawn(Arc::clone(&kernel), events);
+    let files = kernel::raise_open_files();
+    tracing::debug!(files, "limit of open files");
+    let executor = Executor::spawn(Arc::clone(&kernel), events, options.max_carried as usize);
     tracing::info!(socket = %options.socket.display(), "listening");
     let app = Arc::new(App::new(executor.clone(), kernel));
     let connections = socket.serve(router(app), signals.asked_to_stop()).await;

@@ -233,6 +233,8 @@ pub struct Service {
     pub handshakes: u64,
     /// Connections in FIN_WAIT2 within the linger time.
     pub lingering: u64,
+    /// Connections that another listener serves.
+    pub steered: u64,
     /// Connection attempts refused.
     pub rejected: u64,
     /// Since the newest connection.

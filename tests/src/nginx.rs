@@ -46,12 +46,22 @@ impl Nginx {
         Self::start_on(Arc::clone(&pod.netns), &[PORT])
     }
 
+    /// Starts nginx on port 80 of a pod; it expects a header of the PROXY protocol, and `GET /who` answers with the
+    /// client's address in it.
+    pub fn start_for_proxies(pod: &Pod) -> Result<Self> {
+        Self::configured(Arc::clone(&pod.netns), &[PORT], " proxy_protocol")
+    }
+
     /// Starts nginx on these ports of a namespace.
     pub fn start_on(netns: Arc<Netns>, ports: &[u16]) -> Result<Self> {
+        Self::configured(netns, ports, "")
+    }
+
+    fn configured(netns: Arc<Netns>, ports: &[u16], listening: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("drainctl-nginx-").tempdir()?;
         fs::write(dir.path().join("big"), big())?;
         fs::write(dir.path().join("large"), large())?;
-        fs::write(dir.path().join("nginx.conf"), config(dir.path(), ports)?)?;
+        fs::write(dir.path().join("nginx.conf"), config(dir.path(), ports, listening)?)?;
         fs::write(dir.path().join("access.log"), "")?;
         let port = *ports.first().context("nginx needs a port")?;
         let mut nginx = Self { netns, port, dir, process: None };
@@ -154,10 +164,12 @@ fn lines(size: usize) -> Vec<u8> {
     (0..size / 16).flat_map(|line| format!("{line:015}\n").into_bytes()).collect()
 }
 
-fn config(dir: &Path, ports: &[u16]) -> Result<String> {
+fn config(dir: &Path, ports: &[u16], listening: &str) -> Result<String> {
     let dir = dir.to_str().context("a folder name that is not UTF-8")?;
-    let listen: String =
-        ports.iter().map(|port| format!("listen {port}; listen [::]:{port}; ")).collect();
+    let listen: String = ports
+        .iter()
+        .map(|port| format!("listen {port}{listening}; listen [::]:{port}{listening}; "))
+        .collect();
     let body = std::str::from_utf8(BODY)?.trim_end();
     Ok(format!(
         "daemon off; master_process on; worker_processes 2; user root;
@@ -173,6 +185,7 @@ http {{
     root {dir};
     location = /ok {{ return 200 '{body}\\n'; }}
     location = /kept {{ return 200 '{body}\\n'; }}
+    location = /who {{ return 200 '$proxy_protocol_addr\\n'; }}
     location = /ready {{ access_log off; return 200 'ready\\n'; }}
     location = /big {{ limit_rate 512k; }}
   }}

@@ -87,6 +87,9 @@ impl From<DrainError> for ApiError {
                 let (status, code) = (StatusCode::CONFLICT, ErrorCode::Conflict);
                 Self { status, code, message: error.to_string() }
             }
+            DrainError::OnlyItself(_) => {
+                Self::bad_request(StatusCode::BAD_REQUEST, error.to_string())
+            }
             DrainError::Kernel(error) => error.into(),
             // Nobody's fault, so not logged as one.
             DrainError::Stopping => Self {

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use self::retire::{
     AtDeadline, FlowBarrier, FlowProtocol, FlowRetired, RetireKind, RetireStatus, UntellableFlows,
 };
-pub use crate::drain::{NewConnections, SettledBy, StateName};
+pub use crate::drain::{Forward, NewConnections, Peer, SettledBy, StateName};
 use crate::drain::{RetireRequest, Service, Spec, SpecError, SpecRequest};
 
 /// Most ports of one drain, and most services of one event stream.
@@ -175,6 +175,8 @@ pub struct DrainStatus {
     pub keep_closed: bool,
     /// Why the gate was closed; null while settling.
     pub settled_by: Option<SettledBy>,
+    /// What happens to new connections once the gate is closed.
+    pub new: NewConnections,
     /// What has become of its connections.
     pub retire: RetireStatus,
 }

@@ -38,6 +38,7 @@ fn status() -> ServiceStatus {
             lease_in_ms: 3,
             keep_closed: false,
             settled_by: Some(SettledBy::MaxSettle),
+            new: NewConnections::Reject,
             retire: RetireStatus {
                 what: vec![RetireKind::Http1, RetireKind::Quiet],
                 at_deadline: AtDeadline::Abort,
@@ -109,7 +110,7 @@ fn an_option_that_is_not_there_is_refused() {
         json!({"ports": [80], "retire": "http"}),
         json!({"ports": [80], "retire": ["http2"]}),
         json!({"ports": [80], "at_deadline": "reset"}),
-        json!({"ports": [80], "new": "drop"}),
+        json!({"ports": [80], "new": "forget"}),
     ] {
         assert!(serde_json::from_value::<DrainRequest>(unknown).is_err());
     }

@@ -41,6 +41,7 @@ fn drain_status(drain: &DrainView, now: Boot) -> DrainStatus {
         lease_in_ms: millis(drain.lease_until.since(now)),
         keep_closed: drain.keep_closed,
         settled_by: drain.settled_by,
+        new: drain.new.clone(),
         retire: RetireStatus {
             what: drain.retire.set.kinds(),
             at_deadline: drain.retire.at_deadline,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     sync::{Arc, Mutex},
 };
@@ -15,11 +16,13 @@ use super::{
     protocol::StateName,
 };
 use crate::{
+    carry::CarryCounts,
     drain::{Boot, Exempt, Leaving, RetireReport, Service, Spec, SpecRequest},
     executor::{DrainError, DrainView, Owner, Status, Totals, Update},
     kernel::{
-        Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look, Protocol,
-        Reconciled, RetireLacks, RetireOrder, Socket, Steered, TcpState, Tracked, Watch,
+        Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Listening, Look,
+        Outgoing, OwnListener, Protocol, Reconciled, RetireLacks, RetireOrder, Socket, Steered,
+        TcpState, Tracked, Watch,
     },
 };
 
@@ -163,6 +166,15 @@ impl Kernel for FakeKernel {
     fn abort(&self, _: u32, _: &[Abort]) -> Result<Vec<u64>, KernelError> {
         Ok(Vec::new())
     }
+    fn open_listener(&self, netns: u32, _: Listening) -> Result<OwnListener, KernelError> {
+        Err(KernelError::NoNetns(netns))
+    }
+    fn open_connection(&self, netns: u32, _: SocketAddr, _: u64) -> Result<Outgoing, KernelError> {
+        Err(KernelError::NoNetns(netns))
+    }
+    fn own_addresses(&self, _: u32, _: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {
+        Ok(Vec::new())
+    }
     fn retire_lacks(&self) -> RetireLacks {
         RetireLacks::default()
     }
@@ -235,6 +247,7 @@ pub(super) fn draining(service: Service, state: StateName, flows: u64) -> Status
         lease_until: NOW + seconds(9),
         keep_closed: false,
         settled_by: None,
+        new: spec.new_connections().clone(),
         retire: *spec.retire(),
         report: RetireReport::default(),
         owner: Owner { uid: 1000, netns: POD },
@@ -347,5 +360,9 @@ impl Drains for FakeDrains {
     }
     fn totals(&self) -> Totals {
         Totals { drains: 7, ..Totals::default() }
+    }
+
+    fn carried(&self) -> CarryCounts {
+        CarryCounts { now: 2, total: 5, ..CarryCounts::default() }
     }
 }

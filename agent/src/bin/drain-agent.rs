@@ -38,6 +38,9 @@ struct Flags {
     /// Most listening ports tracked at once on this node.
     #[arg(long, value_name = "N", default_value = "16384")]
     max_services: NonZeroU32,
+    /// Most connections carried to peers at once (drainctl drain --new forward); beyond it they are reset.
+    #[arg(long, value_name = "N", default_value = "10000")]
+    max_carried: NonZeroU32,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -61,6 +64,7 @@ impl From<Flags> for Options {
             cgroup: flags.cgroup,
             max_flows: flags.max_flows.get(),
             max_services: flags.max_services.get(),
+            max_carried: flags.max_carried.get(),
         }
     }
 }

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     exit,
+    new::New,
     value::{self, AgentAddress, IfUnreachable},
 };
 use crate::drain::RetireSet;
@@ -158,8 +159,22 @@ pub(super) struct DrainArgs {
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub(super) timeout: Option<Duration>,
     /// What happens to new connections after settling
-    #[arg(long, value_enum, default_value_t = New::Reject)]
-    pub(super) new: New,
+    ///
+    ///   reject               the kernel answers with a reset: connect() fails at once, clients go elsewhere
+    ///   drop                 nothing answers; the kernel of the client tries again, until it gives up
+    ///   forward=ADDR[:PORT]  the agent carries each to a peer and back, so that clients notice nothing. ADDR is an
+    ///                        address or a name, resolved once, here; PORT is the service's own if left out. May be
+    ///                        given several times: peers take turns
+    #[arg(
+        long,
+        value_name = "reject|drop|forward=ADDR[:PORT]",
+        default_value = "reject",
+        verbatim_doc_comment
+    )]
+    pub(super) new: Vec<New>,
+    /// With --new forward: tell the peer who the client is (PROXY protocol, version 2; it must expect that)
+    #[arg(long)]
+    pub(super) proxy_protocol: bool,
     /// Let traffic in again by itself when nobody has renewed the drain for this long (a waiting drainctl
     /// renews it); at least --timeout plus 60s [default: 10m, or --timeout plus 60s if that is longer]
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
@@ -221,13 +236,6 @@ pub(super) enum AtDeadline {
     Leave,
     /// They are reset, and their clients see an error. 0 if the port is then proven empty, else 3
     Abort,
-}
-
-/// What happens to new connections after settling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum New {
-    /// The kernel answers with a reset: connect() fails at once, and clients go elsewhere
-    Reject,
 }
 
 /// Arguments of `status`.

@@ -25,7 +25,7 @@ use tokio::{net::UnixListener, sync::Notify};
 use super::{Exit, Streams, run};
 use crate::api::protocol::{
     Activity, DrainAccepted, DrainStatus, ErrorBody, ErrorCode, ErrorDetail, FlowProtocol,
-    FlowStatus, RetireStatus, ServiceStatus, StateName, StreamEvent,
+    FlowStatus, NewConnections, RetireStatus, ServiceStatus, StateName, StreamEvent,
 };
 
 /// Network namespace of every service here.
@@ -39,6 +39,7 @@ pub(super) fn service(port: u16, state: StateName) -> ServiceStatus {
         lease_in_ms: 600_000,
         keep_closed: false,
         settled_by: None,
+        new: NewConnections::Reject,
         retire: RetireStatus::default(),
     };
     ServiceStatus {

@@ -5,12 +5,13 @@ use serde::Serialize;
 use super::{
     args::PortArgs,
     client::{Client, ClientError},
+    drain,
     exit::{Exit, Failure},
     leaving, services,
     target::Target,
     text::{self, Streams, Table},
 };
-use crate::api::protocol::{Activity, FlowList, FlowStatus, ServiceStatus, StateName};
+use crate::api::protocol::{Activity, FlowList, FlowStatus, ServiceStatus};
 
 /// Most connections that are listed at the end of a drain that expired.
 const MOST_LISTED: usize = 10;
@@ -74,7 +75,7 @@ pub(super) async fn remaining<'a>(
     streams: &mut Streams<'_>,
 ) {
     let mut flows = Vec::new();
-    for service in services.filter(|service| service.state != StateName::Drained) {
+    for service in services.filter(|service| drain::remains(service)) {
         match fetch(client, service).await {
             Ok(more) => flows.extend(more),
             Err(error) => streams.note(&format!("drainctl: cannot list its connections: {error}")),

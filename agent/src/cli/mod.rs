@@ -11,6 +11,7 @@ mod fake;
 mod flows;
 mod follow;
 mod leaving;
+mod new;
 mod progress;
 mod ready;
 mod services;

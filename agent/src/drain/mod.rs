@@ -7,6 +7,7 @@ mod event;
 mod instance;
 mod machine;
 mod names;
+mod new;
 mod retire;
 mod spec;
 mod time;
@@ -20,7 +21,8 @@ use std::fmt;
 pub use event::{Action, Arrivals, Event, Phase};
 pub use instance::{is_new_instance, listeners};
 pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON};
-pub use names::{NewConnections, SettledBy, StateName};
+pub use names::{SettledBy, StateName};
+pub use new::{Forward, ForwardError, MAX_TARGETS, NewConnections, NoPeer, Peer};
 pub use retire::{
     AtDeadline, IDLE_AFTER, LINGER, Leaving, Retire, RetireError, RetireKind, RetireReport,
     RetireRequest, RetireSet, Retirement, Round, Untellable, remaining,

@@ -42,12 +42,3 @@ pub enum SettledBy {
     /// The drain asked for `quiet` 0.
     AtOnce,
 }
-
-/// What happens to new connections once the gate is closed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NewConnections {
-    /// The kernel answers the SYN with a RST: connect() fails at once.
-    #[default]
-    Reject,
-}

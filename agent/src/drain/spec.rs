@@ -6,6 +6,7 @@ use humantime::format_duration;
 
 use super::{
     NewConnections,
+    new::ForwardError,
     retire::{Retire, RetireError, RetireRequest},
 };
 
@@ -83,6 +84,9 @@ pub enum SpecError {
         /// `--max-settle`.
         max: Duration,
     },
+    /// Nothing can be carried to these peers.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     /// The options about connections that are there already contradict each other.
     #[error(transparent)]
     Retire(#[from] RetireError),
@@ -117,6 +121,7 @@ impl TryFrom<SpecRequest> for Spec {
 
     fn try_from(request: SpecRequest) -> Result<Self, SpecError> {
         check_ranges(&request)?;
+        request.new.check()?;
         let quiet = request.quiet.unwrap_or(QUIET);
         let timeout = request.timeout.unwrap_or(TIMEOUT);
         let (min_settle, max_settle) = settle_times(&request, quiet, timeout)?;
@@ -244,8 +249,7 @@ impl Spec {
             differences.push(format!("--keep-closed {is}"));
         }
         if self.new != other.new {
-            differences
-                .push(format!("--new is {:?}, not {:?}", self.new, other.new).to_lowercase());
+            differences.push(format!("--new is {}, not {}", self.new, other.new));
         }
         differences.extend(self.retire.contradictions(&other.retire));
         (!differences.is_empty()).then(|| differences.join(", "))

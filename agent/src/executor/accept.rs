@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{
     DrainError, Owner,
     entry::Entry,
-    explain,
+    explain, straggling,
     task::{Internal, Task},
 };
 use crate::{
@@ -43,7 +43,7 @@ impl Request {
 /// A request whose services were checked against the kernel.
 pub(super) struct Checked {
     request: Request,
-    checks: Result<Vec<Check>, KernelError>,
+    checks: Result<Vec<Check>, DrainError>,
 }
 
 /// What is there before a drain begins.
@@ -83,7 +83,7 @@ impl Task {
         let Checked { request, checks } = checked;
         let checks = match checks {
             Ok(checks) => checks,
-            Err(error) => return request.refuse(error.into()),
+            Err(error) => return request.refuse(error),
         };
         for check in &checks {
             self.bring_up_to_date(check);
@@ -251,8 +251,9 @@ impl Request {
 
 /// Whether there is anything to drain. A gate that is to close at once does not wait for a look where the
 /// tracker knows already.
-fn check(kernel: &dyn Kernel, service: Service, spec: &Spec) -> Result<Check, KernelError> {
+fn check(kernel: &dyn Kernel, service: Service, spec: &Spec) -> Result<Check, DrainError> {
     let netns_cookie = kernel.netns_cookie(service.netns)?;
+    straggling::check(kernel, service, spec.new_connections())?;
     let mut lingerers = Lingerers::new(spec.retire().linger);
     if spec.at_once() && kernel.tracked(service)?.flows > 0 {
         return Ok(Check { service, netns_cookie, exists: true, listeners: None, lingerers });

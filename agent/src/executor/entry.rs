@@ -14,6 +14,7 @@ use super::{
     task::Internal,
 };
 use crate::{
+    carry::Carrier,
     drain::{Boot, Lingerers, Machine, Phase, RetireReport, Retirement, Service, Spec, Verdict},
     kernel::{Kernel, Watch},
 };
@@ -126,6 +127,7 @@ impl Entry {
     pub(super) fn drive(
         &mut self,
         kernel: &Arc<dyn Kernel>,
+        carrier: &Carrier,
         done: &mpsc::UnboundedSender<Internal>,
     ) {
         if self.busy {
@@ -138,6 +140,8 @@ impl Entry {
         }
         let job = Job {
             kernel: Arc::clone(kernel),
+            carrier: carrier.clone(),
+            new: self.machine.spec().new_connections().clone(),
             service: self.service,
             epoch,
             op,
@@ -172,6 +176,7 @@ impl Entry {
             lease_until: self.machine.lease_until(),
             keep_closed: self.machine.spec().keep_closed(),
             settled_by: self.machine.settled_by(),
+            new: self.machine.spec().new_connections().clone(),
             retire: *self.machine.spec().retire(),
             report: self.report.clone(),
             owner: self.owner,

@@ -8,6 +8,7 @@ mod ops;
 mod report;
 mod retired;
 mod rounds;
+mod straggling;
 mod task;
 mod verify;
 
@@ -34,7 +35,11 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::task::{Command, Task};
 use crate::{
-    drain::{Boot, Exempt, Leaving, Retire, RetireReport, Service, SettledBy, Spec, StateName},
+    carry::{Carrier, CarryCounts},
+    drain::{
+        Boot, Exempt, Leaving, NewConnections, Retire, RetireReport, Service, SettledBy, Spec,
+        StateName,
+    },
     kernel::{Event, Kernel, KernelError, explain},
 };
 
@@ -45,6 +50,7 @@ pub struct Executor {
     commands: mpsc::UnboundedSender<Command>,
     updates: broadcast::Sender<Update>,
     totals: Arc<Mutex<Totals>>,
+    carrier: Carrier,
 }
 
 /// Who started a drain.
@@ -72,6 +78,11 @@ pub enum DrainError {
         /// Which option differs, and how.
         difference: String,
     },
+    /// New connections would be carried to where they come from.
+    #[error(
+        "--new forward: every address leads back to port {} in network namespace {} itself; name a peer", .0.port, .0.netns
+    )]
+    OnlyItself(Service),
     /// The kernel layer failed.
     #[error("the kernel refused")]
     Kernel(#[from] KernelError),
@@ -120,6 +131,8 @@ pub struct DrainView {
     pub keep_closed: bool,
     /// Why settling ended.
     pub settled_by: Option<SettledBy>,
+    /// What happens to new connections.
+    pub new: NewConnections,
     /// How its flows are made to leave.
     pub retire: Retire,
     /// What has become of them.
@@ -162,13 +175,21 @@ const UPDATES: usize = 1024;
 impl Executor {
     /// Starts the task. `events` are those of `kernel`; if that channel closes, drains go on by looking
     /// once a second.
-    pub fn spawn(kernel: Arc<dyn Kernel>, events: mpsc::UnboundedReceiver<Event>) -> Self {
+    ///
+    /// `max_carried` is how many connections are carried to peers at once, at most.
+    pub fn spawn(
+        kernel: Arc<dyn Kernel>,
+        events: mpsc::UnboundedReceiver<Event>,
+        max_carried: usize,
+    ) -> Self {
+        let carrier = Carrier::new(Arc::clone(&kernel), max_carried);
         let (commands, receiver) = mpsc::unbounded_channel();
         let (updates, _) = broadcast::channel(UPDATES);
         let totals = Arc::default();
-        let task = Task::new(kernel, receiver, updates.clone(), Arc::clone(&totals));
+        let task =
+            Task::new(kernel, carrier.clone(), receiver, updates.clone(), Arc::clone(&totals));
         tokio::spawn(task.run(events));
-        Self { commands, updates, totals }
+        Self { commands, updates, totals, carrier }
     }
 
     /// Starts or joins one drain of all `services`: all of them, or none on error. Returns whether at least
@@ -243,6 +264,16 @@ impl Executor {
     /// Counters.
     pub fn totals(&self) -> Totals {
         *self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connections that are carried to peers.
+    pub fn carried(&self) -> CarryCounts {
+        self.carrier.counts()
+    }
+
+    /// Ready when no connection is carried any more. What is carried does not end with its drain.
+    pub async fn idle(&self) {
+        self.carrier.idle().await;
     }
 
     /// Ends every drain (their gates open) and the task; gates that cannot be opened are tried again until

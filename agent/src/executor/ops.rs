@@ -13,11 +13,16 @@ use tracing::{field::display, warn};
 use super::{
     explain,
     rounds::{Cut, Flows, Retired},
+    straggling::Stragglers,
     task::Internal,
     verify::{Verification, check_netns, verify},
 };
 use crate::{
-    drain::{Arrivals, Boot, Lingerers, Retire, RetireReport, Retirement, Service, Verdict},
+    carry::Carrier,
+    drain::{
+        Arrivals, Boot, Lingerers, NewConnections, Retire, RetireReport, Retirement, Service,
+        Verdict,
+    },
     kernel::{Kernel, KernelError, RetireOrder, Watch},
 };
 
@@ -57,6 +62,8 @@ pub(super) enum Answer {
 /// An [`Op`] and what it needs.
 pub(super) struct Job {
     pub(super) kernel: Arc<dyn Kernel>,
+    pub(super) carrier: Carrier,
+    pub(super) new: NewConnections,
     pub(super) service: Service,
     /// Of the drain that asked for it: the answer to an older drain's operation means nothing to a newer one.
     pub(super) epoch: u64,
@@ -98,10 +105,11 @@ impl Job {
         match self.op {
             Op::Close(lease_until) => {
                 check_netns(kernel, service.netns, self.netns_cookie)?;
-                kernel.close_gate(service, lease_until)?;
+                self.stragglers().close_gate(lease_until)?;
             }
             Op::Renew(lease_until) => kernel.renew_gate(service, lease_until)?,
-            Op::Open | Op::Forget => kernel.open_gate(service)?,
+            Op::Open => self.stragglers().open_gate()?,
+            Op::Forget => self.stragglers().forget()?,
             Op::Watch(watch) => kernel.watch(service, watch)?,
             Op::ReadArrivals => return Ok(Answer::Arrivals(self.arrivals())),
             Op::LogSources => self.log_sources()?,
@@ -115,6 +123,11 @@ impl Job {
             Op::Abort => return Ok(Answer::Aborted(self.flows().abort()?)),
         }
         Ok(Answer::Done)
+    }
+
+    fn stragglers(&self) -> Stragglers<'_> {
+        let Self { kernel, carrier, new, service, .. } = self;
+        Stragglers { kernel: &**kernel, carrier, new, service: *service }
     }
 
     fn flows(&self) -> Flows<'_> {

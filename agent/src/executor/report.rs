@@ -7,7 +7,7 @@ use std::{
 
 use super::{Status, entry::Entry, explain};
 use crate::{
-    drain::{Boot, Counts, Exempt, Lingerers, Service, StateName, full_map},
+    drain::{Boot, Counts, Exempt, Lingerers, NewConnections, Service, StateName, full_map},
     kernel::{Kernel, KernelError, Look},
 };
 
@@ -19,6 +19,8 @@ pub(super) struct Seen {
     exempt: Exempt,
     listeners: usize,
     rejected: u64,
+    /// Connection attempts that another listener has got.
+    steered: u64,
     last_new: Option<Boot>,
     unknown: Option<String>,
 }
@@ -76,6 +78,7 @@ fn see(
     };
     let tracked = kernel.tracked(service).map_err(&mut or_unknown).unwrap_or_default();
     let rejected = kernel.rejected(service).map_err(&mut or_unknown).unwrap_or_default();
+    let steered = kernel.steered(service).map_err(&mut or_unknown).unwrap_or_default();
     let unknown = unknown.or_else(|| full_map(&tracked));
     Seen {
         service,
@@ -83,6 +86,7 @@ fn see(
         exempt: Exempt::of(&look),
         listeners: look.listeners.len(),
         rejected,
+        steered: steered.attempts,
         last_new: tracked.last_new,
         unknown,
     }
@@ -100,6 +104,9 @@ pub(super) fn status(seen: Seen, entry: Option<&Entry>, now: Boot) -> Status {
         }
         Some(state) => state,
     };
+    let is_drop = |entry: &Entry| *entry.machine.spec().new_connections() == NewConnections::Drop;
+    // That listener answers nobody.
+    let dropped = if entry.is_some_and(is_drop) { seen.steered } else { 0 };
     let unknown = entry.and_then(|entry| entry.machine.unknown().map(str::to_owned));
     Status {
         service: seen.service,
@@ -108,7 +115,7 @@ pub(super) fn status(seen: Seen, entry: Option<&Entry>, now: Boot) -> Status {
         handshakes: seen.counts.handshakes,
         lingering: seen.counts.lingering,
         exempt: seen.exempt,
-        rejected: seen.rejected,
+        rejected: seen.rejected + dropped,
         last_new: seen.last_new,
         listeners: seen.listeners,
         unknown: seen.unknown.or(unknown),

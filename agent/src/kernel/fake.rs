@@ -40,11 +40,13 @@ pub(crate) enum Op {
     Restore,
     Finish,
     Abort,
+    OpenListener,
+    OwnAddresses,
 }
 
 impl Op {
     /// All of them.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -65,6 +67,8 @@ impl Op {
         Self::Restore,
         Self::Finish,
         Self::Abort,
+        Self::OpenListener,
+        Self::OwnAddresses,
     ];
 }
 

@@ -1,7 +1,9 @@
 //! The real kernel behind the [`Kernel`] trait.
 
 use std::{
+    any::Any,
     collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,16 +15,20 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::{
-    Abort, Class, Event, Faults, Finish, Followed, Kernel, KernelError, Look, Reconciled,
-    RetireLacks, RetireOrder, Steered, Tracked, Watch, cgroup, destroy, diag, events, finish,
+    Abort, Class, Event, Faults, Finish, Followed, Kernel, KernelError, Look, OwnListener,
+    Reconciled, RetireLacks, RetireOrder, Steered, Tracked, Watch, cgroup, destroy, diag, events,
+    finish,
     gate::Gates,
+    hop::Hops,
     marks::Marks,
     netns::{self, Namespaces},
     offsets::Offsets,
     pins::Pins,
     retire::Retiring,
     settle::Unsettled,
-    steer, sys,
+    steer,
+    straggling::{Listening, Outgoing, connect_here, is_own_here, listen_here},
+    sys,
     tracker::{Sizes, Tracker, number, tracked},
 };
 use crate::drain::{Boot, Service};
@@ -50,6 +56,7 @@ pub struct Linux {
     tracker: Mutex<Tracker>,
     gates: Arc<Mutex<Gates>>,
     retiring: Retiring,
+    hops: Hops,
     marks: Marks,
     /// See [`Linux::let_gate_settle`].
     unsettled: Unsettled,
@@ -80,6 +87,7 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
         tracker: Mutex::new(tracker),
         gates: Arc::new(Mutex::new(Gates::load(pins)?)),
         retiring,
+        hops: Hops::new(cgroup),
         marks,
         unsettled: Unsettled::default(),
         forgiven: Mutex::default(),
@@ -340,6 +348,31 @@ impl Kernel for Linux {
 
     fn rejected(&self, service: Service) -> Result<u64, KernelError> {
         lock(&self.gates).rejected(service)
+    }
+
+    fn open_listener(&self, netns: u32, how: Listening) -> Result<OwnListener, KernelError> {
+        let listen = || listen_here(how).map_err(|e| KernelError::op("listen in", netns, e));
+        let with: Box<dyn Any + Send + Sync> = match how {
+            // For as long as there is such a listener, connections will have to be marked.
+            Listening::Accepting => Box::new(self.hops.load()?),
+            Listening::Silent => Box::new(()),
+        };
+        Ok(OwnListener { socket: self.namespaces.inside(netns, listen)?, with })
+    }
+
+    fn open_connection(
+        &self,
+        netns: u32,
+        target: SocketAddr,
+        token: u64,
+    ) -> Result<Outgoing, KernelError> {
+        let hop = self.hops.load()?;
+        self.namespaces.inside(netns, || connect_here(target, &hop, token))
+    }
+
+    fn own_addresses(&self, netns: u32, addrs: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {
+        let own = || Ok(addrs.iter().copied().filter(|addr| is_own_here(*addr)).collect());
+        self.namespaces.inside(netns, own)
     }
 
     fn retire(&self, service: Service, order: &RetireOrder) -> Result<(), KernelError> {

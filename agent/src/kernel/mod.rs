@@ -11,6 +11,7 @@ mod events;
 pub(crate) mod fake;
 mod finish;
 mod gate;
+mod hop;
 mod linux;
 mod loaded;
 mod look;
@@ -25,15 +26,24 @@ mod retire;
 mod retiring;
 mod settle;
 mod steer;
+mod straggling;
 mod sys;
 mod tracker;
 
-use std::{fmt, os::fd::BorrowedFd};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    os::fd::BorrowedFd,
+};
 
 pub use linux::{Config, Linux, open};
 pub use look::{Class, Listener, Look, Socket, SocketInfo, TcpState};
 pub use retiring::{
     Abort, Barrier, Finish, Followed, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
+};
+
+pub use straggling::{
+    Listener as OwnListener, Listening, Outgoing, raise_open_files, reset_at_close, saved_syn,
 };
 
 use crate::drain::{Boot, Service};
@@ -139,6 +149,31 @@ pub trait Kernel: Send + Sync + 'static {
     /// The map cannot be read.
     fn rejected(&self, service: Service) -> Result<u64, KernelError>;
 
+    /// Opens a listener of ours in the namespace, on a port that the kernel chooses, for connections that the gate
+    /// steers there.
+    ///
+    /// # Errors
+    /// The namespace is gone, or the kernel cannot do what carrying needs: then with the reason.
+    fn open_listener(&self, netns: u32, how: Listening) -> Result<OwnListener, KernelError>;
+
+    /// Begins to connect to `target` from inside the namespace. The SYNs carry `token`, so that
+    /// [`saved_syn`] has it should the connection come back.
+    ///
+    /// # Errors
+    /// The namespace is gone, the target cannot be reached at all, or there are no more descriptors.
+    fn open_connection(
+        &self,
+        netns: u32,
+        target: SocketAddr,
+        token: u64,
+    ) -> Result<Outgoing, KernelError>;
+
+    /// Which of these addresses are the namespace's own, loopback included.
+    ///
+    /// # Errors
+    /// The namespace is gone.
+    fn own_addresses(&self, netns: u32, addrs: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError>;
+
     /// Has the flows of the service followed and told to leave, those that still arrive included. Called
     /// again it renews the order and takes in the flows that were missed. Without [`Kernel::retire_lacks`] of
     /// telling, that is; else flows are not followed, and this is no error.
@@ -207,7 +242,7 @@ pub struct Tracked {
     /// When the newest connection came.
     pub last_new: Option<Boot>,
     /// Where the newest connection came from.
-    pub last_peer: Option<std::net::IpAddr>,
+    pub last_peer: Option<IpAddr>,
 }
 
 /// What [`Kernel::reconcile`] had to mend. All zero: tracker and look agreed.
