@@ -63,7 +63,7 @@ fn status_json() -> serde_json::Value {
         "unknown": null,
         "drain": {
             "age_ms": 1, "deadline_in_ms": 2, "lease_in_ms": 3, "keep_closed": false,
-            "settled_by": "max_settle",
+            "settled_by": "max_settle", "new": "reject",
             "retire": {
                 "what": ["http1", "quiet"], "at_deadline": "abort", "told_by_header": 9,
                 "told_by_goaway": 3, "fin_sent": 4, "fin_raced": 1, "left": 30, "aborted": 1,
