@@ -254,6 +254,10 @@ pub struct Drain {
     pub deadline_in_ms: u64,
     /// Until the lease is over.
     pub lease_in_ms: u64,
+    /// Connection attempts given to the new server.
+    pub handed_over: u64,
+    /// Its listening sockets.
+    pub takers: u64,
     /// Whether a new instance leaves the gate closed.
     pub keep_closed: bool,
     /// What has become of the connections.

@@ -49,19 +49,26 @@ impl Nginx {
     /// Starts nginx on port 80 of a pod; it expects a header of the PROXY protocol, and `GET /who` answers with the
     /// client's address in it.
     pub fn start_for_proxies(pod: &Pod) -> Result<Self> {
-        Self::configured(Arc::clone(&pod.netns), &[PORT], " proxy_protocol")
+        Self::start_version(Arc::clone(&pod.netns), &[PORT], "proxy_protocol", "1")
     }
 
     /// Starts nginx on these ports of a namespace.
     pub fn start_on(netns: Arc<Netns>, ports: &[u16]) -> Result<Self> {
-        Self::configured(netns, ports, "")
+        Self::start_version(netns, ports, "", "1")
     }
 
-    fn configured(netns: Arc<Netns>, ports: &[u16], listening: &str) -> Result<Self> {
+    /// The same with more parameters of `listen`, such as `reuseport`, and with what `GET /version` answers. When it
+    /// returns, this very instance listens.
+    pub fn start_version(
+        netns: Arc<Netns>,
+        ports: &[u16],
+        listen: &str,
+        version: &str,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("drainctl-nginx-").tempdir()?;
         fs::write(dir.path().join("big"), big())?;
         fs::write(dir.path().join("large"), large())?;
-        fs::write(dir.path().join("nginx.conf"), config(dir.path(), ports, listening)?)?;
+        fs::write(dir.path().join("nginx.conf"), config(dir.path(), ports, listen, version)?)?;
         fs::write(dir.path().join("access.log"), "")?;
         let port = *ports.first().context("nginx needs a port")?;
         let mut nginx = Self { netns, port, dir, process: None };
@@ -82,7 +89,10 @@ impl Nginx {
                 let log = fs::read_to_string(self.dir.path().join("error.log"));
                 bail!("nginx ended: {status}: {}", log.unwrap_or_default());
             }
-            ss::listens(&self.netns, self.port)
+            // Its workers come after its sockets; somebody else may listen on the port too.
+            let pid = process.pid();
+            let workers = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+            Ok(workers.split_whitespace().count() == 2 && ss::listens(&self.netns, self.port)?)
         })?;
         self.process = Some(process);
         Ok(())
@@ -164,11 +174,11 @@ fn lines(size: usize) -> Vec<u8> {
     (0..size / 16).flat_map(|line| format!("{line:015}\n").into_bytes()).collect()
 }
 
-fn config(dir: &Path, ports: &[u16], listening: &str) -> Result<String> {
+fn config(dir: &Path, ports: &[u16], more: &str, version: &str) -> Result<String> {
     let dir = dir.to_str().context("a folder name that is not UTF-8")?;
     let listen: String = ports
         .iter()
-        .map(|port| format!("listen {port}{listening}; listen [::]:{port}{listening}; "))
+        .map(|port| format!("listen {port} {more}; listen [::]:{port} {more}; "))
         .collect();
     let body = std::str::from_utf8(BODY)?.trim_end();
     Ok(format!(
@@ -187,6 +197,7 @@ http {{
     location = /kept {{ return 200 '{body}\\n'; }}
     location = /who {{ return 200 '$proxy_protocol_addr\\n'; }}
     location = /ready {{ access_log off; return 200 'ready\\n'; }}
+    location = /version {{ access_log off; return 200 '{version} at $server_port\n'; }}
     location = /big {{ limit_rate 512k; }}
   }}
 }}

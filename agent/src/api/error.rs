@@ -105,6 +105,8 @@ impl From<KernelError> for ApiError {
     fn from(error: KernelError) -> Self {
         match error {
             KernelError::NoNetns(_) => Self::not_found(error.to_string()),
+            KernelError::Handoff(error) if error.is_missing() => Self::not_found(error.to_string()),
+            KernelError::Handoff(error) => Self::usage(error.to_string()),
             _ => Self::internal(&error),
         }
     }

@@ -197,6 +197,18 @@ impl Snapshot {
             "Connection attempts refused since the gate closed",
             |s| s.rejected,
         )?;
+        self.encode_gauge(
+            encoder,
+            "service_steered",
+            "Connections that another listener serves, to which the gate gave them",
+            |s| s.exempt.steered,
+        )?;
+        self.encode_gauge(
+            encoder,
+            "service_handed_over",
+            "Connection attempts given to another listener since the drain began",
+            |s| s.steered.attempts,
+        )?;
         self.encode_state(encoder)
     }
 

@@ -12,6 +12,7 @@ mod drains;
 mod error;
 mod events;
 mod extract;
+mod handoff;
 mod metrics;
 pub mod peer;
 pub mod protocol;

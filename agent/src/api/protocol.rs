@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use self::retire::{
     AtDeadline, FlowBarrier, FlowProtocol, FlowRetired, RetireKind, RetireStatus, UntellableFlows,
 };
-pub use crate::drain::{Forward, NewConnections, Peer, SettledBy, StateName};
+pub use crate::drain::{Forward, Handoff, NewConnections, Peer, SettledBy, StateName};
 use crate::drain::{RetireRequest, Service, Spec, SpecError, SpecRequest};
 
 /// Most ports of one drain, and most services of one event stream.
@@ -173,10 +173,14 @@ pub struct DrainStatus {
     pub lease_in_ms: u64,
     /// Whether a new instance leaves the gate closed.
     pub keep_closed: bool,
-    /// Why the gate was closed; null while settling.
-    pub settled_by: Option<SettledBy>,
     /// What happens to new connections once the gate is closed.
     pub new: NewConnections,
+    /// With a handoff: connection attempts that were given to the new server.
+    pub handed_over: u64,
+    /// With a handoff: listening sockets of the new server that take new connections now. Without any, they are refused.
+    pub takers: u64,
+    /// Why the gate was closed; null while settling.
+    pub settled_by: Option<SettledBy>,
     /// What has become of its connections.
     pub retire: RetireStatus,
 }
@@ -215,6 +219,8 @@ pub struct FlowStatus {
     pub local: String,
     /// TCP state as `ss` names it, for example `ESTAB` or `CLOSE-WAIT`.
     pub tcp_state: String,
+    /// Whether the service is not drained before it has ended.
+    pub counts: bool,
     /// Since it was established; null if it is older than the agent.
     pub age_ms: Option<u64>,
     /// Payload bytes received.

@@ -37,8 +37,10 @@ fn status() -> ServiceStatus {
             deadline_in_ms: 2,
             lease_in_ms: 3,
             keep_closed: false,
+            new: NewConnections::Handoff(Handoff::Port(8081)),
+            handed_over: 12,
+            takers: 2,
             settled_by: Some(SettledBy::MaxSettle),
-            new: NewConnections::Reject,
             retire: RetireStatus {
                 what: vec![RetireKind::Http1, RetireKind::Quiet],
                 at_deadline: AtDeadline::Abort,
@@ -57,22 +59,23 @@ fn status() -> ServiceStatus {
 }
 
 fn status_json() -> serde_json::Value {
+    let retire = json!({
+        "what": ["http1", "quiet"], "at_deadline": "abort", "told_by_header": 9,
+        "told_by_goaway": 3, "fin_sent": 4, "fin_raced": 1, "left": 30, "aborted": 1,
+        "cut": ["10.0.0.7:40112"], "lacks": null,
+        "untellable": {
+            "tls": 2, "ktls": 0, "mptcp": 0, "zero_copy": 1, "foreign": 0, "upgraded": 0,
+            "unknown_protocol": 0, "refused": 0,
+        },
+    });
     json!({
         "id": "7:80", "netns": 7, "port": 80, "state": "rejecting", "flows": 3, "handshakes": 1,
         "lingering": 2, "ignored": 0, "probes": 0, "steered": 0, "rejected": 9, "last_new_age_ms": null, "pod": null,
         "unknown": null,
         "drain": {
             "age_ms": 1, "deadline_in_ms": 2, "lease_in_ms": 3, "keep_closed": false,
-            "settled_by": "max_settle", "new": "reject",
-            "retire": {
-                "what": ["http1", "quiet"], "at_deadline": "abort", "told_by_header": 9,
-                "told_by_goaway": 3, "fin_sent": 4, "fin_raced": 1, "left": 30, "aborted": 1,
-                "cut": ["10.0.0.7:40112"], "lacks": null,
-                "untellable": {
-                    "tls": 2, "ktls": 0, "mptcp": 0, "zero_copy": 1, "foreign": 0, "upgraded": 0,
-                    "unknown_protocol": 0, "refused": 0,
-                },
-            },
+            "new": {"handoff": {"port": 8081}}, "handed_over": 12, "takers": 2, "settled_by": "max_settle",
+            "retire": retire,
         },
     })
 }
@@ -87,6 +90,7 @@ fn requests() {
         quiet_ms: Some(0),
         lease_ms: Some(600_000),
         keep_closed: true,
+        new: NewConnections::Handoff(Handoff::Pid(7)),
         retire: Some(vec![RetireKind::Http, RetireKind::Quiet]),
         idle_after_ms: None,
         quiet_flow_after_ms: Some(5000),
@@ -97,7 +101,7 @@ fn requests() {
     };
     let written = json!({
         "ports": [80], "netns": "host", "quiet_ms": 0, "lease_ms": 600_000, "keep_closed": true,
-        "new": "reject", "retire": ["http", "quiet"], "quiet_flow_after_ms": 5000, "linger_ms": 0,
+        "new": {"handoff": {"pid": 7}}, "retire": ["http", "quiet"], "quiet_flow_after_ms": 5000, "linger_ms": 0,
         "spread_ms": 1000, "at_deadline": "abort",
     });
     both_ways(&full, &written);
@@ -146,6 +150,7 @@ fn flows() {
         peer: "10.0.0.7:1".into(),
         local: "10.0.0.8:80".into(),
         tcp_state: "ESTAB".into(),
+        counts: true,
         age_ms: None,
         bytes_in: 1,
         bytes_out: 2,
@@ -157,7 +162,7 @@ fn flows() {
         barrier: None,
     };
     let written = json!({
-        "peer": "10.0.0.7:1", "local": "10.0.0.8:80", "tcp_state": "ESTAB", "age_ms": null,
+        "peer": "10.0.0.7:1", "local": "10.0.0.8:80", "tcp_state": "ESTAB", "counts": true, "age_ms": null,
         "bytes_in": 1, "bytes_out": 2, "activity": "idle", "why": "answered", "protocol": "http1",
         "retire": "fin_sent", "fin_raced": true, "barrier": null,
     });

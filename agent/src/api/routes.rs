@@ -19,7 +19,7 @@ use super::{
     error::ApiError,
     events::events,
     extract::{Body, Calling, NetnsQuery, Params, Port, Segment},
-    metrics,
+    handoff, metrics,
     protocol::{
         DrainAccepted, DrainRequest, FlowList, MAX_PORTS, NetnsRef, ServiceList, ServiceStatus,
         StateName, Undrained,
@@ -95,6 +95,8 @@ async fn start_drain<D: Drains>(
     Calling(caller): Calling,
     Body(request): Body<DrainRequest>,
 ) -> Result<(StatusCode, Json<DrainAccepted>), ApiError> {
+    let new = handoff::as_the_agent_names_it(request.new.clone(), &caller).await?;
+    let request = DrainRequest { new, ..request };
     let spec = spec(&request)?;
     let netns = app.netns(request.netns, &caller);
     let services = services_of(&request.ports, netns)?;

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     drain::{Boot, Leaving},
     executor::{DrainView, Status},
-    kernel::{Look, Socket, TcpState},
+    kernel::{Class, Look, Socket, Steered, TcpState},
 };
 
 /// The service as it is told at time `now`.
@@ -30,18 +30,20 @@ pub(super) fn service_status(status: &Status, now: Boot) -> ServiceStatus {
         last_new_age_ms: status.last_new.map(|at| millis(now.since(at))),
         pod: None,
         unknown: status.unknown.clone(),
-        drain: status.drain.as_ref().map(|drain| drain_status(drain, now)),
+        drain: status.drain.as_ref().map(|drain| drain_status(drain, status.steered, now)),
     }
 }
 
-fn drain_status(drain: &DrainView, now: Boot) -> DrainStatus {
+fn drain_status(drain: &DrainView, steered: Steered, now: Boot) -> DrainStatus {
     DrainStatus {
         age_ms: millis(now.since(drain.started)),
         deadline_in_ms: millis(drain.deadline.since(now)),
         lease_in_ms: millis(drain.lease_until.since(now)),
         keep_closed: drain.keep_closed,
-        settled_by: drain.settled_by,
         new: drain.new.clone(),
+        handed_over: steered.attempts,
+        takers: steered.targets,
+        settled_by: drain.settled_by,
         retire: RetireStatus {
             what: drain.retire.set.kinds(),
             at_deadline: drain.retire.at_deadline,
@@ -97,6 +99,7 @@ fn flow(
         peer: canonical(socket.peer).to_string(),
         local: canonical(socket.local).to_string(),
         tcp_state: tcp_state_name(socket.state).into(),
+        counts: socket.class == Class::Counted,
         age_ms: began.map(|at| millis(now.since(at))),
         bytes_in: info.bytes_received,
         bytes_out: info.bytes_acked,
@@ -106,6 +109,7 @@ fn flow(
         retire: leaving.and_then(retiring::last_step),
         fin_raced: leaving.is_some_and(|leaving| leaving.fin_raced),
         barrier: followed
+            .filter(|_| socket.class == Class::Counted)
             .and_then(|(all, leaving)| retiring::barrier(socket, leaving, &all.drain, now)),
     }
 }
@@ -139,7 +143,7 @@ mod tests {
             testing,
         },
         drain::{RetireReport, Service},
-        kernel::{Class, Protocol, ToldBy},
+        kernel::{Protocol, ToldBy},
     };
 
     const NOW: Boot = testing::NOW;

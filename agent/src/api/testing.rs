@@ -1,7 +1,7 @@
 //! A node with no kernel and no executor behind the HTTP interface, and a client to ask it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     sync::{Arc, Mutex},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     carry::CarryCounts,
-    drain::{Boot, Exempt, Leaving, RetireReport, Service, Spec, SpecRequest},
+    drain::{Boot, Exempt, Handoff, Leaving, RetireReport, Service, Spec, SpecRequest},
     executor::{DrainError, DrainView, Owner, Status, Totals, Update},
     kernel::{
         Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Listening, Look,
@@ -136,6 +136,12 @@ impl Kernel for FakeKernel {
     fn steered(&self, _: Service) -> Result<Steered, KernelError> {
         Ok(Steered::default())
     }
+    fn takers(&self, _: Service, _: Handoff) -> Result<BTreeSet<u64>, KernelError> {
+        Ok(BTreeSet::new())
+    }
+    fn hand_over(&self, _: Service, _: Handoff) -> Result<BTreeSet<u64>, KernelError> {
+        Ok(BTreeSet::new())
+    }
     fn close_gate(&self, _: Service, _: Boot) -> Result<(), KernelError> {
         Ok(())
     }
@@ -230,6 +236,7 @@ pub(super) fn serving(service: Service) -> Status {
         lingering: 0,
         exempt: Exempt::default(),
         rejected: 0,
+        steered: Steered::default(),
         last_new: None,
         listeners: 1,
         unknown: None,
@@ -246,8 +253,8 @@ pub(super) fn draining(service: Service, state: StateName, flows: u64) -> Status
         deadline: NOW + seconds(5),
         lease_until: NOW + seconds(9),
         keep_closed: false,
-        settled_by: None,
         new: spec.new_connections().clone(),
+        settled_by: None,
         retire: *spec.retire(),
         report: RetireReport::default(),
         owner: Owner { uid: 1000, netns: POD },

@@ -158,17 +158,22 @@ pub(super) struct DrainArgs {
     /// [default: 25s]
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub(super) timeout: Option<Duration>,
-    /// What happens to new connections after settling
+    /// What happens to new connections after settling [default: reject]
     ///
     ///   reject               the kernel answers with a reset: connect() fails at once, clients go elsewhere
     ///   drop                 nothing answers; the kernel of the client tries again, until it gives up
     ///   forward=ADDR[:PORT]  the agent carries each to a peer and back, so that clients notice nothing. ADDR is an
     ///                        address or a name, resolved once, here; PORT is the service's own if left out. May be
     ///                        given several times: peers take turns
+    ///   handoff=pid:N        the kernel gives them to the new server on this machine: every listening socket of
+    ///                        process N (by its id in drainctl's own pid namespace) and its descendants, on the same
+    ///                        port (SO_REUSEPORT) or on its only other one; settles only if told to (--quiet)
+    ///   handoff=port:N       the same, to whoever listens on port N of the same network namespace
     #[arg(
         long,
-        value_name = "reject|drop|forward=ADDR[:PORT]",
+        value_name = "WHAT",
         default_value = "reject",
+        hide_default_value = true,
         verbatim_doc_comment
     )]
     pub(super) new: Vec<New>,
@@ -320,13 +325,14 @@ mod tests {
 
     #[test]
     fn what_is_wrong_or_not_built_is_a_usage_error() {
-        let table: [&[&str]; 16] = [
+        let table: [&[&str]; 17] = [
             &["drain"],
             &["drain", "--port", "0"],
             &["drain", "--port", "70000"],
             &["drain", "--port", "80", "--timeout", "25"],
             &["drain", "--port", "80", "--timeout", "auto"],
-            &["drain", "--port", "80", "--new", "drop"],
+            &["drain", "--port", "80", "--new", "forget"],
+            &["drain", "--port", "80", "--new", "handoff=8081"],
             &["drain", "--port", "80", "--retire", "http2"],
             &["drain", "--port", "80", "--at-deadline", "reset"],
             &["drain", "--port", "80", "--pid", "1", "--host"],

@@ -77,7 +77,7 @@ pub(super) async fn remaining<'a>(
     let mut flows = Vec::new();
     for service in services.filter(|service| drain::remains(service)) {
         match fetch(client, service).await {
-            Ok(more) => flows.extend(more),
+            Ok(more) => flows.extend(more.into_iter().filter(|flow| flow.counts)),
             Err(error) => streams.note(&format!("drainctl: cannot list its connections: {error}")),
         }
     }

@@ -10,6 +10,9 @@ const MOST_LISTED: usize = 10;
 
 /// One connection, as a cell of a table; `-` if nothing was done and nothing hinders it.
 pub(super) fn cell(flow: &FlowStatus) -> String {
+    if !flow.counts {
+        return "does not count".into();
+    }
     match (flow.retire, flow.barrier) {
         (Some(FlowRetired::FinSent), _) if flow.fin_raced => "FIN sent, raced".into(),
         (Some(FlowRetired::FinSent), _) => "FIN sent".into(),
@@ -31,6 +34,19 @@ fn words(barrier: FlowBarrier) -> &'static str {
         FlowBarrier::UnknownProtocol => "unknown protocol",
         FlowBarrier::Refused => "refused by the kernel",
     }
+}
+
+/// What becomes of new connections, in a line; `None` if they are refused, or still served, as usual.
+pub(super) fn handed_over(service: &ServiceStatus) -> Option<String> {
+    let drain = service.drain.as_ref()?;
+    drain.new.handoff()?;
+    Some(match drain.takers {
+        0 => format!("nothing listens at {}: new connections are refused", drain.new),
+        takers => format!(
+            "{}: {} new connections were given to {takers} listening sockets, {} are there",
+            drain.new, drain.handed_over, service.steered
+        ),
+    })
 }
 
 /// All connections of a draining service, in a line; `None` if nothing was asked for.

@@ -9,7 +9,7 @@ use super::{
     exit::{Exit, Failure},
     value,
 };
-use crate::api::protocol::{Forward, NewConnections, Peer};
+use crate::api::protocol::{Forward, Handoff, NewConnections, Peer};
 
 /// How long a name may take to be resolved.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
@@ -20,6 +20,7 @@ pub(super) enum New {
     Reject,
     Drop,
     Forward(To),
+    Handoff(Handoff),
 }
 
 /// Where to, as written.
@@ -37,11 +38,21 @@ impl FromStr for New {
             None if text == "reject" => Ok(Self::Reject),
             None if text == "drop" => Ok(Self::Drop),
             Some(("forward", to)) => to.parse().map(Self::Forward),
+            Some(("handoff", to)) => handoff(to).map(Self::Handoff),
             _ => Err(
-                "either reject, drop, or forward=ADDR[:PORT], for example forward=web-next:8080"
+                "either reject, drop, forward=ADDR[:PORT], handoff=pid:N or handoff=port:N, for example forward=web-next:8080"
                     .into(),
             ),
         }
+    }
+}
+
+/// `pid:N` or `port:N`.
+fn handoff(text: &str) -> Result<Handoff, String> {
+    match text.split_once(':') {
+        Some(("pid", pid)) => value::pid(pid).map(Handoff::Pid),
+        Some(("port", port)) => value::port(port).map(Handoff::Port),
+        _ => Err("either handoff=pid:N or handoff=port:N, for example handoff=port:8081".into()),
     }
 }
 
@@ -92,6 +103,7 @@ pub(super) async fn connections(
         [New::Forward(_), ..] => Ok(NewConnections::Forward(Forward { to, proxy_protocol })),
         _ if proxy_protocol => Err(usage("--proxy-protocol only goes with --new forward=…")),
         [New::Drop] => Ok(NewConnections::Drop),
+        [New::Handoff(to)] => Ok(NewConnections::Handoff(*to)),
         _ => Ok(NewConnections::Reject),
     }
 }
@@ -135,6 +147,8 @@ mod tests {
         let table = [
             (&["reject"][..], false, NewConnections::Reject),
             (&["drop"], false, NewConnections::Drop),
+            (&["handoff=pid:4711"], false, NewConnections::Handoff(Handoff::Pid(4711))),
+            (&["handoff=port:8081"], false, NewConnections::Handoff(Handoff::Port(8081))),
             (&["forward=10.0.0.2:81"], true, forward(&["10.0.0.2:81"], true)),
             (&two, false, forward(&["10.0.0.2", "[::1]:80"], false)),
             (&["forward=localhost:81"], false, forward(&["127.0.0.1:81", "[::1]:81"], false)),
@@ -150,6 +164,14 @@ mod tests {
         #[rustfmt::skip]
         let table = [
             (&["forget"][..], false, "either reject"),
+            (&["handoff"], false, "either reject"),
+            (&["handoff=8081"], false, "either handoff=pid:N"),
+            (&["handoff=unit:web"], false, "either handoff=pid:N"),
+            (&["handoff=port:0"], false, "a TCP port"),
+            (&["handoff=port:70000"], false, "a TCP port"),
+            (&["handoff=pid:0"], false, "a process id"),
+            (&["handoff=pid:4294967295"], false, "a process id"),
+            (&["handoff=pid:1", "handoff=pid:2"], false, "more than once"),
             (&["forward="], false, "an address or a name"),
             (&["forward=web:x"], false, "a TCP port"),
             (&["forward=10.0.0.2:0"], false, "a TCP port"),

@@ -76,6 +76,9 @@ fn table(services: &[ServiceStatus]) -> String {
         if let Some(summary) = leaving::summary(service) {
             lines += &format!("\nport {}: {summary}", service.port);
         }
+        if let Some(handed_over) = leaving::handed_over(service) {
+            lines += &format!("\nport {}: {handed_over}", service.port);
+        }
         if let Some(why) = &service.unknown {
             lines += &format!("\nport {}: the count cannot be verified: {why}", service.port);
         }

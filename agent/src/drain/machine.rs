@@ -142,8 +142,7 @@ impl Machine {
 
             (P::Closing, E::GateClosed { lease_until }) => self.closed(lease_until, now, &mut out),
             (P::Closing, E::GateFailed(reason)) => {
-                let reason = format!("the gate cannot be closed: {reason}");
-                self.over(reason, &mut out);
+                self.end_unclosed(format!("the gate cannot be closed: {reason}"), &mut out);
             }
             (P::Closing, E::Timer) => self.recheck_at = now + BACKUP,
 
@@ -296,9 +295,21 @@ impl Machine {
 
     /// Ends the drain. A gate that may be closed must be opened first.
     fn end(&mut self, reason: String, out: &mut Vec<Action>) {
-        if self.phase == Phase::Settling {
-            return self.over(reason, out);
+        match self.phase {
+            Phase::Settling => self.end_unclosed(reason, out),
+            _ => self.end_closed(reason, out),
         }
+    }
+
+    /// The gate is not closed, but may be prepared to hand connections over: opening it ends that too.
+    fn end_unclosed(&mut self, reason: String, out: &mut Vec<Action>) {
+        match self.spec.new_connections().handoff() {
+            None => self.over(reason, out),
+            Some(_) => self.end_closed(reason, out),
+        }
+    }
+
+    fn end_closed(&mut self, reason: String, out: &mut Vec<Action>) {
         self.unknown = None;
         self.go(Phase::Opening, &reason, out);
         self.ending = reason;

@@ -22,7 +22,7 @@ pub use event::{Action, Arrivals, Event, Phase};
 pub use instance::{is_new_instance, listeners};
 pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON};
 pub use names::{SettledBy, StateName};
-pub use new::{Forward, ForwardError, MAX_TARGETS, NewConnections, NoPeer, Peer};
+pub use new::{Forward, ForwardError, Handoff, MAX_TARGETS, NewConnections, NoPeer, Peer};
 pub use retire::{
     AtDeadline, IDLE_AFTER, LINGER, Leaving, Retire, RetireError, RetireKind, RetireReport,
     RetireRequest, RetireSet, Retirement, Round, Untellable, remaining,

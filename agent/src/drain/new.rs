@@ -22,6 +22,18 @@ pub enum NewConnections {
     Drop,
     /// The agent carries them to a peer and back.
     Forward(Forward),
+    /// The kernel gives them to the listening sockets of the process that takes over, on the same machine.
+    Handoff(Handoff),
+}
+
+/// Who takes over the connections of a port: another process in the same network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Handoff {
+    /// The process with this id, and its descendants.
+    Pid(u32),
+    /// Whoever listens on this port, which is another one.
+    Port(u16),
 }
 
 /// Where the agent carries new connections.
@@ -64,6 +76,14 @@ pub enum ForwardError {
 }
 
 impl NewConnections {
+    /// Who takes them over, if anybody does.
+    pub fn handoff(&self) -> Option<Handoff> {
+        match self {
+            Self::Handoff(to) => Some(*to),
+            Self::Reject | Self::Drop | Self::Forward(_) => None,
+        }
+    }
+
     /// Checks what types cannot say.
     pub(super) fn check(&self) -> Result<(), ForwardError> {
         match self {
@@ -95,6 +115,8 @@ impl fmt::Display for NewConnections {
                 let suffix = if *proxy_protocol { " with --proxy-protocol" } else { "" };
                 write!(f, "{}{suffix}", to.join(" "))
             }
+            Self::Handoff(Handoff::Pid(pid)) => write!(f, "handoff=pid:{pid}"),
+            Self::Handoff(Handoff::Port(port)) => write!(f, "handoff=port:{port}"),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use humantime::format_duration;
 
 use super::{
-    NewConnections,
+    Handoff, NewConnections,
     new::ForwardError,
     retire::{Retire, RetireError, RetireRequest},
 };
@@ -25,7 +25,8 @@ const LEASE: Duration = Duration::from_secs(600);
 /// The options of a drain as a person or a program gave them: anything may be left out, nothing is checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpecRequest {
-    /// How long no new connection must have come before the gate closes; 0 closes it at once. Default 1 s.
+    /// How long no new connection must have come before the gate closes; 0 closes it at once. Default 1 s, or 0 for a
+    /// handoff that gives no settle time.
     pub quiet: Option<Duration>,
     /// Shortest settling time, counted from the drain's start. Default 3 s.
     pub min_settle: Option<Duration>,
@@ -63,6 +64,9 @@ pub enum SpecError {
     /// There would be no time to drain.
     #[error("--timeout must be longer than 0s; for a drain nobody waits for, use --no-wait")]
     ZeroTimeout,
+    /// 0 is no process and no port.
+    #[error("--new handoff needs a process id or a TCP port from 1 on")]
+    HandoffToNobody,
     /// A duration is out of range.
     #[error("{option} {} is too long: at most {} is possible", format_duration(*.value), format_duration(*.limit))]
     TooLong {
@@ -122,7 +126,7 @@ impl TryFrom<SpecRequest> for Spec {
     fn try_from(request: SpecRequest) -> Result<Self, SpecError> {
         check_ranges(&request)?;
         request.new.check()?;
-        let quiet = request.quiet.unwrap_or(QUIET);
+        let quiet = request.quiet.unwrap_or_else(|| default_quiet(&request));
         let timeout = request.timeout.unwrap_or(TIMEOUT);
         let (min_settle, max_settle) = settle_times(&request, quiet, timeout)?;
         let least = timeout + LEASE_MARGIN;
@@ -136,9 +140,18 @@ impl TryFrom<SpecRequest> for Spec {
     }
 }
 
+/// Nobody is refused by a handoff, so there is nobody to wait for, unless that is asked for.
+fn default_quiet(request: &SpecRequest) -> Duration {
+    let settles = request.min_settle.is_some() || request.max_settle.is_some();
+    if request.new.handoff().is_some() && !settles { Duration::ZERO } else { QUIET }
+}
+
 fn check_ranges(request: &SpecRequest) -> Result<(), SpecError> {
     if request.timeout == Some(Duration::ZERO) {
         return Err(SpecError::ZeroTimeout);
+    }
+    if let Some(Handoff::Pid(0) | Handoff::Port(0)) = request.new.handoff() {
+        return Err(SpecError::HandoffToNobody);
     }
     let options = [
         ("--idle-after", request.retire.idle_after, LONGEST),
@@ -291,6 +304,8 @@ mod tests {
             ("max-settle follows the timeout", SpecRequest { timeout: s(100), ..none() }, (1, 3, 60, 100, 600)),
             ("max-settle is at least min-settle", SpecRequest { timeout: s(4), ..none() }, (1, 3, 3, 4, 600)),
             ("the lease follows a long timeout", SpecRequest { timeout: s(3600), ..none() }, (1, 3, 2160, 3600, 3660)),
+            ("a handoff waits for nobody", SpecRequest { new: NewConnections::Handoff(Handoff::Port(81)), ..none() }, (0, 0, 0, 25, 600)),
+            ("unless it is to", SpecRequest { new: NewConnections::Handoff(Handoff::Pid(7)), max_settle: s(9), ..none() }, (1, 3, 9, 25, 600)),
             ("quiet 0 ignores settle times", SpecRequest { quiet: s(0), min_settle: s(50), max_settle: s(40), ..none() }, (0, 0, 0, 25, 600)),
             ("quiet 0 allows a tiny timeout", SpecRequest { quiet: s(0), timeout: s(1), ..none() }, (0, 0, 0, 1, 600)),
             ("the lease may exceed by exactly 60 s", SpecRequest { lease: s(85), ..none() }, (1, 3, 15, 25, 85)),

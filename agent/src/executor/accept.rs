@@ -196,6 +196,7 @@ impl Task {
             None => entry,
         };
         self.entries.insert(service, entry);
+        self.hand_over(service);
         self.step(service, Event::Start);
     }
 
@@ -254,6 +255,9 @@ impl Request {
 fn check(kernel: &dyn Kernel, service: Service, spec: &Spec) -> Result<Check, DrainError> {
     let netns_cookie = kernel.netns_cookie(service.netns)?;
     straggling::check(kernel, service, spec.new_connections())?;
+    if let Some(to) = spec.new_connections().handoff() {
+        kernel.takers(service, to)?; // Or the request is refused.
+    }
     let mut lingerers = Lingerers::new(spec.retire().linger);
     if spec.at_once() && kernel.tracked(service)?.flows > 0 {
         return Ok(Check { service, netns_cookie, exists: true, listeners: None, lingerers });

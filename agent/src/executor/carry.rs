@@ -12,7 +12,7 @@ use super::{
     verify::Verification,
 };
 use crate::{
-    drain::{Action, Arrivals, Event, Judgement, Phase, Service, Verdict, is_new_instance},
+    drain::{Action, Arrivals, Event, Judgement, Phase, Service, Verdict},
     kernel::KernelError,
 };
 
@@ -118,7 +118,10 @@ impl Task {
         }
     }
 
-    fn succeeded(&mut self, service: Service, op: Op, answer: Answer) {
+    fn succeeded(&mut self, service: Service, op: Op, mut answer: Answer) {
+        if let Answer::HandedOver(takers) = &mut answer {
+            self.handed_over(service, std::mem::take(takers));
+        }
         match (op, answer) {
             (_, Answer::Verified(found, booked)) => {
                 if let Some(report) = booked {
@@ -144,8 +147,10 @@ impl Task {
         if let KernelError::NoNetns(_) = error {
             return self.step(service, Event::NetnsGone);
         }
-        if let Op::Retire(_) = op {
-            return self.round_failed(service, reason);
+        match op {
+            Op::Retire(_) => return self.round_failed(service, reason),
+            Op::HandOver(_) => return self.not_handed_over(service, reason),
+            _ => {}
         }
         error!(%service, ?op, error = reason, "the kernel refused");
         match op {
@@ -172,7 +177,7 @@ impl Task {
                     self.not_restored(service, epoch, attempt);
                 }
             }
-            Op::Forget | Op::LogSources | Op::Retire(_) => {}
+            Op::Forget | Op::LogSources | Op::Retire(_) | Op::HandOver(_) => {}
         }
     }
 
@@ -198,8 +203,8 @@ impl Task {
         let Some(entry) = self.entries.get_mut(&service) else { return };
         let looked = !matches!(judgement.verdict, Verdict::Unknown(_)) || !listeners.is_empty();
         if looked {
-            let at_start = entry.listeners.get_or_insert_with(|| listeners.clone());
-            if is_new_instance(at_start, &listeners) {
+            entry.listeners.get_or_insert_with(|| listeners.clone());
+            if entry.is_replaced(&listeners) {
                 self.step(service, Event::NewInstance);
             }
         }

@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{
     DrainError, DrainView, Owner, Status,
@@ -15,7 +18,9 @@ use super::{
 };
 use crate::{
     carry::Carrier,
-    drain::{Boot, Lingerers, Machine, Phase, RetireReport, Retirement, Service, Spec, Verdict},
+    drain::{
+        BACKUP, Boot, Lingerers, Machine, Phase, RetireReport, Retirement, Service, Spec, Verdict,
+    },
     kernel::{Kernel, Watch},
 };
 
@@ -29,6 +34,12 @@ pub(super) struct Entry {
     pub(super) netns_cookie: Option<u64>,
     /// Listeners at the drain's start; `None` until a look has told.
     pub(super) listeners: Option<BTreeSet<u64>>,
+    /// Listening sockets that take over the connections.
+    pub(super) takers: BTreeSet<u64>,
+    /// Why nobody takes them over, if that is so.
+    pub(super) handoff_failed: Option<String>,
+    /// When it was last asked who takes over.
+    handed_at: Instant,
     pub(super) lingerers: Arc<Mutex<Lingerers>>,
     pub(super) wake_at: Option<Boot>,
     pub(super) newest_verdict: Option<Verdict>,
@@ -62,6 +73,9 @@ impl Entry {
             owner,
             netns_cookie: None,
             listeners: None,
+            takers: BTreeSet::new(),
+            handoff_failed: None,
+            handed_at: Instant::now(),
             lingerers: Arc::new(Mutex::new(Lingerers::new(linger))),
             wake_at: None,
             newest_verdict: None,
@@ -106,6 +120,9 @@ impl Entry {
             if let Some(watch) = self.watch_failed.take() {
                 self.queue.push_back((self.epoch, Op::Watch(watch)));
             }
+            if self.handed_at.elapsed() >= BACKUP {
+                self.hand_over();
+            }
         }
         let is_round = |(_, op): &(u64, Op)| matches!(op, Op::Retire(_));
         let urgent = matches!(op, Op::Close(_) | Op::Renew(_) | Op::Open | Op::Verify);
@@ -115,10 +132,18 @@ impl Entry {
         self.queue.extend(passed);
     }
 
+    /// Has it found out (again) who takes over, if anybody is to.
+    pub(super) fn hand_over(&mut self) {
+        self.handed_at = Instant::now();
+        let handoff = self.machine.spec().new_connections().handoff();
+        self.queue.extend(handoff.map(|to| (self.epoch, Op::HandOver(to))));
+    }
+
     /// Drops what a drain that ends has no use for any more.
     pub(super) fn drop_moot(&mut self) {
         let moot = |op: &Op| {
-            matches!(op, Op::Verify | Op::ReadArrivals | Op::LogSources | Op::Retire(_) | Op::Abort)
+            matches!(op, Op::Verify | Op::ReadArrivals | Op::LogSources | Op::Retire(_))
+                || matches!(op, Op::Abort | Op::HandOver(_))
         };
         self.queue.retain(|(_, op)| !moot(op));
     }
@@ -175,8 +200,8 @@ impl Entry {
             deadline: self.machine.deadline(),
             lease_until: self.machine.lease_until(),
             keep_closed: self.machine.spec().keep_closed(),
-            settled_by: self.machine.settled_by(),
             new: self.machine.spec().new_connections().clone(),
+            settled_by: self.machine.settled_by(),
             retire: *self.machine.spec().retire(),
             report: self.report.clone(),
             owner: self.owner,

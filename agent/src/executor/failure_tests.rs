@@ -10,18 +10,22 @@ use super::{
     *,
 };
 use crate::{
-    drain::AtDeadline,
+    drain::{AtDeadline, Handoff},
     kernel::{
         Protocol,
         fake::{FakeKernel, Op},
     },
 };
 
+/// Where the new server listens.
+const NEXT: Service = Service { netns: NETNS, port: 8081 };
+
 /// One drain from its start to its end, with `op` failing from its `nth` call for `times` calls. Returns
 /// how often `op` was called.
 async fn drain_with_failure(op: Op, nth: u64, times: u64, spec: Spec) -> u64 {
     let (executor, kernel) = world();
     kernel.listen(ADMIN);
+    kernel.listen(NEXT);
     let flow = kernel.connect(WEB).expect("serving");
     kernel.fail(op, nth, times);
     let what = format!("{op:?} fails at calls {nth} to {}", nth + times - 1);
@@ -76,11 +80,12 @@ async fn undrain(executor: &Executor, kernel: &FakeKernel, service: Service, op:
     }
     reach(executor, service, StateName::Serving).await;
     assert!(!kernel.gate_is_closed(service), "{what}: the gate stayed closed");
+    assert!(!kernel.is_steered(service), "{what}: connections are still handed over");
 }
 
 #[tokio::test(start_paused = true)]
 async fn any_operation_may_fail_at_any_call() {
-    for spec in [at_once(), spec(|_| ()), aborting()] {
+    for spec in [at_once(), spec(|_| ()), aborting(), handing_over(0), handing_over(1000)] {
         for op in Op::ALL {
             for times in [1, 3, 20] {
                 let mut nth = 1;
@@ -100,6 +105,14 @@ async fn any_operation_may_fail_at_any_call() {
     }
 }
 
+/// Hands over to [`NEXT`] after a quiet time in milliseconds.
+fn handing_over(quiet_ms: u64) -> Spec {
+    spec(|options| {
+        options.quiet = Some(Duration::from_millis(quiet_ms));
+        options.new = NewConnections::Handoff(Handoff::Port(NEXT.port));
+    })
+}
+
 /// Resets what remains after two seconds.
 fn aborting() -> Spec {
     spec(|options| {
@@ -114,6 +127,7 @@ async fn chaos(seed: u64) {
     let mut rng = SmallRng::seed_from_u64(seed);
     let (executor, kernel) = world();
     kernel.listen(ADMIN);
+    kernel.listen(NEXT);
     for _ in 0..150 {
         let service = if rng.random() { WEB } else { ADMIN };
         match rng.random_range(0..12) {
@@ -126,8 +140,9 @@ async fn chaos(seed: u64) {
             3 => drop(kernel.syn(service)),
             4 => {
                 let services = if rng.random() { vec![service] } else { vec![WEB, ADMIN] };
-                let specs = [at_once(), spec(|_| ()), aborting()];
-                let spec = specs[rng.random_range(0..3)].clone();
+                let specs =
+                    [at_once(), spec(|_| ()), aborting(), handing_over(0), handing_over(1000)];
+                let spec = specs[rng.random_range(0..5)].clone();
                 let executor = executor.clone();
                 tokio::spawn(async move { executor.drain(services, spec, OWNER).await });
             }
@@ -172,6 +187,7 @@ async fn chaos(seed: u64) {
     executor.stop(Duration::from_secs(5)).await;
     for service in [WEB, ADMIN] {
         assert!(!kernel.gate_is_closed(service), "seed {seed}: a gate stayed closed");
+        assert!(!kernel.is_steered(service), "seed {seed}: connections are still handed over");
         assert_eq!(kernel.order(service), None, "seed {seed}: flows are still told to leave");
     }
 }

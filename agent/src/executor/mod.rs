@@ -4,6 +4,7 @@
 mod accept;
 mod carry;
 mod entry;
+mod handoff;
 mod ops;
 mod report;
 mod retired;
@@ -14,6 +15,8 @@ mod verify;
 
 #[cfg(test)]
 mod failure_tests;
+#[cfg(test)]
+mod handoff_tests;
 #[cfg(test)]
 mod retire_tests;
 #[cfg(test)]
@@ -40,7 +43,7 @@ use crate::{
         Boot, Exempt, Leaving, NewConnections, Retire, RetireReport, Service, SettledBy, Spec,
         StateName,
     },
-    kernel::{Event, Kernel, KernelError, explain},
+    kernel::{Event, Kernel, KernelError, Steered, explain},
 };
 
 /// A handle on the task that owns every drain of the node. Cheap to clone. When the last one is dropped,
@@ -108,6 +111,8 @@ pub struct Status {
     pub exempt: Exempt,
     /// Refused connection attempts since the gate closed.
     pub rejected: u64,
+    /// What has come of handing connection attempts to others.
+    pub steered: Steered,
     /// When the newest connection came.
     pub last_new: Option<Boot>,
     /// Sockets that listen on the port now.
@@ -129,10 +134,10 @@ pub struct DrainView {
     pub lease_until: Boot,
     /// Whether a new instance leaves the gate closed.
     pub keep_closed: bool,
+    /// What happens to new connections once the gate is closed.
+    pub new: NewConnections,
     /// Why settling ended.
     pub settled_by: Option<SettledBy>,
-    /// What happens to new connections.
-    pub new: NewConnections,
     /// How its flows are made to leave.
     pub retire: Retire,
     /// What has become of them.

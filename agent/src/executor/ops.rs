@@ -1,7 +1,7 @@
 //! Operations on the kernel, one at a time for each service, on blocking threads.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
@@ -20,8 +20,8 @@ use super::{
 use crate::{
     carry::Carrier,
     drain::{
-        Arrivals, Boot, Lingerers, NewConnections, Retire, RetireReport, Retirement, Service,
-        Verdict,
+        Arrivals, Boot, Handoff, Lingerers, NewConnections, Retire, RetireReport, Retirement,
+        Service, Verdict,
     },
     kernel::{Kernel, KernelError, RetireOrder, Watch},
 };
@@ -33,6 +33,8 @@ const SOURCES: usize = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
     Close(Boot),
+    /// Finds who takes over, and has the gate know them before it closes.
+    HandOver(Handoff),
     Renew(Boot),
     Open,
     Forget,
@@ -52,6 +54,8 @@ pub(super) enum Op {
 #[derive(Debug)]
 pub(super) enum Answer {
     Done,
+    /// Cookies of the listening sockets that take over.
+    HandedOver(BTreeSet<u64>),
     Arrivals(Arrivals),
     /// With the flows counted once more if zero is proven, so that whoever waited for it has all of them.
     Verified(Verification, Option<RetireReport>),
@@ -105,7 +109,14 @@ impl Job {
         match self.op {
             Op::Close(lease_until) => {
                 check_netns(kernel, service.netns, self.netns_cookie)?;
+                let takers =
+                    self.new.handoff().map(|to| kernel.hand_over(service, to)).transpose()?;
                 self.stragglers().close_gate(lease_until)?;
+                return Ok(takers.map_or(Answer::Done, Answer::HandedOver));
+            }
+            Op::HandOver(to) => {
+                check_netns(kernel, service.netns, self.netns_cookie)?;
+                return Ok(Answer::HandedOver(kernel.hand_over(service, to)?));
             }
             Op::Renew(lease_until) => kernel.renew_gate(service, lease_until)?,
             Op::Open => self.stragglers().open_gate()?,

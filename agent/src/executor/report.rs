@@ -8,7 +8,7 @@ use std::{
 use super::{Status, entry::Entry, explain};
 use crate::{
     drain::{Boot, Counts, Exempt, Lingerers, NewConnections, Service, StateName, full_map},
-    kernel::{Kernel, KernelError, Look},
+    kernel::{Kernel, KernelError, Look, Steered},
 };
 
 /// What was seen of a service.
@@ -19,8 +19,7 @@ pub(super) struct Seen {
     exempt: Exempt,
     listeners: usize,
     rejected: u64,
-    /// Connection attempts that another listener has got.
-    steered: u64,
+    steered: Steered,
     last_new: Option<Boot>,
     unknown: Option<String>,
 }
@@ -86,7 +85,7 @@ fn see(
         exempt: Exempt::of(&look),
         listeners: look.listeners.len(),
         rejected,
-        steered: steered.attempts,
+        steered,
         last_new: tracked.last_new,
         unknown,
     }
@@ -106,7 +105,7 @@ pub(super) fn status(seen: Seen, entry: Option<&Entry>, now: Boot) -> Status {
     };
     let is_drop = |entry: &Entry| *entry.machine.spec().new_connections() == NewConnections::Drop;
     // That listener answers nobody.
-    let dropped = if entry.is_some_and(is_drop) { seen.steered } else { 0 };
+    let dropped = if entry.is_some_and(is_drop) { seen.steered.attempts } else { 0 };
     let unknown = entry.and_then(|entry| entry.machine.unknown().map(str::to_owned));
     Status {
         service: seen.service,
@@ -116,6 +115,7 @@ pub(super) fn status(seen: Seen, entry: Option<&Entry>, now: Boot) -> Status {
         lingering: seen.counts.lingering,
         exempt: seen.exempt,
         rejected: seen.rejected + dropped,
+        steered: seen.steered,
         last_new: seen.last_new,
         listeners: seen.listeners,
         unknown: seen.unknown.or(unknown),

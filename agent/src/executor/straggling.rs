@@ -34,7 +34,8 @@ impl Stragglers<'_> {
     fn prepare(&self) -> Result<(), KernelError> {
         let service = self.service;
         match self.new {
-            NewConnections::Reject => {}
+            // Those who take over are found anew again and again: see Op::HandOver.
+            NewConnections::Reject | NewConnections::Handoff(_) => {}
             NewConnections::Drop => {
                 let listener = self.kernel.open_listener(service.netns, Listening::Silent)?;
                 self.kernel.steer(service, &[listener.socket.as_fd()])?;

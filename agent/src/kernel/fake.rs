@@ -29,6 +29,8 @@ pub(crate) enum Op {
     Watch,
     Steer,
     Steered,
+    Takers,
+    HandOver,
     CloseGate,
     RenewGate,
     OpenGate,
@@ -46,7 +48,7 @@ pub(crate) enum Op {
 
 impl Op {
     /// All of them.
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -56,6 +58,8 @@ impl Op {
         Self::Watch,
         Self::Steer,
         Self::Steered,
+        Self::Takers,
+        Self::HandOver,
         Self::CloseGate,
         Self::RenewGate,
         Self::OpenGate,
@@ -328,6 +332,11 @@ impl FakeKernel {
     /// Whether new connections are refused now.
     pub(crate) fn gate_is_closed(&self, service: Service) -> bool {
         self.model().gate_is_closed(service)
+    }
+
+    /// Whether connections of the service are given to others, or will be.
+    pub(crate) fn is_steered(&self, service: Service) -> bool {
+        self.model().steering.contains_key(&service)
     }
 
     /// What is really there (FIN_WAIT2 is left out: it depends on time).

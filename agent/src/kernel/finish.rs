@@ -4,24 +4,20 @@
 
 use std::{
     collections::HashMap,
-    fs,
     os::fd::{AsFd, OwnedFd},
 };
 
 use rustix::{
     io::{Errno, ioctl_fionread},
     net::{Shutdown, shutdown},
-    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
 };
 
 use super::{
     Finish, KernelError,
-    netns::{self, Namespaces},
+    holders::{borrow, holders, lives_in},
+    netns::Namespaces,
     sys,
 };
-
-/// A descriptor of a process.
-type Place = (i32, i32);
 
 /// See [`Kernel::finish`](super::Kernel::finish).
 pub(super) fn finish(
@@ -34,9 +30,12 @@ pub(super) fn finish(
     }
     namespaces.open(netns)?; // Or it is gone.
     let wanted: HashMap<u32, &Finish> = flows.iter().map(|flow| (flow.inode, flow)).collect();
+    // Another process of the node may hold a socket of this namespace, but its server does as well.
+    let places =
+        holders(|pid| lives_in(pid, netns), |inode| wanted.contains_key(&inode), wanted.len());
     let mut done = Vec::new();
     let mut refused = None;
-    for (inode, place) in holders(netns, &wanted)? {
+    for (inode, place) in places? {
         let Some(flow) = wanted.get(&inode) else { continue };
         match borrow(place) {
             Ok(socket) => {
@@ -55,46 +54,6 @@ pub(super) fn finish(
         }
         _ => Ok(done),
     }
-}
-
-/// A process and descriptor for each of these sockets that any process of the namespace holds. Reads /proc:
-/// some milliseconds for thousands of descriptors. Processes that end meanwhile are passed over.
-fn holders(netns: u32, wanted: &HashMap<u32, &Finish>) -> Result<HashMap<u32, Place>, KernelError> {
-    let fail = |e: procfs::ProcError| KernelError::op("read", "/proc", e);
-    let mut places = HashMap::new();
-    for process in procfs::process::all_processes().map_err(fail)?.flatten() {
-        let lives_there = || {
-            let path = format!("/proc/{}/ns/net", process.pid);
-            netns::inode(path.as_ref()).is_ok_and(|inode| inode == netns)
-        };
-        if places.len() == wanted.len() {
-            break;
-        }
-        // Another process of the node may hold a socket of this namespace, but its server does as well.
-        if !lives_there() {
-            continue;
-        }
-        let Ok(descriptors) = fs::read_dir(format!("/proc/{}/fd", process.pid)) else { continue };
-        for descriptor in descriptors.flatten() {
-            let number = descriptor.file_name().to_str().and_then(|name| name.parse().ok());
-            let inode = fs::read_link(descriptor.path()).ok().and_then(|link| {
-                let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
-                inode.parse::<u32>().ok()
-            });
-            if let (Some(number), Some(inode)) = (number, inode)
-                && wanted.contains_key(&inode)
-            {
-                places.insert(inode, (process.pid, number));
-            }
-        }
-    }
-    Ok(places)
-}
-
-fn borrow((pid, descriptor): Place) -> rustix::io::Result<OwnedFd> {
-    let pid = Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-    let process = pidfd_open(pid, PidfdFlags::empty())?;
-    pidfd_getfd(process, descriptor, PidfdGetfdFlags::empty())
 }
 
 /// Whether this is the flow, and as it was judged. The number of a descriptor may belong to another socket by

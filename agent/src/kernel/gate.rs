@@ -6,6 +6,7 @@ mod targets;
 use std::{
     collections::{BTreeMap, HashMap},
     os::fd::OwnedFd,
+    sync::{Arc, Mutex},
 };
 
 use aya::{
@@ -17,6 +18,7 @@ use drainctl_common::gate::{Rule, RuleKey, SteerKey};
 
 use super::{
     KernelError,
+    linux::lock,
     loaded::{is_missing, map},
     objects::GATE,
     pins::Pins,
@@ -255,6 +257,23 @@ impl Gates {
             // Its link is closed with it, and no other instance ever has its slot.
             Err(e) => tracing::warn!(netns, error = %e, "a used gate is not clean: unloading it"),
         }
+    }
+}
+
+/// Loads a spare in the background, if one was used. Nothing here may fail its caller, whose gate is closed already.
+pub(super) fn refill(gates: &Arc<Mutex<Gates>>) {
+    let gates = Arc::clone(gates);
+    let load = move || {
+        let Some(order) = lock(&gates).order_spare() else { return Ok(()) };
+        order.load().map(|spare| lock(&gates).add_spare(spare))
+    };
+    let spawned = std::thread::Builder::new().name("spare-gate".into()).spawn(move || {
+        if let Err(e) = load() {
+            tracing::warn!(error = %e, "cannot load a spare gate; a later drain loads its own");
+        }
+    });
+    if let Err(e) = spawned {
+        tracing::warn!(error = %e, "no thread to load a spare gate; a later drain loads its own");
     }
 }
 

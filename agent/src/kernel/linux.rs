@@ -4,7 +4,7 @@ mod mending;
 
 use std::{
     any::Any,
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     path::PathBuf,
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::{
     Abort, Event, Faults, Finish, Followed, Kernel, KernelError, Look, OwnListener, Reconciled,
     RetireLacks, RetireOrder, Steered, Tracked, Watch, cgroup, destroy, diag, events, finish,
-    gate::Gates,
+    gate::{self, Gates},
     hop::Hops,
     marks::Marks,
     netns::{self, Namespaces},
@@ -32,7 +32,7 @@ use super::{
     sys,
     tracker::{Sizes, Tracker, tracked},
 };
-use crate::drain::{Boot, Service};
+use crate::drain::{Boot, Handoff, Service};
 
 /// How often services of namespaces that are gone are forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -150,24 +150,6 @@ impl Linux {
         self.unsettled.settle(netns, sys::settle);
     }
 
-    /// Loads a spare gate in the background, if one was used. Nothing here may fail its caller: the gate is
-    /// closed already.
-    fn refill_spares(&self) {
-        let gates = Arc::clone(&self.gates);
-        let load = move || {
-            let Some(order) = lock(&gates).order_spare() else { return Ok(()) };
-            order.load().map(|spare| lock(&gates).add_spare(spare))
-        };
-        let spawned = std::thread::Builder::new().name("spare-gate".into()).spawn(move || {
-            if let Err(e) = load() {
-                tracing::warn!(error = %e, "cannot load a spare gate; a later drain loads its own");
-            }
-        });
-        if let Err(e) = spawned {
-            tracing::warn!(error = %e, "no thread to load a spare gate; a later drain loads its own");
-        }
-    }
-
     fn steering(&self) -> steer::Parts<'_> {
         let Self { namespaces, gates, tracker, marks, .. } = self;
         steer::Parts { namespaces, gates, tracker, marks }
@@ -235,7 +217,7 @@ impl Kernel for Linux {
 
     fn steer(&self, service: Service, targets: &[BorrowedFd<'_>]) -> Result<(), KernelError> {
         self.steering().steer(service, targets, self.now())?;
-        self.refill_spares();
+        gate::refill(&self.gates);
         Ok(())
     }
 
@@ -244,12 +226,22 @@ impl Kernel for Linux {
         Ok(Steered { attempts: gates.steered(service)?, targets: gates.targets(service)? })
     }
 
+    fn takers(&self, service: Service, to: Handoff) -> Result<BTreeSet<u64>, KernelError> {
+        self.steering().takers(service, to)
+    }
+
+    fn hand_over(&self, service: Service, to: Handoff) -> Result<BTreeSet<u64>, KernelError> {
+        let taken = self.steering().hand_over(service, to, self.now())?;
+        gate::refill(&self.gates);
+        Ok(taken)
+    }
+
     fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
         let netns = self.namespaces.open(service.netns)?;
         let cookie = self.namespaces.cookie(service.netns)?;
         lock(&self.gates).close(service, lease_until, &netns, cookie)?;
         self.unsettled.closed(service.netns);
-        self.refill_spares();
+        gate::refill(&self.gates);
         Ok(())
     }
 

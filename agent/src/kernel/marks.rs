@@ -4,7 +4,7 @@
 //! something as long as its drain goes on: the next one has another, so that none has to be taken off.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     sync::Mutex,
 };
@@ -39,6 +39,7 @@ pub(super) struct Marks {
 struct Active {
     newest: u32,
     services: HashMap<Service, u32>,
+    takers: HashMap<Service, BTreeSet<u64>>,
 }
 
 /// What inet_diag is to be asked about the services of one namespace.
@@ -77,7 +78,19 @@ impl Marks {
 
     /// The drain is over.
     pub(super) fn end(&self, service: Service) {
-        lock(&self.active).services.remove(&service);
+        let mut active = lock(&self.active);
+        active.services.remove(&service);
+        active.takers.remove(&service);
+    }
+
+    /// The listening sockets that take over, as they were noted last.
+    pub(super) fn takers(&self, service: Service) -> Option<BTreeSet<u64>> {
+        lock(&self.active).takers.get(&service).cloned()
+    }
+
+    /// Notes which listening sockets take over.
+    pub(super) fn set_takers(&self, service: Service, takers: BTreeSet<u64>) {
+        lock(&self.active).takers.insert(service, takers);
     }
 
     /// Marks a socket, and what it accepts from now on.

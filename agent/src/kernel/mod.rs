@@ -11,6 +11,8 @@ mod events;
 pub(crate) mod fake;
 mod finish;
 mod gate;
+mod handoff;
+mod holders;
 mod hop;
 mod linux;
 mod loaded;
@@ -31,6 +33,7 @@ mod sys;
 mod tracker;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
@@ -42,11 +45,12 @@ pub use retiring::{
     Abort, Barrier, Finish, Followed, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
 };
 
+pub use handoff::HandoffError;
 pub use straggling::{
     Listener as OwnListener, Listening, Outgoing, raise_open_files, reset_at_close, saved_syn,
 };
 
-use crate::drain::{Boot, Service};
+use crate::drain::{Boot, Handoff, Service};
 
 /// The kernel, as far as drainctl needs it.
 pub trait Kernel: Send + Sync + 'static {
@@ -120,6 +124,19 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// A map cannot be read.
     fn steered(&self, service: Service) -> Result<Steered, KernelError>;
+
+    /// The listening sockets (cookies) that are to take over the connections of the service. Changes nothing.
+    ///
+    /// # Errors
+    /// [`KernelError::Handoff`] if there are none, or it is not clear which.
+    fn takers(&self, service: Service, to: Handoff) -> Result<BTreeSet<u64>, KernelError>;
+
+    /// [`Kernel::steer`] to them; connections of the service that the process has accepted already become
+    /// [`Class::Steered`] too. Called again it takes in what has come since.
+    ///
+    /// # Errors
+    /// As [`Kernel::takers`] and [`Kernel::steer`]; what was steered before still is.
+    fn hand_over(&self, service: Service, to: Handoff) -> Result<BTreeSet<u64>, KernelError>;
 
     /// Refuses new connections of the service from now on, until `lease_until` or [`Kernel::open_gate`].
     /// When it returns, no connection attempt that passed the gate before is still on its way in: what it
@@ -335,6 +352,9 @@ pub enum KernelError {
          build it with `cargo xtask build`"
     )]
     NoPrograms,
+    /// Nobody can take over the connections.
+    #[error(transparent)]
+    Handoff(#[from] HandoffError),
     /// An operation failed.
     #[error("{op} {object}")]
     Op {

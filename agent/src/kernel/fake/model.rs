@@ -8,11 +8,11 @@ use std::{
 
 use super::{FakeKernel, Hook, Op, retiring::Retiring};
 use crate::{
-    drain::{Boot, Service},
+    drain::{Boot, Handoff, Service},
     kernel::{
-        Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Listening, Look,
-        Outgoing, OwnListener, Reconciled, RetireLacks, RetireOrder, Socket, SocketInfo, Steered,
-        TcpState, Tracked, Watch, reset_at_close, straggling::listen_here,
+        Abort, Class, Faults, Finish, Followed, HandoffError, Kernel, KernelError, Listener,
+        Listening, Look, Outgoing, OwnListener, Reconciled, RetireLacks, RetireOrder, Socket,
+        SocketInfo, Steered, TcpState, Tracked, Watch, reset_at_close, straggling::listen_here,
     },
 };
 
@@ -112,6 +112,21 @@ impl Model {
     pub(super) fn count_steered(&self, service: Service) -> usize {
         let ours = self.sockets.values().filter(|(of, _)| *of == service);
         ours.filter(|(_, socket)| socket.class == Class::Steered).count()
+    }
+
+    /// Any process listens on the port of its number.
+    fn takers(&self, service: Service, to: Handoff) -> Result<BTreeSet<u64>, KernelError> {
+        let port = match to {
+            Handoff::Port(port) => port,
+            Handoff::Pid(pid) => pid as u16,
+        };
+        let listeners = self.listeners.get(&Service { port, ..service });
+        let cookies: BTreeSet<u64> = listeners.into_iter().flatten().map(|l| l.cookie).collect();
+        if cookies.is_empty() {
+            let who = format!("{to:?}");
+            return Err(HandoffError::NoListener { who, netns: service.netns }.into());
+        }
+        Ok(cookies)
     }
 
     /// What was steered counts from now on.
@@ -232,6 +247,18 @@ impl Kernel for FakeKernel {
         let model = self.enter(Op::Steered)?;
         let targets = model.steering.get(&service).copied().unwrap_or_default() as u64;
         Ok(Steered { attempts: model.count_steered(service) as u64, targets })
+    }
+
+    fn takers(&self, service: Service, to: Handoff) -> Result<BTreeSet<u64>, KernelError> {
+        let model = self.enter(Op::Takers)?;
+        model.takers(service, to)
+    }
+
+    fn hand_over(&self, service: Service, to: Handoff) -> Result<BTreeSet<u64>, KernelError> {
+        let mut model = self.enter(Op::HandOver)?;
+        let takers = model.takers(service, to)?;
+        model.steering.insert(service, takers.len());
+        Ok(takers)
     }
 
     fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {

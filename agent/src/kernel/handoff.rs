@@ -1,0 +1,372 @@
+//! Finding out who takes over the connections of a port: listening sockets of another process on the same machine.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use super::{
+    Class, KernelError, Listener, Look, Socket, diag,
+    holders::{Place, borrow, holders, lives_in, processes, sockets},
+    linux::lock,
+    netns,
+    steer::Parts,
+    sys,
+};
+use crate::drain::{Boot, Handoff, Service};
+
+/// Why nobody can take over the connections of a service. The text says what to do; nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandoffError {
+    /// The process does not exist.
+    #[error("there is no process {0} to hand over to (any more); nothing was changed")]
+    NoProcess(u32),
+    /// The process lives elsewhere.
+    #[error(
+        "process {pid} lives in network namespace {lives_in} and cannot take over the connections of {service}: \
+         clients would hang; name a process in the service's own namespace"
+    )]
+    OtherNetns {
+        /// The process.
+        pid: u32,
+        /// Its namespace.
+        lives_in: u32,
+        /// Whose connections it was to get.
+        service: Service,
+    },
+    /// Nothing to give connections to.
+    #[error(
+        "{who} has no listening TCP socket in network namespace {netns}: start the new server first, and then \
+         drain the old one (Multipath TCP sockets cannot be handed to; in Go, GODEBUG=multipathtcp=0)"
+    )]
+    NoListener {
+        /// `process 7` or `port 8081`.
+        who: String,
+        /// Where it was looked for.
+        netns: u32,
+    },
+    /// It listens on several ports, none of which is the drained one.
+    #[error("process {pid} listens on several ports ({}), none of them {port}: say which by --new handoff=port:N", list(.ports))]
+    Ambiguous {
+        /// The process.
+        pid: u32,
+        /// The drained port.
+        port: u16,
+        /// Its own.
+        ports: Vec<u16>,
+    },
+    /// Both servers accept from the same socket.
+    #[error(
+        "process {pid} shares its listening socket of port {port} with process {other}, so both accept from it: name \
+         the process from which all others of the new server descend, or let the new server listen with SO_REUSEPORT \
+         or on another port"
+    )]
+    Shared {
+        /// The process.
+        pid: u32,
+        /// The drained port.
+        port: u16,
+        /// One that does not belong to it.
+        other: i32,
+    },
+    /// Nobody else has to do with the port.
+    #[error(
+        "process {pid} holds every listening socket and every connection of port {port}: there is no other server to \
+         drain; name the new server's process, not the old one's"
+    )]
+    Itself {
+        /// The process.
+        pid: u32,
+        /// The drained port.
+        port: u16,
+    },
+    /// The port that is drained and the port that takes over are the same.
+    #[error(
+        "port {0} cannot be handed over to itself: name the new server by --new handoff=pid:N, or another port"
+    )]
+    SamePort(u16),
+}
+
+impl HandoffError {
+    /// Whether there is nobody, rather than somebody who cannot be taken.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::NoProcess(_) | Self::NoListener { .. })
+    }
+}
+
+fn list(ports: &[u16]) -> String {
+    ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What was found.
+struct Found {
+    listeners: Vec<(u64, Place)>,
+    /// Connections of the service that the process accepted before it got any from us.
+    flows: Vec<(u64, Place)>,
+}
+
+impl Parts<'_> {
+    /// See [`Kernel::takers`](super::Kernel::takers).
+    pub(super) fn takers(
+        &self,
+        service: Service,
+        to: Handoff,
+    ) -> Result<BTreeSet<u64>, KernelError> {
+        Ok(cookies(&self.find(service, to)?.listeners))
+    }
+
+    /// See [`Kernel::hand_over`](super::Kernel::hand_over).
+    pub(super) fn hand_over(
+        &self,
+        service: Service,
+        to: Handoff,
+        now: Boot,
+    ) -> Result<BTreeSet<u64>, KernelError> {
+        let found = self.find(service, to)?;
+        let takers = cookies(&found.listeners);
+        let known = lock(self.gates).targets(service)? == takers.len() as u64
+            && self.marks.takers(service).as_ref() == Some(&takers);
+        if !known {
+            let listeners = lend(service, &found.listeners)?;
+            let targets: Vec<BorrowedFd<'_>> = listeners.iter().map(|(_, fd)| fd.as_fd()).collect();
+            self.steer(service, &targets, now)?;
+            self.marks.set_takers(service, listeners.iter().map(|(cookie, _)| *cookie).collect());
+        }
+        for (cookie, flow) in lend(service, &found.flows)? {
+            self.mark(service, &[flow.as_fd()], now)?;
+            lock(self.tracker).move_to(service, cookie, Class::Steered)?;
+        }
+        Ok(takers)
+    }
+
+    fn find(&self, service: Service, to: Handoff) -> Result<Found, KernelError> {
+        let asked = self.marks.asked(service.netns, Some(service.port));
+        let look = self.namespaces.inside(service.netns, || diag::look(None, asked.as_ref()))?;
+        match to {
+            Handoff::Port(port) => of_port(service, port, &look),
+            Handoff::Pid(pid) => of_process(service, pid, &look),
+        }
+    }
+}
+
+fn cookies(found: &[(u64, Place)]) -> BTreeSet<u64> {
+    found.iter().map(|(cookie, _)| *cookie).collect()
+}
+
+/// Borrows sockets. Those that were closed meanwhile are left out.
+fn lend(service: Service, places: &[(u64, Place)]) -> Result<Vec<(u64, OwnedFd)>, KernelError> {
+    let mut borrowed = Vec::new();
+    for (cookie, place) in places {
+        match borrow(*place) {
+            // The number of a descriptor may belong to another socket by now.
+            Ok(fd) if sys::socket_cookie(fd.as_fd()).is_ok_and(|found| found == *cookie) => {
+                borrowed.push((*cookie, fd));
+            }
+            Ok(_) | Err(rustix::io::Errno::SRCH | rustix::io::Errno::BADF) => {}
+            Err(e) => return Err(KernelError::op("borrow a socket to take over", service, e)),
+        }
+    }
+    Ok(borrowed)
+}
+
+fn of_port(service: Service, port: u16, look: &Look) -> Result<Found, KernelError> {
+    if port == service.port {
+        return Err(HandoffError::SamePort(port).into());
+    }
+    let wanted: HashMap<u32, u64> = look
+        .listeners
+        .iter()
+        .filter(|listener| listener.local.port() == port)
+        .map(|listener| (listener.inode, listener.cookie))
+        .collect();
+    let is_wanted = |inode: u32| wanted.contains_key(&inode);
+    let here = |pid| lives_in(pid, service.netns);
+    let mut places = holders(here, is_wanted, wanted.len())?;
+    if places.len() < wanted.len() {
+        // A server may have left the namespace, or have got its sockets from one that lives elsewhere.
+        places.extend(holders(|pid| !here(pid), is_wanted, wanted.len() - places.len())?);
+    }
+    let listeners =
+        places.into_iter().filter_map(|(inode, place)| Some((*wanted.get(&inode)?, place)));
+    let none = || HandoffError::NoListener { who: format!("port {port}"), netns: service.netns };
+    Ok(Found { listeners: some(listeners.collect(), none)?, flows: Vec::new() })
+}
+
+fn of_process(service: Service, pid: u32, look: &Look) -> Result<Found, KernelError> {
+    let path = format!("/proc/{pid}/ns/net");
+    let lives_in = netns::inode(Path::new(&path)).map_err(|_| HandoffError::NoProcess(pid))?;
+    if lives_in != service.netns {
+        return Err(HandoffError::OtherNetns { pid, lives_in, service }.into());
+    }
+    let family = descendants(pid as i32)?;
+    let held: HashMap<u32, Place> = family.iter().flat_map(|pid| sockets(*pid)).collect();
+    let listeners = choose(service, pid, &held, look)?;
+    check_shared(service, pid, &family, &listeners)?;
+    let port = service.port;
+    let of_port = |socket: &&Socket| socket.local.port() == port;
+    let flows = look.sockets.iter().filter(of_port);
+    let old_listener =
+        look.listeners.iter().any(|l| l.local.port() == port && !held.contains_key(&l.inode));
+    let old_flow = flows.clone().any(|f| f.is_held() && !held.contains_key(&f.inode));
+    if !old_listener && !old_flow && listeners.iter().any(|l| l.local.port() == port) {
+        return Err(HandoffError::Itself { pid, port }.into());
+    }
+    let flows = flows.filter(|flow| flow.is_held() && flow.class == Class::Counted);
+    Ok(Found {
+        flows: flows.filter_map(|f| Some((f.cookie, *held.get(&f.inode)?))).collect(),
+        listeners: listeners
+            .iter()
+            .filter_map(|l| Some((l.cookie, *held.get(&l.inode)?)))
+            .collect(),
+    })
+}
+
+/// Those of its listeners that are meant: on the port itself if there are any, else on its only port.
+fn choose<'a>(
+    service: Service,
+    pid: u32,
+    held: &HashMap<u32, Place>,
+    look: &'a Look,
+) -> Result<Vec<&'a Listener>, KernelError> {
+    let own: Vec<&Listener> =
+        look.listeners.iter().filter(|listener| held.contains_key(&listener.inode)).collect();
+    let ports: BTreeSet<u16> = own.iter().map(|listener| listener.local.port()).collect();
+    let port = match ports.len() {
+        _ if ports.contains(&service.port) => service.port,
+        0 | 1 => ports.first().copied().unwrap_or_default(),
+        _ => {
+            let ports = ports.into_iter().collect();
+            return Err(HandoffError::Ambiguous { pid, port: service.port, ports }.into());
+        }
+    };
+    let none = || HandoffError::NoListener { who: format!("process {pid}"), netns: service.netns };
+    Ok(some(own.into_iter().filter(|listener| listener.local.port() == port).collect(), none)?)
+}
+
+/// What listens on the drained port must be the new server's alone: the old one would go on accepting from it.
+fn check_shared(
+    service: Service,
+    pid: u32,
+    family: &HashSet<i32>,
+    listeners: &[&Listener],
+) -> Result<(), KernelError> {
+    let inodes: HashSet<u32> = listeners
+        .iter()
+        .filter(|listener| listener.local.port() == service.port)
+        .map(|listener| listener.inode)
+        .collect();
+    if inodes.is_empty() {
+        return Ok(());
+    }
+    let others = processes()?.into_iter().filter(|other| !family.contains(other));
+    for other in others.filter(|other| lives_in(*other, service.netns)) {
+        if sockets(other).any(|(inode, _)| inodes.contains(&inode)) {
+            return Err(HandoffError::Shared { pid, port: service.port, other }.into());
+        }
+    }
+    Ok(())
+}
+
+fn some<T>(found: Vec<T>, none: impl FnOnce() -> HandoffError) -> Result<Vec<T>, HandoffError> {
+    if found.is_empty() { Err(none()) } else { Ok(found) }
+}
+
+/// A process and all that descend from it: workers, and theirs.
+fn descendants(pid: i32) -> Result<HashSet<i32>, KernelError> {
+    let parent =
+        |pid: &i32| Some((*pid, procfs::process::Process::new(*pid).ok()?.stat().ok()?.ppid));
+    let parents: Vec<(i32, i32)> = processes()?.iter().filter_map(parent).collect();
+    let mut family = HashSet::from([pid]);
+    loop {
+        let before = family.len();
+        let children = parents.iter().filter(|(_, parent)| family.contains(parent));
+        let children: Vec<i32> = children.map(|(child, _)| *child).collect();
+        family.extend(children);
+        if family.len() == before {
+            return Ok(family);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn look_here() -> Look {
+        diag::look(None, None).unwrap()
+    }
+
+    fn here(port: u16) -> Service {
+        Service { netns: netns::inode(Path::new("/proc/self/ns/net")).unwrap(), port }
+    }
+
+    fn found(result: Result<Found, KernelError>) -> Result<usize, HandoffError> {
+        match result {
+            Ok(found) => Ok(found.listeners.len()),
+            Err(KernelError::Handoff(error)) => Err(error),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_port_that_somebody_listens_on_can_take_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let service = here(if port == 80 { 81 } else { 80 });
+        assert_eq!(found(of_port(service, port, &look_here())), Ok(1));
+        drop(listener);
+        let error = found(of_port(service, port, &look_here())).unwrap_err();
+        assert!(error.is_missing() && error.to_string().contains("start the new server first"));
+        assert_eq!(
+            found(of_port(service, service.port, &look_here())),
+            Err(HandoffError::SamePort(service.port))
+        );
+    }
+
+    #[test]
+    fn a_process_that_is_gone_or_lives_elsewhere_cannot() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        assert_eq!(
+            found(of_process(here(80), pid, &Look::default())),
+            Err(HandoffError::NoProcess(pid))
+        );
+        let nowhere = Service { netns: 1, port: 80 };
+        let error = found(of_process(nowhere, std::process::id(), &Look::default()));
+        assert!(matches!(error, Err(HandoffError::OtherNetns { .. })), "{error:?}");
+    }
+
+    #[test]
+    fn which_of_its_sockets_are_meant() {
+        let listener = |inode: u32, port: u16| Listener {
+            cookie: u64::from(inode),
+            local: ([0, 0, 0, 0], port).into(),
+            uid: 0,
+            inode,
+            backlog: 0,
+        };
+        let held: HashMap<u32, Place> = (1..=9).map(|inode| (inode, (7, 3))).collect();
+        let meant = |ports: &[(u32, u16)]| {
+            let listeners = ports.iter().map(|(inode, port)| listener(*inode, *port)).collect();
+            let look = Look { listeners, ..Look::default() };
+            match choose(here(80), 7, &held, &look) {
+                Ok(chosen) => Ok(chosen.iter().map(|listener| listener.inode).collect::<Vec<_>>()),
+                Err(KernelError::Handoff(error)) => Err(error),
+                Err(other) => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(meant(&[(1, 8081), (2, 8081), (20, 80)]), Ok(vec![1, 2]), "one for each worker");
+        assert_eq!(
+            meant(&[(1, 80), (2, 443), (20, 80)]),
+            Ok(vec![1]),
+            "the port itself is preferred"
+        );
+        assert!(meant(&[(20, 80)]).unwrap_err().is_missing(), "somebody else's");
+        let several = meant(&[(1, 8081), (2, 8082)]).unwrap_err();
+        assert!(several.to_string().contains("8081, 8082"), "{several}");
+    }
+}
