@@ -10,6 +10,7 @@ use super::{
     leaving, services,
     target::Target,
     text::{self, Streams, Table},
+    watched::carried,
 };
 use crate::api::protocol::{Activity, FlowList, FlowStatus, ServiceStatus};
 
@@ -76,8 +77,10 @@ pub(super) async fn remaining<'a>(
 ) {
     let mut flows = Vec::new();
     for service in services.filter(|service| drain::remains(service)) {
+        // The drain waits for these too.
+        let carries = carried(service) > 0;
         match fetch(client, service).await {
-            Ok(more) => flows.extend(more.into_iter().filter(|flow| flow.counts)),
+            Ok(more) => flows.extend(more.into_iter().filter(|flow| flow.counts || carries)),
             Err(error) => streams.note(&format!("drainctl: cannot list its connections: {error}")),
         }
     }
