@@ -1,11 +1,11 @@
-//! Hands the kernel programs to the agent as `track.o`, `gate.o` and `retire.o` in `OUT_DIR`.
+//! Hands the kernel programs to the agent as `track.o`, `gate.o`, `retire.o` and `hop.o` in `OUT_DIR`.
 //!
 //! `cargo xtask build` says in `DRAINCTL_EBPF_DIR` where they are. Without it they are empty files, so that
 //! `cargo check` and editors need no eBPF toolchain; an agent built that way refuses to start.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const PROGRAMS: [&str; 3] = ["track", "gate", "retire"];
+const PROGRAMS: [&str; 4] = ["track", "gate", "retire", "hop"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     const VARIABLE: &str = "DRAINCTL_EBPF_DIR";

@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod gate;
+pub mod hop;
 pub mod http1;
 pub mod http2;
 pub mod peers;

@@ -42,6 +42,8 @@ pub struct Options {
     pub max_services: u32,
     /// Most clients remembered at once, node-wide; 0: none.
     pub client_history: u32,
+    /// Most connections carried to peers at once, at least 1.
+    pub max_carried: u32,
 }
 
 /// Why the daemon could not start.
@@ -81,7 +83,9 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     // The socket first: it is what tells a second agent to leave the first one's programs alone.
     let socket = Socket::bind(&options.socket)?;
     let (kernel, events) = open_kernel(options)?;
-    let executor = Executor::spawn(Arc::clone(&kernel), events);
+    let files = kernel::raise_open_files();
+    tracing::debug!(files, "limit of open files");
+    let executor = Executor::spawn(Arc::clone(&kernel), events, options.max_carried as usize);
     tracing::info!(socket = %options.socket.display(), "listening");
     let seats = Seats::new(kernel.host_netns());
     let app = Arc::new(App::new(executor.clone(), kernel));

@@ -46,6 +46,12 @@ impl Nginx {
         Self::start_on(Arc::clone(&pod.netns), &[PORT])
     }
 
+    /// Starts nginx on port 80 of a pod; it expects a header of the PROXY protocol, and `GET /who` answers with the
+    /// client's address in it.
+    pub fn start_for_proxies(pod: &Pod) -> Result<Self> {
+        Self::start_version(Arc::clone(&pod.netns), &[PORT], "proxy_protocol", "1")
+    }
+
     /// Starts nginx on these ports of a namespace.
     pub fn start_on(netns: Arc<Netns>, ports: &[u16]) -> Result<Self> {
         Self::start_version(netns, ports, "", "1")
@@ -189,6 +195,7 @@ http {{
     root {dir};
     location = /ok {{ return 200 '{body}\\n'; }}
     location = /kept {{ return 200 '{body}\\n'; }}
+    location = /who {{ return 200 '$proxy_protocol_addr\\n'; }}
     location = /ready {{ access_log off; return 200 'ready\\n'; }}
     location = /version {{ access_log off; return 200 '{version} at $server_port\n'; }}
     location = /big {{ limit_rate 512k; }}

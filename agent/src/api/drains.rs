@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tokio::sync::broadcast;
 
 use crate::{
+    carry::CarryCounts,
     drain::{Leaving, Service, Spec},
     executor::{DrainError, Executor, Owner, Status, Totals, Update},
 };
@@ -32,6 +33,7 @@ pub trait Drains: Send + Sync + 'static {
     fn renew(&self, service: Service) -> impl Future<Output = ()> + Send;
     fn subscribe(&self) -> broadcast::Receiver<Update>;
     fn totals(&self) -> Totals;
+    fn carried(&self) -> CarryCounts;
 }
 
 impl Drains for Executor {
@@ -74,5 +76,9 @@ impl Drains for Executor {
 
     fn totals(&self) -> Totals {
         Self::totals(self)
+    }
+
+    fn carried(&self) -> CarryCounts {
+        Self::carried(self)
     }
 }

@@ -88,6 +88,9 @@ impl From<DrainError> for ApiError {
                 Self { status, code, message: error.to_string() }
             }
             DrainError::NoClientHistory => Self::usage(error.to_string()),
+            DrainError::OnlyItself(_) => {
+                Self::bad_request(StatusCode::BAD_REQUEST, error.to_string())
+            }
             DrainError::Kernel(error) => error.into(),
             // Nobody's fault, so not logged as one.
             DrainError::Stopping => Self {

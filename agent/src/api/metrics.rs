@@ -19,6 +19,7 @@ use super::{
     status::exists,
 };
 use crate::{
+    carry::CarryCounts,
     drain::{RetireReport, Service},
     executor::{Status, Totals},
     kernel::{Admitted, Faults, ProbeCounts},
@@ -55,6 +56,7 @@ pub(super) async fn text<D: Drains>(app: &App<D>) -> Result<String, ApiError> {
     registry.register("http_requests", "Requests answered, by HTTP status", requests);
     registry.register_collector(Box::new(Snapshot {
         totals: app.drains.totals(),
+        carried: app.drains.carried(),
         faults,
         probes,
         services,
@@ -68,6 +70,7 @@ pub(super) async fn text<D: Drains>(app: &App<D>) -> Result<String, ApiError> {
 #[derive(Debug)]
 struct Snapshot {
     totals: Totals,
+    carried: CarryCounts,
     faults: Faults,
     probes: ProbeCounts,
     services: Vec<Status>,
@@ -110,6 +113,7 @@ impl Collector for Snapshot {
         self.encode_build(&mut encoder)?;
         self.encode_counters(&mut encoder)?;
         self.encode_kubelet(&mut encoder)?;
+        self.encode_carried(&mut encoder)?;
         self.encode_services(&mut encoder)?;
         self.encode_retiring(&mut encoder)
     }
@@ -124,7 +128,7 @@ impl Snapshot {
     }
 
     /// Name, help and value of every counter; `_total` is appended.
-    fn counters(&self) -> [(&'static str, &'static str, u64); 13] {
+    fn counters(&self) -> [(&'static str, &'static str, u64); 18] {
         let Totals {
             drains,
             drained,
@@ -135,6 +139,7 @@ impl Snapshot {
             unknown_verdicts,
         } = self.totals;
         let Faults { flows_full, services_full, events_lost, no_netns } = self.faults;
+        let CarryCounts { now: _, total, refused, loops, over_limit, strangers } = self.carried;
         [
             ("drains", "Drains accepted", drains),
             ("drained", "Services proven empty", drained),
@@ -153,6 +158,11 @@ impl Snapshot {
             ("tracker_no_netns", "Connections whose namespace could not be read", no_netns),
             ("probes_opened", "Connections opened by the kubelet", self.probes.opened),
             ("probes_passed", "Probes that closed gates let pass", self.probes.passed),
+            ("carried", "Connections taken to be carried to a peer", total),
+            ("carried_refused", "Connections reset because no peer answered", refused),
+            ("carried_loops", "Connections reset because they had been carried already", loops),
+            ("carried_over_limit", "Connections reset because too many were carried", over_limit),
+            ("carried_strangers", "Connections reset because they were not steered", strangers),
         ]
     }
 
@@ -173,6 +183,12 @@ impl Snapshot {
         let there = ConstGauge::new(i64::from(self.probes.cgroup.is_some()));
         let help = "1 if the kubelet's connections are told from others";
         there.encode(encoder.encode_descriptor("kubelet_known", help, None, there.metric_type())?)
+    }
+
+    fn encode_carried(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let now = gauge(self.carried.now as u64);
+        let help = "Connections being carried to a peer now";
+        now.encode(encoder.encode_descriptor("carrying", help, None, now.metric_type())?)
     }
 
     fn encode_services(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

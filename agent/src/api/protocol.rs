@@ -31,7 +31,7 @@ pub use self::retire::{
     AtDeadline, FlowBarrier, FlowProtocol, FlowRetired, RetireKind, RetireStatus, UntellableFlows,
 };
 use crate::drain::{AdmissionRequest, RetireRequest, Service, Spec, SpecError, SpecRequest};
-pub use crate::drain::{Cidr, Handoff, NewConnections, SettledBy, StateName};
+pub use crate::drain::{Cidr, Forward, Handoff, NewConnections, Peer, SettledBy, StateName};
 
 /// Most ports of one drain, and most services of one event stream.
 pub const MAX_PORTS: usize = 64;

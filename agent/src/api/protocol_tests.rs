@@ -132,7 +132,7 @@ fn an_option_that_is_not_there_is_refused() {
         json!({"ports": [80], "retire": "http"}),
         json!({"ports": [80], "retire": ["http2"]}),
         json!({"ports": [80], "at_deadline": "reset"}),
-        json!({"ports": [80], "new": "drop"}),
+        json!({"ports": [80], "new": "forget"}),
         json!({"ports": [80], "ignore": "10.0.0.0/8"}),
         json!({"ports": [80], "ignore": ["10.0.0.1/8"]}),
         json!({"ports": [80], "deny": []}),

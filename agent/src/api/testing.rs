@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     sync::{Arc, Mutex},
 };
@@ -15,12 +16,13 @@ use super::{
     protocol::StateName,
 };
 use crate::{
+    carry::CarryCounts,
     drain::{Admission, Boot, Exempt, Handoff, Leaving, RetireReport, Service, Spec, SpecRequest},
     executor::{DrainError, DrainView, Owner, Status, Totals, Update},
     kernel::{
-        Abort, Admitted, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Look,
-        ProbeCounts, Protocol, Reconciled, RetireLacks, RetireOrder, Socket, Steered, TcpState,
-        Tracked, Watch,
+        Abort, Admitted, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Listening,
+        Look, Outgoing, OwnListener, ProbeCounts, Protocol, Reconciled, RetireLacks, RetireOrder,
+        Socket, Steered, TcpState, Tracked, Watch,
     },
 };
 
@@ -177,6 +179,15 @@ impl Kernel for FakeKernel {
         Ok(Vec::new())
     }
     fn abort(&self, _: u32, _: &[Abort]) -> Result<Vec<u64>, KernelError> {
+        Ok(Vec::new())
+    }
+    fn open_listener(&self, netns: u32, _: Listening) -> Result<OwnListener, KernelError> {
+        Err(KernelError::NoNetns(netns))
+    }
+    fn open_connection(&self, netns: u32, _: SocketAddr, _: u64) -> Result<Outgoing, KernelError> {
+        Err(KernelError::NoNetns(netns))
+    }
+    fn own_addresses(&self, _: u32, _: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {
         Ok(Vec::new())
     }
     fn retire_lacks(&self) -> RetireLacks {
@@ -371,5 +382,9 @@ impl Drains for FakeDrains {
     }
     fn totals(&self) -> Totals {
         Totals { drains: 7, ..Totals::default() }
+    }
+
+    fn carried(&self) -> CarryCounts {
+        CarryCounts { now: 2, total: 5, ..CarryCounts::default() }
     }
 }

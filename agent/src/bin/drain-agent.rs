@@ -46,6 +46,9 @@ struct Flags {
     /// and --keep-clients is refused.
     #[arg(long, value_name = "N", default_value = "65536")]
     client_history: u32,
+    /// Most connections carried to peers at once (drainctl drain --new forward); beyond it they are reset.
+    #[arg(long, value_name = "N", default_value = "10000")]
+    max_carried: NonZeroU32,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -71,6 +74,7 @@ impl From<Flags> for Options {
             max_flows: flags.max_flows.get(),
             max_services: flags.max_services.get(),
             client_history: flags.client_history,
+            max_carried: flags.max_carried.get(),
         }
     }
 }

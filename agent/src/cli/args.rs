@@ -7,9 +7,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     exit,
+    new::New,
     value::{self, AgentAddress, IfUnreachable},
 };
-use crate::drain::{Cidr, NewConnections, RetireSet};
+use crate::drain::{Cidr, RetireSet};
 
 /// Takes an unmodified TCP server out of service so that no client sees an error, and says when it is safe
 /// to stop it.
@@ -159,11 +160,15 @@ pub(super) struct DrainArgs {
     pub(super) timeout: Option<Duration>,
     /// What happens to new connections after settling [default: reject]
     ///
-    ///   reject          the kernel answers with a reset: connect() fails at once, and clients go elsewhere
-    ///   handoff=pid:N   the kernel gives them to the new server on this machine: every listening socket of process
-    ///                   N (by its id in drainctl's own pid namespace) and its descendants, on the same port
-    ///                   (SO_REUSEPORT) or on its only other one; settles only if told to (--quiet)
-    ///   handoff=port:N  the same, to whoever listens on port N of the same network namespace
+    ///   reject               the kernel answers with a reset: connect() fails at once, clients go elsewhere
+    ///   drop                 nothing answers; the kernel of the client tries again, until it gives up
+    ///   forward=ADDR[:PORT]  the agent carries each to a peer and back, so that clients notice nothing. ADDR is an
+    ///                        address or a name, resolved once, here; PORT is the service's own if left out. May be
+    ///                        given several times: peers take turns
+    ///   handoff=pid:N        the kernel gives them to the new server on this machine: every listening socket of
+    ///                        process N (by its id in drainctl's own pid namespace) and its descendants, on the same
+    ///                        port (SO_REUSEPORT) or on its only other one; settles only if told to (--quiet)
+    ///   handoff=port:N       the same, to whoever listens on port N of the same network namespace
     #[arg(
         long,
         value_name = "WHAT",
@@ -171,7 +176,10 @@ pub(super) struct DrainArgs {
         hide_default_value = true,
         verbatim_doc_comment
     )]
-    pub(super) new: NewConnections,
+    pub(super) new: Vec<New>,
+    /// With --new forward: tell the peer who the client is (PROXY protocol, version 2; it must expect that)
+    #[arg(long)]
+    pub(super) proxy_protocol: bool,
     /// Let traffic in again by itself when nobody has renewed the drain for this long (a waiting drainctl
     /// renews it); at least --timeout plus 60s [default: 10m, or --timeout plus 60s if that is longer]
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
@@ -348,7 +356,7 @@ mod tests {
             &["drain", "--port", "70000"],
             &["drain", "--port", "80", "--timeout", "25"],
             &["drain", "--port", "80", "--timeout", "auto"],
-            &["drain", "--port", "80", "--new", "drop"],
+            &["drain", "--port", "80", "--new", "forget"],
             &["drain", "--port", "80", "--new", "handoff=8081"],
             &["drain", "--port", "80", "--retire", "http2"],
             &["drain", "--port", "80", "--at-deadline", "reset"],

@@ -11,16 +11,19 @@ use super::{
     exit::{Exit, Failure},
     flows,
     follow::{Backoff, follow},
-    leaving,
+    leaving, new,
     progress::Progress,
     target::Target,
     text::{self, Streams},
     undrain,
     value::{self, IfUnreachable},
-    watched::{Goal, Verdict, Watched},
+    watched::{self, Goal, Verdict, Watched},
 };
 use crate::{
-    api::protocol::{AtDeadline, DrainAccepted, DrainRequest, MAX_PORTS, ServiceStatus, StateName},
+    api::protocol::{
+        AtDeadline, DrainAccepted, DrainRequest, MAX_PORTS, NewConnections, ServiceStatus,
+        StateName,
+    },
     drain::{RetireSet, Spec},
 };
 
@@ -53,7 +56,8 @@ pub(super) async fn run(
     interrupt: impl Future<Output = ()>,
 ) -> Result<Exit, Failure> {
     let target = Target::find(&args.target)?;
-    let request = request(args, &target)?;
+    let new = new::connections(&args.new, args.proxy_protocol).await?;
+    let request = request(args, new, &target)?;
     check(&request)?;
     let accepted = Cell::new(false);
     let done = tokio::select! {
@@ -64,7 +68,11 @@ pub(super) async fn run(
 }
 
 /// The request that these arguments mean.
-fn request(args: &DrainArgs, target: &Target) -> Result<DrainRequest, Failure> {
+fn request(
+    args: &DrainArgs,
+    new: NewConnections,
+    target: &Target,
+) -> Result<DrainRequest, Failure> {
     let ports = value::distinct(&args.ports);
     if ports.len() > MAX_PORTS {
         return Err(usage(format!(
@@ -83,7 +91,7 @@ fn request(args: &DrainArgs, target: &Target) -> Result<DrainRequest, Failure> {
         timeout_ms: ms(args.timeout),
         lease_ms: ms(args.lease),
         keep_closed: args.keep_closed,
-        new: args.new.clone(),
+        new,
         ignore: admission.ignore.clone(),
         allow: admission.allow.clone(),
         fail_health_from: admission.fail_health_from.clone(),
@@ -256,9 +264,12 @@ fn tell(verdict: &Verdict, watched: &Watched, seconds: f64, streams: &mut Stream
 }
 
 fn what_remains(watched: &Watched) -> String {
-    let remaining = watched.services().filter(|service| service.state != StateName::Drained);
+    let remaining = watched.services().filter(|service| remains(service));
     let each = remaining.map(|service| {
         let mut parts = vec![text::count(service.flows, "flow")];
+        if let some @ 1.. = watched::carried(service) {
+            parts.push(text::count(some, "carried connection"));
+        }
         if service.handshakes > 0 {
             parts.push(text::count(service.handshakes, "handshake"));
         }
@@ -268,6 +279,11 @@ fn what_remains(watched: &Watched) -> String {
         format!("port {} still has {}", service.port, parts.join(", "))
     });
     each.collect::<Vec<_>>().join("; ")
+}
+
+/// Whether something is left of the service that its drain waits for.
+pub(super) fn remains(service: &ServiceStatus) -> bool {
+    service.state != StateName::Drained || watched::carried(service) > 0
 }
 
 fn interrupted(

@@ -25,7 +25,8 @@ use tokio::{net::UnixListener, sync::Notify};
 use super::{Exit, Streams, run};
 use crate::api::protocol::{
     Activity, AdmissionStatus, DrainAccepted, DrainStatus, ErrorBody, ErrorCode, ErrorDetail,
-    FlowClass, FlowProtocol, FlowStatus, RetireStatus, ServiceStatus, StateName, StreamEvent,
+    FlowClass, FlowProtocol, FlowStatus, NewConnections, RetireStatus, ServiceStatus, StateName,
+    StreamEvent,
 };
 
 /// Network namespace of every service here.
@@ -38,11 +39,11 @@ pub(super) fn service(port: u16, state: StateName) -> ServiceStatus {
         deadline_in_ms: 25_000,
         lease_in_ms: 600_000,
         keep_closed: false,
-        new: crate::drain::NewConnections::Reject,
         handed_over: 0,
         takers: 0,
         settled_by: None,
         admission: AdmissionStatus::default(),
+        new: NewConnections::Reject,
         retire: RetireStatus::default(),
     };
     ServiceStatus {

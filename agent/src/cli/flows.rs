@@ -5,12 +5,14 @@ use serde::Serialize;
 use super::{
     args::PortArgs,
     client::{Client, ClientError},
+    drain,
     exit::{Exit, Failure},
     leaving, services,
     target::Target,
     text::{self, Streams, Table},
+    watched::carried,
 };
-use crate::api::protocol::{Activity, FlowClass, FlowList, FlowStatus, ServiceStatus, StateName};
+use crate::api::protocol::{Activity, FlowClass, FlowList, FlowStatus, ServiceStatus};
 
 /// Most connections that are listed at the end of a drain that expired.
 const MOST_LISTED: usize = 10;
@@ -74,9 +76,13 @@ pub(super) async fn remaining<'a>(
     streams: &mut Streams<'_>,
 ) {
     let mut flows = Vec::new();
-    for service in services.filter(|service| service.state != StateName::Drained) {
+    for service in services.filter(|service| drain::remains(service)) {
+        // The drain waits for these too.
+        let carries = carried(service) > 0;
         match fetch(client, service).await {
-            Ok(more) => flows.extend(more.into_iter().filter(|f| f.class == FlowClass::Counted)),
+            Ok(more) => flows.extend(more.into_iter().filter(|flow| {
+                flow.class == FlowClass::Counted || carries && flow.class == FlowClass::Steered
+            })),
             Err(error) => streams.note(&format!("drainctl: cannot list its connections: {error}")),
         }
     }

@@ -12,6 +12,7 @@ mod fake;
 mod flows;
 mod follow;
 mod leaving;
+mod new;
 mod progress;
 mod ready;
 mod services;

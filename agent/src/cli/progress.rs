@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::{
     leaving,
     text::{self, Streams},
-    watched::Watched,
+    watched::{self, Watched},
 };
 use crate::api::protocol::{ServiceStatus, SettledBy, StateName};
 
@@ -81,6 +81,9 @@ fn state_line(service: &ServiceStatus) -> String {
         };
     }
     line += &format!("; {}", counts([service].into_iter()));
+    if let (StateName::Drained, some @ 1..) = (service.state, watched::carried(service)) {
+        line += &format!("; waiting for {}", text::count(some, "carried connection"));
+    }
     if let Some(drain) = service.drain.as_ref().filter(|drain| drain.deadline_in_ms > 0) {
         line += &format!("; deadline in {}", text::duration(drain.deadline_in_ms));
     }
@@ -100,6 +103,7 @@ fn live_line(watched: &Watched, now: Instant) -> String {
 fn counts<'a>(services: impl Iterator<Item = &'a ServiceStatus> + Clone) -> String {
     let (told, cut) = leaving::told_and_cut(services.clone());
     let (mut flows, mut handshakes, mut lingering, mut rejected) = (0, 0, 0, 0);
+    let carried: u64 = services.clone().map(watched::carried).sum();
     for service in services {
         flows += service.flows;
         handshakes += service.handshakes;
@@ -112,6 +116,9 @@ fn counts<'a>(services: impl Iterator<Item = &'a ServiceStatus> + Clone) -> Stri
     }
     if lingering > 0 {
         parts.push(format!("{lingering} lingering"));
+    }
+    if carried > 0 {
+        parts.push(format!("{carried} carried"));
     }
     if told > 0 {
         parts.push(format!("{told} told"));

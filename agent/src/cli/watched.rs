@@ -6,7 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::args::Until;
-use crate::api::protocol::{AtDeadline, ServiceStatus, StateName, StreamEvent};
+use crate::api::protocol::{
+    AtDeadline, DrainStatus, NewConnections, ServiceStatus, StateName, StreamEvent,
+};
 
 /// How long after its deadline the agent may take to say what became of a drain.
 const VERDICT_GRACE: Duration = Duration::from_secs(2);
@@ -139,6 +141,8 @@ impl Watched {
         let late = match self.goal {
             Goal::Wait(..) => self.deadline(now),
             Goal::Drain if self.aborts() => self.deadline(now) + ABORT_GRACE,
+            // The agent has said all that it will say.
+            Goal::Drain if self.drained(false).is_some() => self.deadline(now),
             Goal::Drain => self.deadline(now) + VERDICT_GRACE,
         };
         match self.lifted() {
@@ -169,6 +173,7 @@ impl Watched {
         }
         match (self.unknown(), self.goal) {
             (Some(why), _) => Verdict::Unknown(why),
+            (None, Goal::Drain) if self.carried() > 0 => Verdict::Remaining,
             (None, Goal::Drain) => {
                 Verdict::Unknown("the agent did not say by the deadline what became of it".into())
             }
@@ -179,6 +184,11 @@ impl Watched {
     /// The verdict when the agent says that it knows no such service.
     pub(super) fn forgotten(&self) -> Verdict {
         Verdict::Ended("the agent knows neither the service nor its drain any more".into())
+    }
+
+    /// Connections that the agent carries to a peer.
+    fn carried(&self) -> u64 {
+        self.services().map(carried).sum()
     }
 
     /// Whether connections are reset at the deadline.
@@ -204,6 +214,10 @@ impl Watched {
     /// Whether all are drained; or, if `expired_is_final`, either drained or expired.
     fn drained(&self, expired_is_final: bool) -> Option<Verdict> {
         let all = |states: &[StateName]| self.services().all(|s| states.contains(&s.state));
+        // The service is drained, but its namespace must not go before they have ended.
+        if expired_is_final && all(&[StateName::Drained]) && self.carried() > 0 {
+            return None;
+        }
         if all(&[StateName::Drained]) {
             // Drained and unknown contradict each other: not to be taken for zero.
             return Some(self.unknown().map_or(Verdict::Reached, Verdict::Unknown));
@@ -222,10 +236,16 @@ impl Watched {
     }
 }
 
+/// Connections of this service that the agent carries to a peer.
+pub(super) fn carried(service: &ServiceStatus) -> u64 {
+    let forwards = |drain: &DrainStatus| matches!(drain.new, NewConnections::Forward(_));
+    if service.drain.as_ref().is_some_and(forwards) { service.steered } else { 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::fake::service;
+    use crate::{api::protocol::Forward, cli::fake::service};
     use StateName::{Drained, Expired, Rejecting, Serving, Settling};
 
     fn unknown(mut status: ServiceStatus) -> ServiceStatus {
@@ -298,6 +318,30 @@ mod tests {
         aborting.state = Drained;
         watched.apply(StreamEvent::Status { service: aborting }, later);
         assert_eq!(watched.verdict(), Some(Verdict::Reached));
+    }
+
+    #[test]
+    fn a_drain_waits_for_what_is_carried_too() {
+        let now = Instant::now();
+        let mut carrying = service(1, Drained);
+        let to = vec!["10.0.0.2".parse().unwrap()];
+        let forward = Forward { to, proxy_protocol: false };
+        carrying.drain.as_mut().unwrap().new = NewConnections::Forward(forward);
+        carrying.steered = 2;
+        let mut watched = Watched::new(Goal::Drain, vec![carrying.clone()], now);
+        assert_eq!(watched.verdict(), None);
+        assert_eq!(watched.patience(now), now + Duration::from_secs(25), "the drain's deadline");
+        assert_eq!(watched.overdue(), Verdict::Remaining);
+        let goal = Goal::Wait(Until::Drained, now);
+        let waited = Watched::new(goal, vec![carrying.clone()], now);
+        assert_eq!(waited.verdict(), Some(Verdict::Reached), "the state alone was waited for");
+        carrying.steered = 0;
+        watched.apply(StreamEvent::Status { service: carrying }, now);
+        assert_eq!(watched.verdict(), Some(Verdict::Reached));
+        let mut handed = service(1, Drained);
+        handed.steered = 2;
+        let watched = Watched::new(Goal::Drain, vec![handed], now);
+        assert_eq!(watched.verdict(), Some(Verdict::Reached), "they are somebody else's");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod event;
 mod instance;
 mod machine;
 mod names;
+mod new;
 mod retire;
 mod spec;
 mod time;
@@ -22,7 +23,8 @@ pub use admission::{Admission, AdmissionError, AdmissionRequest, Cidr, CidrError
 pub use event::{Action, Arrivals, Event, Phase};
 pub use instance::{is_new_instance, listeners};
 pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON};
-pub use names::{Handoff, NewConnections, SettledBy, StateName};
+pub use names::{SettledBy, StateName};
+pub use new::{Forward, ForwardError, Handoff, MAX_TARGETS, NewConnections, NoPeer, Peer};
 pub use retire::{
     AtDeadline, IDLE_AFTER, LINGER, Leaving, Retire, RetireError, RetireKind, RetireReport,
     RetireRequest, RetireSet, Retirement, Round, Untellable, remaining,

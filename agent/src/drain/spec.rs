@@ -6,6 +6,7 @@ use humantime::format_duration;
 
 use super::{
     Admission, AdmissionError, AdmissionRequest, Handoff, NewConnections,
+    new::ForwardError,
     retire::{Retire, RetireError, RetireRequest},
 };
 
@@ -90,6 +91,9 @@ pub enum SpecError {
         /// `--max-settle`.
         max: Duration,
     },
+    /// Nothing can be carried to these peers.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     /// The options about connections that are there already contradict each other.
     #[error(transparent)]
     Retire(#[from] RetireError),
@@ -127,6 +131,7 @@ impl TryFrom<SpecRequest> for Spec {
 
     fn try_from(request: SpecRequest) -> Result<Self, SpecError> {
         check_ranges(&request)?;
+        request.new.check()?;
         let quiet = request.quiet.unwrap_or_else(|| default_quiet(&request));
         let timeout = request.timeout.unwrap_or(TIMEOUT);
         let (min_settle, max_settle) = settle_times(&request, quiet, timeout)?;
@@ -323,8 +328,8 @@ mod tests {
             ("max-settle follows the timeout", SpecRequest { timeout: s(100), ..none() }, (1, 3, 60, 100, 600)),
             ("max-settle is at least min-settle", SpecRequest { timeout: s(4), ..none() }, (1, 3, 3, 4, 600)),
             ("the lease follows a long timeout", SpecRequest { timeout: s(3600), ..none() }, (1, 3, 2160, 3600, 3660)),
-            ("a handoff waits for nobody", SpecRequest { new: "handoff=port:81".parse().unwrap(), ..none() }, (0, 0, 0, 25, 600)),
-            ("unless it is to", SpecRequest { new: "handoff=pid:7".parse().unwrap(), max_settle: s(9), ..none() }, (1, 3, 9, 25, 600)),
+            ("a handoff waits for nobody", SpecRequest { new: NewConnections::Handoff(Handoff::Port(81)), ..none() }, (0, 0, 0, 25, 600)),
+            ("unless it is to", SpecRequest { new: NewConnections::Handoff(Handoff::Pid(7)), max_settle: s(9), ..none() }, (1, 3, 9, 25, 600)),
             ("quiet 0 ignores settle times", SpecRequest { quiet: s(0), min_settle: s(50), max_settle: s(40), ..none() }, (0, 0, 0, 25, 600)),
             ("quiet 0 allows a tiny timeout", SpecRequest { quiet: s(0), timeout: s(1), ..none() }, (0, 0, 0, 1, 600)),
             ("the lease may exceed by exactly 60 s", SpecRequest { lease: s(85), ..none() }, (1, 3, 15, 25, 85)),

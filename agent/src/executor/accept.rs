@@ -13,6 +13,7 @@ use super::{
     entry::Entry,
     explain,
     ops::Op,
+    straggling,
     task::{Internal, Task},
 };
 use crate::{
@@ -44,7 +45,7 @@ impl Request {
 /// A request whose services were checked against the kernel.
 pub(super) struct Checked {
     request: Request,
-    checks: Result<Vec<Check>, KernelError>,
+    checks: Result<Vec<Check>, DrainError>,
 }
 
 /// What is there before a drain begins.
@@ -84,7 +85,7 @@ impl Task {
         let Checked { request, checks } = checked;
         let checks = match checks {
             Ok(checks) => checks,
-            Err(error) => return request.refuse(error.into()),
+            Err(error) => return request.refuse(error),
         };
         for check in &checks {
             self.bring_up_to_date(check);
@@ -265,8 +266,9 @@ impl Request {
 
 /// Whether there is anything to drain. A gate that is to close at once does not wait for a look where the
 /// tracker knows already.
-fn check(kernel: &dyn Kernel, service: Service, spec: &Spec) -> Result<Check, KernelError> {
+fn check(kernel: &dyn Kernel, service: Service, spec: &Spec) -> Result<Check, DrainError> {
     let netns_cookie = kernel.netns_cookie(service.netns)?;
+    straggling::check(kernel, service, spec.new_connections())?;
     if let Some(to) = spec.new_connections().handoff() {
         kernel.takers(service, to)?; // Or the request is refused.
     }

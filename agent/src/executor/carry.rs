@@ -33,7 +33,7 @@ impl Task {
             }
         }
         if let Some(entry) = self.entries.get_mut(&service) {
-            entry.drive(&self.kernel, &self.done);
+            entry.drive(&self.kernel, &self.carrier, &self.done);
         }
     }
 
@@ -115,7 +115,7 @@ impl Task {
             warn!(%service, ?op, error, "an operation for a drain that is over failed");
         }
         if let Some(entry) = self.entries.get_mut(&service) {
-            entry.drive(&self.kernel, &self.done);
+            entry.drive(&self.kernel, &self.carrier, &self.done);
         }
     }
 

@@ -17,6 +17,7 @@ use super::{
     task::Internal,
 };
 use crate::{
+    carry::Carrier,
     drain::{
         Admission, BACKUP, Boot, Lingerers, Machine, Phase, RetireReport, Retirement, Service,
         Spec, Verdict,
@@ -153,6 +154,7 @@ impl Entry {
     pub(super) fn drive(
         &mut self,
         kernel: &Arc<dyn Kernel>,
+        carrier: &Carrier,
         done: &mpsc::UnboundedSender<Internal>,
     ) {
         if self.busy {
@@ -169,6 +171,8 @@ impl Entry {
         };
         let job = Job {
             kernel: Arc::clone(kernel),
+            carrier: carrier.clone(),
+            new: self.machine.spec().new_connections().clone(),
             service: self.service,
             epoch,
             op,
@@ -178,7 +182,6 @@ impl Entry {
             admission,
             retire: *self.machine.spec().retire(),
             ledger: Arc::clone(&self.ledger),
-            handoff: self.machine.spec().new_connections().handoff(),
             books: self.machine.spec().retire().is_any()
                 && matches!(self.machine.phase(), Phase::Rejecting | Phase::Expired),
         };

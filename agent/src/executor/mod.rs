@@ -9,6 +9,7 @@ mod ops;
 mod report;
 mod retired;
 mod rounds;
+mod straggling;
 mod task;
 mod verify;
 
@@ -39,6 +40,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::task::{Command, Task};
 use crate::{
+    carry::{Carrier, CarryCounts},
     drain::{
         Admission, Boot, Exempt, Leaving, NewConnections, Retire, RetireReport, Service, SettledBy,
         Spec, StateName,
@@ -53,6 +55,7 @@ pub struct Executor {
     commands: mpsc::UnboundedSender<Command>,
     updates: broadcast::Sender<Update>,
     totals: Arc<Mutex<Totals>>,
+    carrier: Carrier,
 }
 
 /// Who started a drain.
@@ -85,6 +88,11 @@ pub enum DrainError {
         "--keep-clients is not possible: this agent remembers no clients; start drain-agent without --client-history 0"
     )]
     NoClientHistory,
+    /// New connections would be carried to where they come from.
+    #[error(
+        "--new forward: every address leads back to port {} in network namespace {} itself; name a peer", .0.port, .0.netns
+    )]
+    OnlyItself(Service),
     /// The kernel layer failed.
     #[error("the kernel refused")]
     Kernel(#[from] KernelError),
@@ -183,13 +191,21 @@ const UPDATES: usize = 1024;
 impl Executor {
     /// Starts the task. `events` are those of `kernel`; if that channel closes, drains go on by looking
     /// once a second.
-    pub fn spawn(kernel: Arc<dyn Kernel>, events: mpsc::UnboundedReceiver<Event>) -> Self {
+    ///
+    /// `max_carried` is how many connections are carried to peers at once, at most.
+    pub fn spawn(
+        kernel: Arc<dyn Kernel>,
+        events: mpsc::UnboundedReceiver<Event>,
+        max_carried: usize,
+    ) -> Self {
+        let carrier = Carrier::new(Arc::clone(&kernel), max_carried);
         let (commands, receiver) = mpsc::unbounded_channel();
         let (updates, _) = broadcast::channel(UPDATES);
         let totals = Arc::default();
-        let task = Task::new(kernel, receiver, updates.clone(), Arc::clone(&totals));
+        let task =
+            Task::new(kernel, carrier.clone(), receiver, updates.clone(), Arc::clone(&totals));
         tokio::spawn(task.run(events));
-        Self { commands, updates, totals }
+        Self { commands, updates, totals, carrier }
     }
 
     /// Starts or joins one drain of all `services`: all of them, or none on error. Returns whether at least
@@ -265,6 +281,16 @@ impl Executor {
     /// Counters.
     pub fn totals(&self) -> Totals {
         *self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connections that are carried to peers.
+    pub fn carried(&self) -> CarryCounts {
+        self.carrier.counts()
+    }
+
+    /// Ready when no connection is carried any more. What is carried does not end with its drain.
+    pub async fn idle(&self) {
+        self.carrier.idle().await;
     }
 
     /// Ends every drain (their gates open) and the task; gates that cannot be opened are tried again until

@@ -13,13 +13,15 @@ use tracing::{field::display, warn};
 use super::{
     explain,
     rounds::{Cut, Flows, Retired},
+    straggling::Stragglers,
     task::Internal,
     verify::{Verification, check_netns, verify},
 };
 use crate::{
+    carry::Carrier,
     drain::{
-        Admission, Arrivals, Boot, Handoff, Lingerers, Retire, RetireReport, Retirement, Service,
-        Verdict,
+        Admission, Arrivals, Boot, Handoff, Lingerers, NewConnections, Retire, RetireReport,
+        Retirement, Service, Verdict,
     },
     kernel::{Class, Kernel, KernelError, RetireOrder, Watch},
 };
@@ -65,6 +67,8 @@ pub(super) enum Answer {
 /// An [`Op`] and what it needs.
 pub(super) struct Job {
     pub(super) kernel: Arc<dyn Kernel>,
+    pub(super) carrier: Carrier,
+    pub(super) new: NewConnections,
     pub(super) service: Service,
     /// Of the drain that asked for it: the answer to an older drain's operation means nothing to a newer one.
     pub(super) epoch: u64,
@@ -76,7 +80,6 @@ pub(super) struct Job {
     pub(super) admission: Admission,
     pub(super) retire: Retire,
     pub(super) ledger: Arc<Mutex<Retirement>>,
-    pub(super) handoff: Option<Handoff>,
     /// Whether a verification that finds nothing is news.
     pub(super) books: bool,
 }
@@ -113,8 +116,9 @@ impl Job {
             }
             Op::Close(lease_until) => {
                 check_netns(kernel, service.netns, self.netns_cookie)?;
-                let takers = self.handoff.map(|to| kernel.hand_over(service, to)).transpose()?;
-                kernel.close_gate(service, lease_until)?;
+                let takers =
+                    self.new.handoff().map(|to| kernel.hand_over(service, to)).transpose()?;
+                self.stragglers().close_gate(lease_until)?;
                 return Ok(takers.map_or(Answer::Done, Answer::HandedOver));
             }
             Op::HandOver(to) => {
@@ -122,7 +126,8 @@ impl Job {
                 return Ok(Answer::HandedOver(kernel.hand_over(service, to)?));
             }
             Op::Renew(lease_until) => kernel.renew_gate(service, lease_until)?,
-            Op::Open | Op::Forget => kernel.open_gate(service)?,
+            Op::Open => self.stragglers().open_gate()?,
+            Op::Forget => self.stragglers().forget()?,
             Op::Watch(watch) => kernel.watch(service, watch)?,
             Op::ReadArrivals => return Ok(Answer::Arrivals(self.arrivals())),
             Op::LogSources => self.log_sources()?,
@@ -136,6 +141,11 @@ impl Job {
             Op::Abort => return Ok(Answer::Aborted(self.flows().abort()?)),
         }
         Ok(Answer::Done)
+    }
+
+    fn stragglers(&self) -> Stragglers<'_> {
+        let Self { kernel, carrier, new, service, .. } = self;
+        Stragglers { kernel: &**kernel, carrier, new, service: *service }
     }
 
     fn flows(&self) -> Flows<'_> {

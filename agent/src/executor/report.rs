@@ -7,7 +7,7 @@ use std::{
 
 use super::{Status, entry::Entry, explain};
 use crate::{
-    drain::{Boot, Counts, Exempt, Lingerers, Service, StateName, full_map},
+    drain::{Boot, Counts, Exempt, Lingerers, NewConnections, Service, StateName, full_map},
     kernel::{Admitted, Kernel, KernelError, Look, Steered},
 };
 
@@ -115,6 +115,9 @@ pub(super) fn status(seen: Seen, entry: Option<&Entry>, now: Boot) -> Status {
         }
         Some(state) => state,
     };
+    let is_drop = |entry: &Entry| *entry.machine.spec().new_connections() == NewConnections::Drop;
+    // That listener answers nobody.
+    let dropped = if entry.is_some_and(is_drop) { seen.steered.attempts } else { 0 };
     let unknown = entry.and_then(|entry| entry.machine.unknown().map(str::to_owned));
     Status {
         service: seen.service,
@@ -123,7 +126,7 @@ pub(super) fn status(seen: Seen, entry: Option<&Entry>, now: Boot) -> Status {
         handshakes: seen.counts.handshakes,
         lingering: seen.counts.lingering,
         exempt: seen.exempt,
-        rejected: seen.rejected,
+        rejected: seen.rejected + dropped,
         admitted: seen.admitted,
         steered: seen.steered,
         last_new: seen.last_new,

@@ -22,6 +22,7 @@ use super::{
     report::{self, Asked, Seen},
 };
 use crate::{
+    carry::Carrier,
     drain::{Boot, Event, Leaving, Phase, Service, Spec},
     kernel::{self, EventKind, Kernel},
 };
@@ -77,6 +78,7 @@ pub(super) enum Internal {
 /// See the module.
 pub(super) struct Task {
     pub(super) kernel: Arc<dyn Kernel>,
+    pub(super) carrier: Carrier,
     commands: mpsc::UnboundedReceiver<Command>,
     pub(super) done: mpsc::UnboundedSender<Internal>,
     done_receiver: mpsc::UnboundedReceiver<Internal>,
@@ -106,6 +108,7 @@ struct Stop {
 impl Task {
     pub(super) fn new(
         kernel: Arc<dyn Kernel>,
+        carrier: Carrier,
         commands: mpsc::UnboundedReceiver<Command>,
         updates: broadcast::Sender<Update>,
         totals: Arc<Mutex<Totals>>,
@@ -113,6 +116,7 @@ impl Task {
         let (done, done_receiver) = mpsc::unbounded_channel();
         Self {
             kernel,
+            carrier,
             commands,
             done,
             done_receiver,
@@ -188,6 +192,10 @@ impl Task {
     fn kernel_event(&mut self, event: kernel::Event) {
         if !self.is_draining(event.service) {
             return;
+        }
+        if event.kind == EventKind::Unsteered {
+            // No verdict changes with it, but somebody may wait for it.
+            self.tell(event.service, None);
         }
         let hint = match event.kind {
             EventKind::Accepted => Event::Accepted { at: event.at },

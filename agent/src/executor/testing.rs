@@ -6,6 +6,7 @@ use tokio::sync::broadcast;
 
 use super::{Executor, Owner, StateName, Update};
 use crate::{
+    carry::MAX_CARRIED,
     drain::{Service, Spec, SpecRequest},
     kernel::{Kernel, fake::FakeKernel},
 };
@@ -31,7 +32,7 @@ pub(super) fn world() -> (Executor, Arc<FakeKernel>) {
     let (kernel, events) = FakeKernel::new();
     kernel.add_netns(NETNS);
     kernel.listen(WEB);
-    let executor = Executor::spawn(Arc::clone(&kernel) as Arc<dyn Kernel>, events);
+    let executor = Executor::spawn(Arc::clone(&kernel) as Arc<dyn Kernel>, events, MAX_CARRIED);
     (executor, kernel)
 }
 

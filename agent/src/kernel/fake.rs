@@ -44,11 +44,13 @@ pub(crate) enum Op {
     Restore,
     Finish,
     Abort,
+    OpenListener,
+    OwnAddresses,
 }
 
 impl Op {
     /// All of them.
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -73,6 +75,8 @@ impl Op {
         Self::Restore,
         Self::Finish,
         Self::Abort,
+        Self::OpenListener,
+        Self::OwnAddresses,
     ];
 }
 

@@ -1,7 +1,9 @@
 //! The real kernel behind the [`Kernel`] trait.
 
 use std::{
+    any::Any,
     collections::{BTreeSet, HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -13,10 +15,11 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::{
-    Abort, Admitted, Event, Faults, Finish, Followed, Kernel, KernelError, Look, ProbeCounts,
-    Reconciled, RetireLacks, RetireOrder, Steered, Tracked, Watch, cgroup, destroy, diag, events,
-    finish,
+    Abort, Admitted, Event, Faults, Finish, Followed, Kernel, KernelError, Look, OwnListener,
+    ProbeCounts, Reconciled, RetireLacks, RetireOrder, Steered, Tracked, Watch, cgroup, destroy,
+    diag, events, finish,
     gate::{self, Gates},
+    hop::Hops,
     losses::Losses,
     marks::Marks,
     netns::{self, Namespaces},
@@ -26,7 +29,9 @@ use super::{
     probes::{self, Probes},
     retire::Retiring,
     settle::Unsettled,
-    steer, sys,
+    steer,
+    straggling::{Listening, Outgoing, connect_here, is_own_here, listen_here},
+    sys,
     tracker::{Sizes, Tracker, tracked},
 };
 use crate::drain::{Admission, Boot, Handoff, Service};
@@ -61,6 +66,7 @@ pub struct Linux {
     probes: Mutex<Probes>,
     pub(super) gates: Arc<Mutex<Gates>>,
     retiring: Retiring,
+    hops: Hops,
     marks: Marks,
     /// See [`Linux::let_gate_settle`].
     unsettled: Unsettled,
@@ -84,7 +90,7 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
     let offsets = Offsets::read()?;
     let pins = Pins::new()?;
     let mut tracker = Tracker::start(&cgroup, &pins, sizes, &offsets)?;
-    let probes = Probes::start(config.probe_cgroup.clone(), cgroup, &mut tracker)?;
+    let probes = Probes::start(config.probe_cgroup.clone(), cgroup.clone(), &mut tracker)?;
     let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
     let marks = Marks::new(tracker.take_marks()?)?;
     let retiring = Retiring::start(&pins, sizes, &offsets, tracker.take_next()?);
@@ -96,6 +102,7 @@ pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Even
         probes: Mutex::new(probes),
         gates: Arc::new(Mutex::new(Gates::load(pins)?)),
         retiring,
+        hops: Hops::new(cgroup),
         marks,
         unsettled: Unsettled::default(),
         forgiven: Mutex::default(),
@@ -293,6 +300,31 @@ impl Kernel for Linux {
 
     fn remembers_clients(&self) -> bool {
         self.peers.remembers_clients()
+    }
+
+    fn open_listener(&self, netns: u32, how: Listening) -> Result<OwnListener, KernelError> {
+        let listen = || listen_here(how).map_err(|e| KernelError::op("listen in", netns, e));
+        let with: Box<dyn Any + Send + Sync> = match how {
+            // For as long as there is such a listener, connections will have to be marked.
+            Listening::Accepting => Box::new(self.hops.load()?),
+            Listening::Silent => Box::new(()),
+        };
+        Ok(OwnListener { socket: self.namespaces.inside(netns, listen)?, with })
+    }
+
+    fn open_connection(
+        &self,
+        netns: u32,
+        target: SocketAddr,
+        token: u64,
+    ) -> Result<Outgoing, KernelError> {
+        let hop = self.hops.load()?;
+        self.namespaces.inside(netns, || connect_here(target, &hop, token))
+    }
+
+    fn own_addresses(&self, netns: u32, addrs: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {
+        let own = || Ok(addrs.iter().copied().filter(|addr| is_own_here(*addr)).collect());
+        self.namespaces.inside(netns, own)
     }
 
     fn retire(&self, service: Service, order: &RetireOrder) -> Result<(), KernelError> {

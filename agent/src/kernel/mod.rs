@@ -14,6 +14,7 @@ mod gate;
 mod guard;
 mod handoff;
 mod holders;
+mod hop;
 pub mod kubelet;
 mod linux;
 mod loaded;
@@ -33,11 +34,18 @@ mod retire;
 mod retiring;
 mod settle;
 mod steer;
+mod straggling;
 mod sys;
 mod tracker;
 mod walk;
 
-use std::{collections::BTreeSet, fmt, os::fd::BorrowedFd, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    os::fd::BorrowedFd,
+    path::PathBuf,
+};
 
 pub use linux::{Config, Linux, open};
 pub use look::{Class, Listener, Look, Socket, SocketInfo, TcpState};
@@ -47,6 +55,9 @@ pub use retiring::{
 pub use sys::give_memory_back;
 
 pub use handoff::HandoffError;
+pub use straggling::{
+    Listener as OwnListener, Listening, Outgoing, raise_open_files, reset_at_close, saved_syn,
+};
 
 use crate::drain::{Admission, Boot, Handoff, Service};
 
@@ -188,6 +199,31 @@ pub trait Kernel: Send + Sync + 'static {
     /// Whether it is remembered when each client last had a connection, which `--keep-clients` needs.
     fn remembers_clients(&self) -> bool;
 
+    /// Opens a listener of ours in the namespace, on a port that the kernel chooses, for connections that the gate
+    /// steers there.
+    ///
+    /// # Errors
+    /// The namespace is gone, or the kernel cannot do what carrying needs: then with the reason.
+    fn open_listener(&self, netns: u32, how: Listening) -> Result<OwnListener, KernelError>;
+
+    /// Begins to connect to `target` from inside the namespace. The SYNs carry `token`, so that
+    /// [`saved_syn`] has it should the connection come back.
+    ///
+    /// # Errors
+    /// The namespace is gone, the target cannot be reached at all, or there are no more descriptors.
+    fn open_connection(
+        &self,
+        netns: u32,
+        target: SocketAddr,
+        token: u64,
+    ) -> Result<Outgoing, KernelError>;
+
+    /// Which of these addresses are the namespace's own, loopback included.
+    ///
+    /// # Errors
+    /// The namespace is gone.
+    fn own_addresses(&self, netns: u32, addrs: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError>;
+
     /// Has the flows of the service followed and told to leave, those that still arrive included. Called
     /// again it renews the order and takes in the flows that were missed. Without [`Kernel::retire_lacks`] of
     /// telling, that is; else flows are not followed, and this is no error.
@@ -276,7 +312,7 @@ pub struct Tracked {
     /// When the newest connection came.
     pub last_new: Option<Boot>,
     /// Where the newest connection came from.
-    pub last_peer: Option<std::net::IpAddr>,
+    pub last_peer: Option<IpAddr>,
 }
 
 /// What [`Kernel::reconcile`] had to mend. All zero: tracker and look agreed.

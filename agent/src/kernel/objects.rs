@@ -17,6 +17,10 @@ pub(super) const GATE: Object =
 pub(super) const RETIRE: Object =
     Object(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/retire.o")));
 
+/// `sock_ops`: marks the connections that carry stragglers.
+pub(super) const HOP: Object =
+    Object(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/hop.o")));
+
 impl Object {
     /// The bytes to load.
     ///

@@ -128,3 +128,63 @@ pub(super) fn bytes_received(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let bytes = info[TCPI_BYTES_RECEIVED..].try_into();
     bytes.map(u64::from_ne_bytes).map_err(io::Error::other)
 }
+
+/// Keeps the SYN of every connection that this listener accepts (`TCP_SAVE_SYN`), from the IP header on.
+///
+/// # Errors
+/// It is no TCP socket.
+pub(super) fn save_syn(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let one: libc::c_int = 1;
+    set(socket, libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, &one)
+}
+
+/// The SYN that was kept (`TCP_SAVED_SYN`), once: the kernel forgets it then. Empty if it was not kept.
+///
+/// # Errors
+/// It is no TCP socket.
+pub(super) fn saved_syn(socket: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    // IPv6 with some extension headers, and the longest TCP header.
+    let mut syn = vec![0_u8; 512];
+    let mut len = syn.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most as many bytes as `len` says the buffer has.
+    let rc = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_SAVED_SYN,
+            syn.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    syn.truncate(len as usize);
+    Ok(syn)
+}
+
+/// Has the kernel drop every packet for this socket, as if it had never come: a socket filter that keeps no byte.
+/// For a listener `tcp_v4_rcv` asks it about the SYN already.
+///
+/// # Errors
+/// It is no socket, or there is no memory.
+pub(super) fn drop_all(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let code = (libc::BPF_RET | libc::BPF_K) as u16;
+    let mut keep_nothing = libc::sock_filter { code, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut keep_nothing };
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
+fn set<T>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    let len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel reads as many bytes as the value has, and what the value points to lives longer.
+    let rc = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), len)
+    };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The binaries of agent-ebpf: what agent/build.rs takes in, and what the benchmarks compare it with.
-const PROGRAMS: [&str; 4] = ["track", "gate", "retire", "empty"];
+const PROGRAMS: [&str; 5] = ["track", "gate", "retire", "hop", "empty"];
 
 /// Types of functions, which callbacks (`bpf_loop`) need; and memset as plain stores: as a loop, the verifier
 /// would follow each of its rounds.

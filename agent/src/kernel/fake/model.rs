@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     os::fd::BorrowedFd,
 };
 
@@ -11,8 +11,9 @@ use crate::{
     drain::{Admission, Boot, Handoff, List, Service},
     kernel::{
         Abort, Admitted, Class, Faults, Finish, Followed, HandoffError, Kernel, KernelError,
-        Listener, Look, ProbeCounts, Reconciled, RetireLacks, RetireOrder, Socket, SocketInfo,
-        Steered, TcpState, Tracked, Watch,
+        Listener, Listening, Look, Outgoing, OwnListener, ProbeCounts, Reconciled, RetireLacks,
+        RetireOrder, Socket, SocketInfo, Steered, TcpState, Tracked, Watch, reset_at_close,
+        straggling::listen_here,
     },
 };
 
@@ -396,6 +397,30 @@ impl Kernel for FakeKernel {
 
     fn remembers_clients(&self) -> bool {
         !self.model().forgetful
+    }
+
+    fn open_listener(&self, netns: u32, how: Listening) -> Result<OwnListener, KernelError> {
+        self.enter(Op::OpenListener)?.netns_exists(netns)?;
+        let socket = listen_here(how).map_err(|e| KernelError::op("listen in", netns, e))?;
+        Ok(OwnListener { socket, with: Box::new(()) })
+    }
+
+    fn open_connection(
+        &self,
+        _netns: u32,
+        target: SocketAddr,
+        _token: u64,
+    ) -> Result<Outgoing, KernelError> {
+        let fail = |e: std::io::Error| KernelError::op("connect to", target, e);
+        let socket = TcpStream::connect(target).map_err(fail)?;
+        socket.set_nonblocking(true).map_err(fail)?;
+        reset_at_close(&socket, true);
+        Ok(Outgoing { socket: socket.into(), mark: Box::new(()) })
+    }
+
+    fn own_addresses(&self, netns: u32, addrs: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {
+        self.enter(Op::OwnAddresses)?.netns_exists(netns)?;
+        Ok(addrs.iter().copied().filter(IpAddr::is_loopback).collect())
     }
 
     fn retire(&self, service: Service, order: &RetireOrder) -> Result<(), KernelError> {

@@ -1,0 +1,104 @@
+//! The gate, together with what becomes of the connections that it does not let pass.
+
+use std::{net::SocketAddr, os::fd::AsFd as _};
+
+use tracing::warn;
+
+use super::DrainError;
+use crate::{
+    carry::{Carrier, Route},
+    drain::{Boot, Forward, NewConnections, Service},
+    kernel::{Kernel, KernelError, Listening},
+};
+
+/// One service and its stragglers. Blocks.
+pub(super) struct Stragglers<'a> {
+    pub(super) kernel: &'a dyn Kernel,
+    pub(super) carrier: &'a Carrier,
+    pub(super) new: &'a NewConnections,
+    pub(super) service: Service,
+}
+
+impl Stragglers<'_> {
+    /// Closes the gate; who comes from then on finds whoever takes stragglers, if somebody does.
+    pub(super) fn close_gate(&self, lease_until: Boot) -> Result<(), KernelError> {
+        let closed =
+            self.prepare().and_then(|()| self.kernel.close_gate(self.service, lease_until));
+        if closed.is_err() && *self.new != NewConnections::Reject {
+            // Nobody may be steered by a gate that is not known to be closed.
+            let _ = self.open_gate();
+        }
+        closed
+    }
+
+    fn prepare(&self) -> Result<(), KernelError> {
+        let service = self.service;
+        match self.new {
+            // Those who take over are found anew again and again: see Op::HandOver.
+            NewConnections::Reject | NewConnections::Handoff(_) => {}
+            NewConnections::Drop => {
+                let listener = self.kernel.open_listener(service.netns, Listening::Silent)?;
+                self.kernel.steer(service, &[listener.socket.as_fd()])?;
+                self.carrier.keep(service, listener);
+            }
+            NewConnections::Forward(forward) => {
+                let targets = targets(self.kernel, service, forward)?;
+                let listener = self.kernel.open_listener(service.netns, Listening::Accepting)?;
+                self.kernel.steer(service, &[listener.socket.as_fd()])?;
+                let route = Route { targets, proxy_protocol: forward.proxy_protocol };
+                self.carrier
+                    .open(service, listener, route)
+                    .map_err(|e| KernelError::op("accept stragglers of", service, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the gate. Whoever was on the way to the carrier by then still gets there.
+    pub(super) fn open_gate(&self) -> Result<(), KernelError> {
+        self.kernel.open_gate(self.service)?;
+        self.carrier.close(self.service);
+        Ok(())
+    }
+
+    /// The namespace is gone, and what is carried from it can only hold its remains.
+    pub(super) fn forget(&self) -> Result<(), KernelError> {
+        self.carrier.abort(self.service);
+        self.kernel.open_gate(self.service)
+    }
+}
+
+/// Whether stragglers of the service can be carried as asked, before anything is changed.
+pub(super) fn check(
+    kernel: &dyn Kernel,
+    service: Service,
+    new: &NewConnections,
+) -> Result<(), DrainError> {
+    let NewConnections::Forward(forward) = new else { return Ok(()) };
+    if targets(kernel, service, forward)?.is_empty() {
+        return Err(DrainError::OnlyItself(service));
+    }
+    // If this kernel cannot carry, the time to say so is now.
+    kernel.open_listener(service.netns, Listening::Accepting).map(drop)?;
+    Ok(())
+}
+
+/// The addresses but for those that are the service itself. An address that leads back here only after somebody's
+/// address translation is found out by the carrier.
+fn targets(
+    kernel: &dyn Kernel,
+    service: Service,
+    forward: &Forward,
+) -> Result<Vec<SocketAddr>, KernelError> {
+    let mut targets = forward.targets(service.port);
+    let ips: Vec<_> = targets.iter().map(|target| target.ip()).collect();
+    let own = kernel.own_addresses(service.netns, &ips)?;
+    targets.retain(|target| {
+        let is_itself = target.port() == service.port && own.contains(&target.ip());
+        if is_itself {
+            warn!(%service, %target, "new connections are not carried to the service itself");
+        }
+        !is_itself
+    });
+    Ok(targets)
+}
