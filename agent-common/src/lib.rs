@@ -7,6 +7,7 @@
 pub mod gate;
 pub mod http1;
 pub mod http2;
+pub mod record;
 pub mod retire;
 pub mod track;
 
@@ -73,6 +74,7 @@ mod pod {
         crate::ServiceKey,
         crate::gate::RuleKey,
         crate::gate::Rule,
+        crate::record::Record,
         crate::track::Flow,
         crate::track::ServiceCounts,
         crate::retire::Rule,

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -14,6 +14,8 @@ use tempfile::TempDir;
 
 use crate::{
     bpf::AgentMaps,
+    bpffs::Bpffs,
+    cmd,
     ctl::Ctl,
     dist::Dist,
     http,
@@ -27,6 +29,8 @@ use crate::{
 pub struct Agent {
     dist: Dist,
     dir: TempDir,
+    bpffs: Bpffs,
+    pin_dir: PathBuf,
     process: Option<Process>,
     quiet: bool,
 }
@@ -49,7 +53,9 @@ impl Agent {
         let dir = tempfile::Builder::new().prefix("drainctl-agent-").tempdir()?;
         // Unprivileged callers must reach the socket and run the command line.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
-        Ok(Self { dist: Dist::from_env()?, dir, process: None, quiet: false })
+        let (dist, bpffs) = (Dist::from_env()?, Bpffs::mount()?);
+        let pin_dir = bpffs.pin_dir();
+        Ok(Self { dist, dir, bpffs, pin_dir, process: None, quiet: false })
     }
 
     /// Starts the agent where [`Self::prepare`] or [`Self::stop`] left it.
@@ -58,6 +64,8 @@ impl Agent {
         let child = Command::new(self.dist.agent())
             .arg("--socket")
             .arg(self.socket())
+            .arg("--pin-dir")
+            .arg(&self.pin_dir)
             .args(options)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -90,6 +98,23 @@ impl Agent {
     /// Its folder, readable by everybody, removed on drop.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Where it keeps its kernel objects.
+    pub fn bpffs(&self) -> &Bpffs {
+        &self.bpffs
+    }
+
+    /// Has it keep them elsewhere.
+    pub fn set_pin_dir(&mut self, path: impl Into<PathBuf>) {
+        self.pin_dir = path.into();
+    }
+
+    /// Runs `drain-agent --uninstall` on its pin directory.
+    pub fn uninstall(&self) -> Result<Output> {
+        let mut command = Command::new(self.dist.agent());
+        command.arg("--uninstall").arg("--pin-dir").arg(&self.pin_dir);
+        cmd::output(&mut command, "")
     }
 
     /// The binaries it was started from.

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod bpf;
+pub mod bpffs;
 pub mod cluster;
 pub mod cmd;
 pub mod ctl;

@@ -12,9 +12,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use drainctl_agent::{
     drain::Service,
-    kernel::{self, Config, Event, EventKind, Kernel, KernelError, Linux, TcpState, Watch},
+    kernel::{self, Config, Event, EventKind, Kernel, KernelError, Linux, PinDir, TcpState, Watch},
 };
 use drainctl_tests::{
+    bpffs::Bpffs,
     net::{Listening, Pair, Server, connect},
     netns::Netns,
     nginx::accepts,
@@ -27,6 +28,7 @@ const PORT: u16 = 8080;
 /// A kernel layer with programs of its own, and a server in a namespace of its own.
 struct Fixture {
     linux: Arc<Linux>,
+    _pins: (PinDir, Bpffs),
     events: UnboundedReceiver<Event>,
     netns: Netns,
     server: Server,
@@ -41,10 +43,12 @@ impl Fixture {
     fn with_max_flows(max_flows: u32) -> Result<Self> {
         let netns = Netns::new()?;
         let server = Server::start(&netns, Listening::on(Ipv4Addr::LOCALHOST, PORT))?;
-        let config = Config { cgroup: None, max_flows, max_services: 64 };
-        let (linux, events) = kernel::open(&config)?;
+        let config = Config { cgroup: None, max_flows, max_services: 64, version: None };
+        let bpffs = Bpffs::mount()?;
+        let pin_dir = PinDir::claim(&bpffs.pin_dir())?;
+        let (linux, events) = kernel::open(&config, &pin_dir)?;
         let service = Service { netns: netns.inode(), port: PORT };
-        Ok(Self { linux, events, netns, server, service })
+        Ok(Self { linux, _pins: (pin_dir, bpffs), events, netns, server, service })
     }
 
     fn connect(&self, count: usize) -> Result<Vec<Pair>> {

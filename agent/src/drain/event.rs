@@ -1,5 +1,7 @@
 //! What goes into a [`Machine`](super::Machine) and what comes out of it: plain data.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Boot, Spec, verdict::Judgement};
 use crate::kernel::{RetireOrder, Watch};
 
@@ -146,7 +148,8 @@ pub enum Action {
 }
 
 /// Where a drain stands: the five states that users see, and two in which an operation of the gate is under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// No drain, or none any more.
     Serving,

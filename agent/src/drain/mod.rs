@@ -19,7 +19,7 @@ use std::fmt;
 
 pub use event::{Action, Arrivals, Event, Phase};
 pub use instance::{is_new_instance, listeners};
-pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON};
+pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON, Standing};
 pub use names::{NewConnections, SettledBy, StateName};
 pub use retire::{
     AtDeadline, IDLE_AFTER, LINGER, Leaving, Retire, RetireError, RetireKind, RetireReport,

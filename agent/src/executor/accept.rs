@@ -143,9 +143,6 @@ impl Task {
     }
 
     fn objection(&self, request: &Request, checks: &[Check]) -> Option<DrainError> {
-        if self.is_stopping() {
-            return Some(DrainError::Stopping);
-        }
         let missing = |check: &&Check| !check.exists && !self.is_draining(check.service);
         if let Some(check) = checks.iter().find(missing) {
             return Some(DrainError::NoSuchService(check.service));

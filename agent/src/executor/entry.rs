@@ -43,6 +43,10 @@ pub(super) struct Entry {
     pub(super) ledger: Arc<Mutex<Retirement>>,
     /// As of the newest round.
     pub(super) report: RetireReport,
+    /// When that was.
+    pub(super) reported: Boot,
+    /// What the next agent will find of this drain.
+    pub(super) saved: Option<Vec<u8>>,
     /// Why the newest round was not a whole one.
     pub(super) round_failed: Option<String>,
     /// Number of the next attempt at restoring the flows, if it waits for its time.
@@ -71,6 +75,8 @@ impl Entry {
             verifications: 0,
             ledger: Arc::default(),
             report: RetireReport::default(),
+            reported: Boot::default(),
+            saved: None,
             round_failed: None,
             restoring: None,
             queue: VecDeque::new(),
@@ -82,7 +88,7 @@ impl Entry {
     pub(super) fn succeed(self, old: Self) -> Self {
         let mut queue = old.queue;
         queue.extend(old.restoring.map(|attempt| (old.epoch, Op::Restore { attempt })));
-        Self { queue, busy: old.busy, ..self }
+        Self { queue, busy: old.busy, saved: old.saved, ..self }
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -92,6 +98,7 @@ impl Entry {
     /// Whether it can be forgotten.
     pub(super) fn is_done(&self) -> bool {
         let at_rest = !self.busy && self.queue.is_empty() && self.restoring.is_none();
+        let at_rest = at_rest && self.saved.is_none();
         at_rest && !self.is_draining()
     }
 

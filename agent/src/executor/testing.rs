@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 use super::{Executor, Owner, StateName, Update};
 use crate::{
     drain::{Service, Spec, SpecRequest},
-    kernel::{Kernel, fake::FakeKernel},
+    kernel::{Kernel, KernelError, fake::FakeKernel},
 };
 
 pub(super) const NETNS: u32 = 7;
@@ -31,8 +31,20 @@ pub(super) fn world() -> (Executor, Arc<FakeKernel>) {
     let (kernel, events) = FakeKernel::new();
     kernel.add_netns(NETNS);
     kernel.listen(WEB);
-    let executor = Executor::spawn(Arc::clone(&kernel) as Arc<dyn Kernel>, events);
+    let executor = Executor::spawn(Arc::clone(&kernel) as Arc<dyn Kernel>, events).expect("adopts");
     (executor, kernel)
+}
+
+/// Kills the executor, and starts another one that finds what it has left. As with a process that is killed, what
+/// it had begun may have been done or not.
+pub(super) fn restart(executor: Executor, kernel: &Arc<FakeKernel>) -> Executor {
+    executor.kill();
+    start(kernel).expect("adopts")
+}
+
+/// Another executor, or why it does not start.
+pub(super) fn start(kernel: &Arc<FakeKernel>) -> Result<Executor, KernelError> {
+    Executor::spawn(Arc::clone(kernel) as Arc<dyn Kernel>, kernel.reopen())
 }
 
 pub(super) async fn state(executor: &Executor, service: Service) -> StateName {

@@ -9,24 +9,21 @@ use std::{
 
 use drainctl_common::track::Flow;
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::mpsc;
 
 use super::{
-    Abort, Class, Event, Faults, Finish, Followed, Kernel, KernelError, Look, Reconciled,
-    RetireLacks, RetireOrder, Tracked, Watch, destroy, diag, events, finish,
+    Abort, Class, Faults, Finish, Followed, Kernel, KernelError, Look, Reconciled, RetireLacks,
+    RetireOrder, Tracked, Watch, destroy, diag, finish,
     gate::Gates,
-    netns::{self, Namespaces},
-    offsets::Offsets,
+    netns::Namespaces,
     pins::Pins,
+    records,
     retire::Retiring,
     settle::Unsettled,
     sys,
-    tracker::{Sizes, Tracker, number, tracked},
+    tracker::{Tracker, number, tracked},
 };
 use crate::drain::{Boot, Service};
 
-/// How often services of namespaces that are gone are forgotten.
-const SWEEP: Duration = Duration::from_secs(60);
 /// A service without a connection for so long is forgotten too; its next connection makes it known again.
 const UNUSED: Duration = Duration::from_secs(600);
 
@@ -39,88 +36,30 @@ pub struct Config {
     pub max_flows: u32,
     /// Most services counted at a time, on the whole node.
     pub max_services: u32,
+    /// Version of the kernel programs to go by; `None`: the one they have. Only tests of upgrades say another.
+    pub version: Option<u32>,
 }
 
-/// A running kernel with our programs in it.
+/// A running kernel with our programs in it, which stay there when this is dropped.
 pub struct Linux {
-    namespaces: Namespaces,
-    host: u32,
-    tracker: Mutex<Tracker>,
-    gates: Arc<Mutex<Gates>>,
-    retiring: Retiring,
+    pub(super) namespaces: Namespaces,
+    pub(super) host: u32,
+    pub(super) tracker: Mutex<Tracker>,
+    pub(super) gates: Arc<Mutex<Gates>>,
+    pub(super) retiring: Retiring,
     /// See [`Linux::let_gate_settle`].
-    unsettled: Unsettled,
+    pub(super) unsettled: Unsettled,
     /// Lost flows that were accounted for by a later reconciliation.
-    forgiven: Mutex<HashMap<Service, u64>>,
-}
-
-/// Loads and attaches everything, and takes in the connections that are there already.
-///
-/// # Errors
-/// The kernel, the permissions or this binary lack something; nothing stays loaded then.
-pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Event>), KernelError> {
-    let cgroup = match &config.cgroup {
-        Some(path) => path.clone(),
-        None => cgroup2_root()?,
-    };
-    let host = netns::host()?;
-    let sizes = Sizes { max_flows: config.max_flows, max_services: config.max_services };
-    let offsets = Offsets::read()?;
-    let pins = Pins::new()?;
-    let mut tracker = Tracker::start(&cgroup, sizes, &offsets)?;
-    let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
-    let retiring = Retiring::start(sizes, &offsets, tracker.take_next()?);
-    let linux = Arc::new(Linux {
-        namespaces: Namespaces::default(),
-        host,
-        tracker: Mutex::new(tracker),
-        gates: Arc::new(Mutex::new(Gates::load(pins)?)),
-        retiring,
-        unsettled: Unsettled::default(),
-        forgiven: Mutex::default(),
-    });
-    linux.adopt_all()?;
-    let (to, from) = mpsc::unbounded_channel();
-    let sweeper = Arc::downgrade(&linux);
-    events::forward(ring, logger, to, SWEEP, move || {
-        if let Some(linux) = sweeper.upgrade() {
-            linux.sweep();
-        }
-    })?;
-    Ok((linux, from))
+    pub(super) forgiven: Mutex<HashMap<Service, u64>>,
+    /// What agents of other versions have left.
+    pub(super) others: Mutex<Vec<Pins>>,
 }
 
 impl Linux {
-    /// Takes in the flows of every service that listens now.
-    fn adopt_all(&self) -> Result<(), KernelError> {
-        let (mut services, mut flows) = (0, 0);
-        for netns in self.namespaces.all()? {
-            match self.adopt_netns(netns) {
-                Ok((s, f)) => (services, flows) = (services + s, flows + f),
-                Err(KernelError::NoNetns(_)) => {} // Gone since.
-                Err(e) => return Err(e),
-            }
-        }
-        tracing::info!(services, flows, "took in the connections that were there");
-        Ok(())
-    }
-
-    fn adopt_netns(&self, netns: u32) -> Result<(usize, u64), KernelError> {
-        self.namespaces.inside(netns, || {
-            let ports: HashSet<u16> =
-                diag::look(None)?.listeners.iter().map(|l| l.local.port()).collect();
-            let mut tracker = self.tracker();
-            for &port in &ports {
-                tracker.know(Service { netns, port })?;
-            }
-            let flows = if ports.is_empty() { 0 } else { tracker.adopt()? };
-            Ok((ports.len(), flows))
-        })
-    }
-
-    fn sweep(&self) {
+    pub(super) fn sweep(&self) {
         let Ok(alive) = self.namespaces.all() else { return };
         let alive = alive.into_iter().collect();
+        lock(&self.gates).forget_dead(&alive);
         let before = self.now() - UNUSED;
         // The tracker stays locked until both agree: `forgiven` of a service that has been forgotten would hide
         // what is lost later.
@@ -239,7 +178,7 @@ impl Linux {
         }
     }
 
-    fn tracker(&self) -> MutexGuard<'_, Tracker> {
+    pub(super) fn tracker(&self) -> MutexGuard<'_, Tracker> {
         lock(&self.tracker)
     }
 }
@@ -292,6 +231,22 @@ impl Kernel for Linux {
         let corrected = self.correct(service)?;
         self.forgive(service)?;
         Ok(Reconciled { added, removed, moved, corrected })
+    }
+
+    fn saved_drains(&self) -> Result<Vec<(Service, Vec<u8>)>, KernelError> {
+        records::all(&self.tracker().drains)
+    }
+
+    fn save_drain(&self, service: Service, drain: &[u8]) -> Result<(), KernelError> {
+        records::save(&mut self.tracker().drains, service, drain)
+    }
+
+    fn forget_drain(&self, service: Service) -> Result<(), KernelError> {
+        records::forget(&mut self.tracker().drains, service)
+    }
+
+    fn release_others(&self, drains: &[Service]) -> Result<Vec<Service>, KernelError> {
+        self.release(drains)
     }
 
     fn watch(&self, service: Service, watch: Watch) -> Result<(), KernelError> {
@@ -370,17 +325,4 @@ fn flows(look: &Look) -> impl Iterator<Item = u64> + '_ {
 /// A panic in another thread does not make kernel state unusable.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Where cgroup v2 is mounted: its root is what sees every socket of the node.
-fn cgroup2_root() -> Result<PathBuf, KernelError> {
-    let mounts = procfs::mounts().map_err(|e| KernelError::op("read", "/proc/mounts", e))?;
-    let found = mounts.into_iter().find(|m| m.fs_vfstype == "cgroup2").map(|m| m.fs_file.into());
-    found.ok_or_else(|| {
-        KernelError::op(
-            "find",
-            "cgroup v2",
-            "it is mounted nowhere; mount it, or name it with --cgroup",
-        )
-    })
 }

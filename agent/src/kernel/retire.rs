@@ -1,7 +1,7 @@
 //! The retire programs and their maps, from the agent's side.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -24,6 +24,7 @@ use super::{
     netns::Namespaces,
     objects::RETIRE,
     offsets::{Offsets, RetireOffsets},
+    pins::Pins,
     sys,
     tracker::{Sizes, Tracker, key},
 };
@@ -33,6 +34,9 @@ use crate::drain::{Boot, Service};
 /// takes, whichever is longer.
 const RESCAN: Duration = Duration::from_secs(1);
 const RESCAN_SHARE: u32 = 20;
+
+/// Maps that the next agent goes on with.
+const PINNED: [&str; 3] = ["FOLLOWED", "RETIRING", "SOCKETS"];
 
 /// Retiring on this machine, or why it is not possible.
 pub(super) struct Retiring {
@@ -49,8 +53,13 @@ struct Scans {
 
 impl Retiring {
     /// Loads the programs if this kernel takes them.
-    pub(super) fn start(sizes: Sizes, offsets: &Offsets, tracker: ProgramArray<MapData>) -> Self {
-        let programs = Programs::start(sizes, offsets, tracker);
+    pub(super) fn start(
+        sizes: Sizes,
+        offsets: &Offsets,
+        pins: &Pins,
+        tracker: ProgramArray<MapData>,
+    ) -> Self {
+        let programs = Programs::start(sizes, offsets, pins, tracker);
         let programs = programs.map(Mutex::new).map_err(|error| {
             let reason = explain(&error);
             tracing::warn!(
@@ -134,13 +143,33 @@ impl Retiring {
         if scans.is_empty() { lock(programs).leave_tracker() } else { Ok(()) }
     }
 
+    /// Services whose flows are told to leave, or in the sockhash.
+    pub(super) fn services(&self) -> Result<BTreeSet<Service>, KernelError> {
+        let Ok(programs) = &self.programs else { return Ok(BTreeSet::new()) };
+        let programs = lock(programs);
+        let rules = programs.retiring.keys();
+        let flows = programs.followed.iter().map(|flow| flow.map(|(_, flow)| flow.service));
+        let service = |key: ServiceKey| Service { netns: key.netns, port: key.port };
+        rules
+            .chain(flows)
+            .filter(|key| !matches!(key, Err(MapError::KeyNotFound))) // It ended while we walked.
+            .map(|key| key.map(service))
+            .collect::<Result<_, _>>()
+            .map_err(|e| KernelError::op("read maps", "RETIRING and FOLLOWED", e))
+    }
+
+    /// Nothing retires: new connections are not joined, even if an earlier agent left it so.
+    pub(super) fn rest(&self) -> Result<(), KernelError> {
+        self.programs.as_ref().map_or(Ok(()), |programs| lock(programs).leave_tracker())
+    }
+
     /// See [`Kernel::retire_lacks`](super::Kernel::retire_lacks).
     pub(super) fn lacks(&self) -> RetireLacks {
         RetireLacks { telling: self.programs.as_ref().err().cloned() }
     }
 }
 
-/// The loaded programs. When they are dropped, every socket is as it was before.
+/// The loaded programs.
 struct Programs {
     ebpf: Ebpf,
     retiring: HashMap<MapData, ServiceKey, Rule>,
@@ -155,15 +184,18 @@ impl Programs {
     fn start(
         sizes: Sizes,
         offsets: &Offsets,
+        pins: &Pins,
         tracker: ProgramArray<MapData>,
     ) -> Result<Self, KernelError> {
-        let mut ebpf = load(sizes, offsets)?;
+        let mut ebpf = load(sizes, offsets, pins)?;
         let btf =
             Btf::from_sys_fs().map_err(|e| KernelError::op("read", "BTF of the kernel", e))?;
         let sockets: SockHash<MapData, u64> = map(&mut ebpf, "SOCKETS", SockHash::try_from)?;
         let tell: &mut SkMsg = program(&mut ebpf, "tell")?;
         tell.load().map_err(|e| KernelError::op("load program", "tell", e))?;
-        tell.attach(sockets.fd()).map_err(|e| KernelError::op("attach program", "tell", e))?;
+        let link = tell.attach(sockets.fd()).and_then(|id| tell.take_link(id));
+        // It stays when the agent goes. Sockets keep the program that was there when they joined.
+        std::mem::forget(link.map_err(|e| KernelError::op("attach program", "tell", e))?);
         let join: &mut Iter = program(&mut ebpf, "join")?;
         join.load("tcp", &btf).map_err(|e| KernelError::op("load program", "join", e))?;
         for name in ["join_new", "ended"] {
@@ -276,9 +308,11 @@ impl Programs {
     }
 }
 
-fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
+fn load(sizes: Sizes, offsets: &Offsets, pins: &Pins) -> Result<Ebpf, KernelError> {
     let ours = RetireOffsets::read()?;
-    EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    pins.share(&mut loader, &PINNED);
+    loader
         .btf(None) // The offsets below are all it needs.
         .override_global("OFF_SKC_NET", &offsets.skc_net, true)
         .override_global("OFF_NET_INUM", &offsets.net_inum, true)

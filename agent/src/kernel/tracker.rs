@@ -4,13 +4,17 @@ use std::{
     collections::HashSet,
     fs::File,
     net::{IpAddr, Ipv6Addr},
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::Path,
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, MapError, ProgramArray, RingBuf},
-    programs::{CgroupAttachMode, Iter, SchedClassifier, SockOps, TestRun as _, TestRunOptions},
+    programs::{
+        CgroupAttachMode, Iter, SchedClassifier, SockOps, TestRun as _, TestRunOptions,
+        links::FdLink,
+    },
 };
 use drainctl_common::{
     ServiceKey, class,
@@ -22,17 +26,24 @@ use super::{
     loaded::{begin_scan, exists, finish_scan, is_missing, lookup, map, program},
     objects::TRACK,
     offsets::Offsets,
+    pins::{Pins, detach, keep, replace},
+    records::Drains,
 };
 use crate::drain::{Boot, Service};
+
+/// Maps that the next agent goes on with. Of the ring of events each has its own.
+const PINNED: [&str; 5] = ["DRAINS", "FLOWS", "SERVICES", "FAULTS", "NEXT"];
 
 /// `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
 const NOEXIST: u64 = 1;
 
-/// The loaded and attached tracker. When it is dropped, counting stops.
+/// The loaded and attached tracker.
 pub(super) struct Tracker {
     ebpf: Ebpf,
     /// `adopt`, or the variant that this kernel allows.
     adopt: &'static str,
+    /// What the next agent finds.
+    pub(super) drains: Drains,
     flows: HashMap<MapData, u64, Flow>,
     services: HashMap<MapData, ServiceKey, ServiceCounts>,
     faults: Array<MapData, u64>,
@@ -49,34 +60,70 @@ pub(super) struct Sizes {
 }
 
 impl Tracker {
-    /// Loads the programs and attaches the counting one to the root of cgroup v2.
+    /// Loads the programs and has the counting one run at the root of cgroup v2, in the place of that of an
+    /// earlier agent if there is one.
     pub(super) fn start(
         cgroup: &Path,
         sizes: Sizes,
         offsets: &Offsets,
+        pins: &Pins,
     ) -> Result<Self, KernelError> {
-        let mut ebpf = load(sizes, offsets)?;
+        let mut ebpf = load(sizes, offsets, pins)?;
         let adopt = load_programs(&mut ebpf)?;
         let mut tracker = Self {
             adopt,
+            drains: map(&mut ebpf, "DRAINS", HashMap::try_from)?,
             flows: map(&mut ebpf, "FLOWS", HashMap::try_from)?,
             services: map(&mut ebpf, "SERVICES", HashMap::try_from)?,
             faults: map(&mut ebpf, "FAULTS", Array::try_from)?,
-            max_flows: sizes.max_flows as usize,
+            max_flows: pins.max_entries("FLOWS")? as usize,
             watches: std::collections::HashMap::new(),
             ebpf,
         };
-        tracker.attach(cgroup)?;
+        tracker.read_watches()?;
+        tracker.attach(cgroup, pins)?;
         Ok(tracker)
     }
 
-    fn attach(&mut self, cgroup: &Path) -> Result<(), KernelError> {
+    fn attach(&mut self, cgroup: &Path, pins: &Pins) -> Result<(), KernelError> {
         let fail = |e| KernelError::op("attach the tracker to cgroup", cgroup.display(), e);
         let dir = File::open(cgroup).map_err(|e| KernelError::op("open", cgroup.display(), e))?;
-        // Single is what a bpf_link wants; programs of others stay attached beside it.
+        let inode = dir.metadata().map_err(|e| KernelError::op("open", cgroup.display(), e))?.ino();
+        let (before, ours) = (pins.trackers()?, pins.tracker(inode));
         let program: &mut SockOps = program(&mut self.ebpf, "track")?;
-        program.attach(dir, CgroupAttachMode::Single).map_err(|e| fail(Box::new(e)))?;
+        if before.contains(&ours) {
+            let fd = program.fd().map_err(|e| fail(Box::new(e)))?;
+            replace(&ours, fd.as_fd())?;
+        } else {
+            // Single is what a bpf_link wants; programs of others stay attached beside it.
+            let link = program.attach(dir, CgroupAttachMode::Single);
+            let link = link.and_then(|id| program.take_link(id)).map_err(|e| fail(Box::new(e)))?;
+            let link = FdLink::try_from(link)
+                .map_err(|e| KernelError::op("attach the tracker to", "a cgroup (Linux 5.7)", e))?;
+            keep(link, &ours)?;
+        }
+        // One at another cgroup goes after ours has come, so that no flow is missed.
+        before.iter().filter(|path| **path != ours).try_for_each(|path| detach(path))
+    }
+
+    /// What an earlier agent wanted to be told of.
+    fn read_watches(&mut self) -> Result<(), KernelError> {
+        for entry in self.services.iter() {
+            match entry {
+                Ok((key, counts)) if counts.watch != 0 && key.class == class::COUNTED => {
+                    let service = Service { netns: key.netns, port: key.port };
+                    self.watches.insert(service, counts.watch);
+                }
+                Ok(_) | Err(MapError::KeyNotFound) => {}
+                Err(e) => return Err(KernelError::op("read map", "SERVICES", e)),
+            }
+        }
         Ok(())
+    }
+
+    /// Services of which something is reported, or whose new connections are joined.
+    pub(super) fn watched(&self) -> Vec<Service> {
+        self.watches.keys().copied().collect()
     }
 
     /// The ring buffer of events, once.
@@ -311,9 +358,11 @@ fn address(words: [u32; 4]) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
 }
 
-fn load(sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
+fn load(sizes: Sizes, offsets: &Offsets, pins: &Pins) -> Result<Ebpf, KernelError> {
     let bytes = TRACK.bytes()?;
-    EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    pins.share(&mut loader, &PINNED);
+    loader
         .btf(None) // The offsets below are all it needs.
         .override_global("OFF_SKC_NET", &offsets.skc_net, true)
         .override_global("OFF_NET_INUM", &offsets.net_inum, true)
