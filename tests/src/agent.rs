@@ -31,6 +31,9 @@ pub struct Agent {
     dir: TempDir,
     bpffs: Bpffs,
     pin_dir: PathBuf,
+    /// Another program than that of users.
+    program: Option<PathBuf>,
+    failpoint: Option<String>,
     process: Option<Process>,
     quiet: bool,
 }
@@ -55,13 +58,19 @@ impl Agent {
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
         let (dist, bpffs) = (Dist::from_env()?, Bpffs::mount()?);
         let pin_dir = bpffs.pin_dir();
-        Ok(Self { dist, dir, bpffs, pin_dir, process: None, quiet: false })
+        let (program, failpoint, process) = (None, None, None);
+        Ok(Self { dist, dir, bpffs, pin_dir, program, failpoint, process, quiet: false })
     }
 
     /// Starts the agent where [`Self::prepare`] or [`Self::stop`] left it.
     pub fn launch(&mut self, options: &[&str]) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let child = Command::new(self.dist.agent())
+        let mut command = match &self.program {
+            Some(program) => Command::new(program),
+            None => Command::new(self.dist.agent()),
+        };
+        command.envs(self.failpoint.iter().map(|name| ("DRAINCTL_FAILPOINT", name)));
+        let child = command
             .arg("--socket")
             .arg(self.socket())
             .arg("--pin-dir")
@@ -108,6 +117,24 @@ impl Agent {
     /// Has it keep them elsewhere.
     pub fn set_pin_dir(&mut self, path: impl Into<PathBuf>) {
         self.pin_dir = path.into();
+    }
+
+    /// Has another program run from the next start on: the one that can be killed in the middle of a step.
+    pub fn set_program(&mut self, program: impl Into<PathBuf>) {
+        self.program = Some(program.into());
+    }
+
+    /// Has it die at this place from the next start on.
+    pub fn set_failpoint(&mut self, name: Option<&str>) {
+        self.failpoint = name.map(str::to_owned);
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(match &mut self.process {
+            Some(process) => process.exited()?.is_none(),
+            None => false,
+        })
     }
 
     /// Runs `drain-agent --uninstall` on its pin directory.

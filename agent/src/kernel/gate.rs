@@ -19,7 +19,10 @@ use super::{
     objects::GATE,
     pins::{GatePin, Pins, detach, keep, replace},
 };
-use crate::drain::{Boot, Service};
+use crate::{
+    drain::{Boot, Service},
+    failpoint,
+};
 
 /// How many instances are kept loaded. Each costs about 30 ms to load and 10 KiB of kernel memory.
 const SPARES: usize = 4;
@@ -97,6 +100,7 @@ impl Gates {
                 // Loaded first: the old program refuses until the new one does.
                 let mut instance = load_instance(&self.pins, pin.slot)?;
                 replace(&self.pins.gate(&pin), instance.fd()?)?;
+                failpoint::pass("adopt: gate replaced");
                 self.attached.insert(pin.netns, Attached { instance, pin, ports });
             } else {
                 detach(&self.pins.gate(&pin))?;
@@ -189,7 +193,10 @@ impl Gates {
             self.add_spare(instance);
             return Err(e);
         }
-        self.attach(instance, service, netns, cookie).map(|()| self.note(service, rule))
+        failpoint::pass("gate: rule written");
+        self.attach(instance, service, netns, cookie).map(|()| self.note(service, rule))?;
+        failpoint::pass("gate: pinned");
+        Ok(())
     }
 
     fn note(&mut self, service: Service, rule: Rule) {
@@ -234,6 +241,7 @@ impl Gates {
     pub(super) fn open(&mut self, service: Service) -> Result<(), KernelError> {
         let Some((key, _)) = self.rule(service) else { return Ok(()) };
         self.erase(key)?;
+        failpoint::pass("gate: rule removed");
         let Some(attached) = self.attached.get_mut(&service.netns) else { return Ok(()) };
         attached.ports.remove(&service.port);
         if attached.ports.is_empty() {
@@ -331,6 +339,7 @@ impl Instance {
     fn attach(&mut self, service: Service, netns: &OwnedFd) -> Result<FdLink, KernelError> {
         let program = self.program()?;
         let link = program.attach(netns).and_then(|id| program.take_link(id));
+        failpoint::pass("gate: attached");
         link.map(Into::into).map_err(|e| KernelError::op("attach the gate for", service, e))
     }
 

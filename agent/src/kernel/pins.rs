@@ -22,6 +22,7 @@ use rustix::{
 };
 
 use super::{KernelError, sys};
+use crate::failpoint;
 
 /// `BPF_FS_MAGIC` (`include/uapi/linux/magic.h`).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -288,6 +289,7 @@ pub(super) fn detach(path: &Path) -> Result<(), KernelError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         done => done.map_err(fail("detach"))?,
     }
+    failpoint::pass("pins: detached");
     fs::remove_file(path).map_err(fail("remove"))
 }
 

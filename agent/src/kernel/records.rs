@@ -4,7 +4,7 @@ use aya::maps::{HashMap, MapData, MapError};
 use drainctl_common::{ServiceKey, record::Record};
 
 use super::{KernelError, loaded::is_missing, tracker::key};
-use crate::drain::Service;
+use crate::{drain::Service, failpoint};
 
 /// The map as aya knows it.
 pub(super) type Drains = HashMap<MapData, ServiceKey, Record>;
@@ -26,11 +26,15 @@ pub(super) fn save(drains: &mut Drains, service: Service, text: &[u8]) -> Result
     };
     let too_long = || fail(format!("{} bytes, at most {} fit", text.len(), Record::ROOM).into());
     let record = Record::of(text).ok_or_else(too_long)?;
-    drains.insert(key(service), record, 0).map_err(|e| fail(e.into()))
+    failpoint::pass("drain: to be saved");
+    drains.insert(key(service), record, 0).map_err(|e| fail(e.into()))?;
+    failpoint::pass("drain: saved");
+    Ok(())
 }
 
 /// Removes one, if it is there.
 pub(super) fn forget(drains: &mut Drains, service: Service) -> Result<(), KernelError> {
+    failpoint::pass("drain: to be forgotten");
     match drains.remove(&key(service)) {
         Err(e) if !is_missing(&e) => {
             Err(KernelError::op("remove from map DRAINS the drain of", service, e))

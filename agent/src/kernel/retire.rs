@@ -28,7 +28,10 @@ use super::{
     sys,
     tracker::{Sizes, Tracker, key},
 };
-use crate::drain::{Boot, Service};
+use crate::{
+    drain::{Boot, Service},
+    failpoint,
+};
 
 /// A service is scanned again for flows that were missed after so long, or after this many times what a scan
 /// takes, whichever is longer.
@@ -81,6 +84,7 @@ impl Retiring {
     ) -> Result<(), KernelError> {
         let Ok(programs) = &self.programs else { return Ok(()) };
         lock(programs).order(service, order)?;
+        failpoint::pass("retire: rule written");
         let before = lock(&self.scans).get(&service).copied();
         let started = Instant::now();
         if before.is_some_and(|scans| started < scans.next) {
@@ -98,6 +102,7 @@ impl Retiring {
             let scan = begin_scan(&mut lock(programs).ebpf, "join")?;
             finish_scan(scan, "join")
         })?;
+        failpoint::pass("retire: joined");
         // Once more soon: what was being established during the first scan may have been missed.
         let number = before.map_or(1, |scans| scans.number.saturating_add(1));
         let took = started.elapsed();
@@ -136,8 +141,10 @@ impl Retiring {
         // Nobody joins any more, nobody is told any more; then those programs end that are still at it.
         lock(tracker).join_new(service, false)?;
         lock(programs).revoke(service)?;
+        failpoint::pass("restore: revoked");
         sys::settle();
         lock(programs).let_go(service)?;
+        failpoint::pass("restore: let go");
         let mut scans = lock(&self.scans);
         scans.remove(&service);
         if scans.is_empty() { lock(programs).leave_tracker() } else { Ok(()) }

@@ -31,7 +31,7 @@ use super::{
     sys,
     tracker::{Sizes, Tracker},
 };
-use crate::drain::Service;
+use crate::{drain::Service, failpoint};
 
 /// How often services of namespaces that are gone are forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -55,6 +55,7 @@ pub fn open(
     let sizes = Sizes { max_flows: config.max_flows, max_services: config.max_services };
     let offsets = Offsets::read()?;
     let mut tracker = Tracker::start(&cgroup, sizes, &offsets, &pins)?;
+    failpoint::pass("adopt: tracker replaced");
     tell_sizes(&pins, sizes)?;
     for other in &others {
         if let Some(drains) = other.map("DRAINS")? {
@@ -63,6 +64,7 @@ pub fn open(
             records::copy(&theirs, &mut tracker.drains)?;
         }
     }
+    failpoint::pass("upgrade: drains copied");
     let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
     let retiring = Retiring::start(sizes, &offsets, &pins, tracker.take_next()?);
     let namespaces = Namespaces::default();
@@ -85,6 +87,7 @@ pub fn open(
     });
     linux.adopt_all()?;
     linux.sweep();
+    failpoint::pass("adopt: flows taken in");
     let (to, from) = mpsc::unbounded_channel();
     let sweeper = Arc::downgrade(&linux);
     events::forward(ring, logger, to, SWEEP, move || {
@@ -112,9 +115,15 @@ fn dismantle(versions: &[Pins]) -> Result<(), KernelError> {
         pins.detach()?;
         revoke(pins)?;
     }
+    failpoint::pass("upgrade: other detached");
     // Programs that still run may write to what is removed now.
     sys::settle();
-    versions.iter().try_for_each(|pins| let_go(pins).and_then(|()| pins.remove()))
+    for pins in versions {
+        let_go(pins)?;
+        failpoint::pass("upgrade: other let go");
+        pins.remove()?;
+    }
+    Ok(())
 }
 
 /// Nobody is told any more, and nobody joins.
@@ -220,6 +229,7 @@ impl Linux {
             self.tracker().join_new(service, false)?;
             self.watch(service, Watch::default())?;
         }
+        failpoint::pass("adopt: others released");
         // Ours are all at work by now.
         dismantle(&lock(&self.others))?;
         lock(&self.others).clear();
