@@ -43,7 +43,7 @@ impl Fixture {
     fn with_max_flows(max_flows: u32) -> Result<Self> {
         let netns = Netns::new()?;
         let server = Server::start(&netns, Listening::on(Ipv4Addr::LOCALHOST, PORT))?;
-        let config = Config { cgroup: None, max_flows, max_services: 64, version: None };
+        let config = Config { cgroup: None, max_flows, max_services: 16_384, version: None };
         let bpffs = Bpffs::mount()?;
         let pin_dir = PinDir::claim(&bpffs.pin_dir())?;
         let (linux, events) = kernel::open(&config, &pin_dir)?;

@@ -25,7 +25,7 @@ fn main() -> Result<()> {
         pin_dir,
         cgroup: None,
         max_flows: 65_536,
-        max_services: 1024,
+        max_services: 16_384,
         version: abi,
     })?)
 }

@@ -124,7 +124,7 @@ fn shared() -> Result<Arc<Linux>> {
     if let Some(shared) = &*shared {
         return Ok(Arc::clone(&shared.linux));
     }
-    let config = Config { cgroup: None, max_flows: 65_536, max_services: 64, version: None };
+    let config = Config { cgroup: None, max_flows: 65_536, max_services: 16_384, version: None };
     let bpffs = Bpffs::mount()?;
     let pin_dir = PinDir::claim(&bpffs.pin_dir())?;
     let (linux, events) = kernel::open(&config, &pin_dir)?;
