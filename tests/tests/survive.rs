@@ -8,7 +8,7 @@ use drainctl_tests::{
     cluster::PORT,
     fixture::{Fixture, serve},
     net::{self, Attempt},
-    wait::{LIMIT, throughout},
+    wait::{LIMIT, eventually, throughout},
 };
 
 const DRAIN: &[&str] = &["drain", "--port", "80", "--quiet", "0s"];
@@ -44,6 +44,7 @@ fn gate_and_waiters_outlive(end: End) -> Result<()> {
     fixture.await_refused()?;
     let mut wait =
         fixture.ctl().start(&["wait", "--port", "80", "--for", "drained", "--timeout", "58s"])?;
+    eventually(LIMIT, "it has found the service", || Ok(!wait.stderr()?.is_empty()))?;
     end.of(&mut fixture.agent)?;
     throughout(WHILE, "the gate stays closed without an agent", || refused(&fixture))?;
     fixture.agent.launch(&[])?;
