@@ -10,6 +10,7 @@ pub mod http1;
 pub mod http2;
 pub mod peers;
 pub mod probe;
+pub mod record;
 pub mod retire;
 pub mod track;
 
@@ -81,6 +82,7 @@ mod pod {
         crate::peers::PeerKey,
         crate::peers::Peer,
         crate::peers::Admitted,
+        crate::record::Record,
         crate::track::Flow,
         crate::track::ServiceCounts,
         crate::retire::Rule,

@@ -1,6 +1,11 @@
 //! The daemon's life: from its options to a socket that answers, and from a signal to a clean end.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -15,15 +20,13 @@ use crate::{
         server::{BindError, Socket},
     },
     executor::Executor,
-    kernel::{self, Event, Kernel, KernelError},
+    kernel::{self, Event, Kernel, KernelError, PinDir, PinDirError},
 };
 
 /// Threads that run tasks: the agent waits far more than it computes.
 const WORKERS: usize = 2;
 /// Threads that may block in the kernel at once.
 const BLOCKING_THREADS: usize = 16;
-/// How long stopping waits for gates to open.
-const OPEN_GATES_WITHIN: Duration = Duration::from_secs(5);
 /// How long stopping waits for answers under way.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
@@ -32,6 +35,8 @@ const FINISH_WITHIN: Duration = Duration::from_secs(2);
 pub struct Options {
     /// Where clients connect.
     pub socket: PathBuf,
+    /// Where kernel objects are kept, on a bpffs.
+    pub pin_dir: PathBuf,
     /// Root of the cgroup v2 hierarchy; `None`: where /proc/mounts says it is.
     pub cgroup: Option<PathBuf>,
     /// The kubelet's cgroup; `None`: that of the kubelet's process.
@@ -44,6 +49,8 @@ pub struct Options {
     pub client_history: u32,
     /// Most connections carried to peers at once, at least 1.
     pub max_carried: u32,
+    /// Version of the kernel programs to go by; `None`: the one they have. Only tests of upgrades say another.
+    pub version: Option<u32>,
 }
 
 /// Why the daemon could not start.
@@ -55,15 +62,19 @@ pub enum DaemonError {
     /// The kernel layer did not start.
     #[error("cannot set up the kernel programs")]
     Kernel(#[from] KernelError),
+    /// Nothing can be kept.
+    #[error("cannot use the pin directory")]
+    PinDir(#[from] PinDirError),
     /// There is no socket.
     #[error("cannot make the socket")]
     Bind(#[from] BindError),
 }
 
-/// Runs until SIGTERM or SIGINT. Then all drains end, their gates open, and the socket is gone.
+/// Runs until SIGTERM or SIGINT. Then the socket is gone, and the kernel goes on by itself: gates stay as they are,
+/// connections are counted, and a next agent on the same pin directory goes on with the drains.
 ///
 /// # Errors
-/// It could not start; nothing but the socket's lock file is left behind then.
+/// It could not start. What an earlier agent has left is still there then.
 pub fn run(options: &Options) -> Result<(), DaemonError> {
     kernel::give_memory_back();
     runtime().map_err(DaemonError::Runtime)?.block_on(serve(options))
@@ -77,22 +88,37 @@ fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
+/// Removes what agents have left in the kernel below this pin directory: gates open, nothing counts any more. Of a
+/// directory that is not there it is no error.
+///
+/// # Errors
+/// An agent is running there, or something could not be removed; called again it goes on.
+pub fn uninstall(pin_dir: &Path) -> Result<(), DaemonError> {
+    match PinDir::claim_existing(pin_dir)? {
+        Some(dir) => Ok(kernel::uninstall(dir)?),
+        None => Ok(()),
+    }
+}
+
 async fn serve(options: &Options) -> Result<(), DaemonError> {
     raise_descriptor_limit();
     let signals = Signals::new().map_err(DaemonError::Runtime)?;
-    // The socket first: it is what tells a second agent to leave the first one's programs alone.
+    // Both tell a second agent to leave the first one's programs alone.
     let socket = Socket::bind(&options.socket)?;
-    let (kernel, events) = open_kernel(options)?;
+    let pin_dir = PinDir::claim(&options.pin_dir)?;
+    let (kernel, events) = open_kernel(options, &pin_dir)?;
     let files = kernel::raise_open_files();
     tracing::debug!(files, "limit of open files");
-    let executor = Executor::spawn(Arc::clone(&kernel), events, options.max_carried as usize);
+    let executor = Executor::spawn(Arc::clone(&kernel), events, options.max_carried as usize)?;
     tracing::info!(socket = %options.socket.display(), "listening");
     let seats = Seats::new(kernel.host_netns());
     let app = Arc::new(App::new(executor.clone(), kernel));
     let connections = socket.serve(router(app), seats, signals.asked_to_stop()).await;
-    tracing::info!("stopping: every drain ends and its gate opens");
-    executor.stop(OPEN_GATES_WITHIN).await;
+    tracing::info!("stopping: the kernel goes on by itself until the next agent comes");
+    executor.stop().await;
     connections.finish(FINISH_WITHIN).await;
+    // From here on the next agent may start. What only this process can go on with would go on here.
+    drop(pin_dir);
     tracing::info!("stopped");
     Ok(())
 }
@@ -109,6 +135,7 @@ fn raise_descriptor_limit() {
 /// Starts the kernel layer.
 fn open_kernel(
     options: &Options,
+    pin_dir: &PinDir,
 ) -> Result<(Arc<dyn Kernel>, mpsc::UnboundedReceiver<Event>), KernelError> {
     let config = kernel::Config {
         cgroup: options.cgroup.clone(),
@@ -116,8 +143,9 @@ fn open_kernel(
         max_flows: options.max_flows,
         max_services: options.max_services,
         client_history: options.client_history,
+        version: options.version,
     };
-    let (linux, events) = kernel::open(&config)?;
+    let (linux, events) = kernel::open(&config, pin_dir)?;
     Ok((linux, events))
 }
 

@@ -11,4 +11,5 @@ pub mod cli;
 pub mod daemon;
 pub mod drain;
 pub mod executor;
+mod failpoint;
 pub mod kernel;

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -14,6 +14,8 @@ use tempfile::TempDir;
 
 use crate::{
     bpf::AgentMaps,
+    bpffs::Bpffs,
+    cmd,
     ctl::Ctl,
     dist::Dist,
     http,
@@ -27,6 +29,11 @@ use crate::{
 pub struct Agent {
     dist: Dist,
     dir: TempDir,
+    bpffs: Bpffs,
+    pin_dir: PathBuf,
+    /// Another program than that of users.
+    program: Option<PathBuf>,
+    failpoint: Option<String>,
     process: Option<Process>,
     quiet: bool,
 }
@@ -49,15 +56,25 @@ impl Agent {
         let dir = tempfile::Builder::new().prefix("drainctl-agent-").tempdir()?;
         // Unprivileged callers must reach the socket and run the command line.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
-        Ok(Self { dist: Dist::from_env()?, dir, process: None, quiet: false })
+        let (dist, bpffs) = (Dist::from_env()?, Bpffs::mount()?);
+        let pin_dir = bpffs.pin_dir();
+        let (program, failpoint, process) = (None, None, None);
+        Ok(Self { dist, dir, bpffs, pin_dir, program, failpoint, process, quiet: false })
     }
 
     /// Starts the agent where [`Self::prepare`] or [`Self::stop`] left it.
     pub fn launch(&mut self, options: &[&str]) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let child = Command::new(self.dist.agent())
+        let mut command = match &self.program {
+            Some(program) => Command::new(program),
+            None => Command::new(self.dist.agent()),
+        };
+        command.envs(self.failpoint.iter().map(|name| ("DRAINCTL_FAILPOINT", name)));
+        let child = command
             .arg("--socket")
             .arg(self.socket())
+            .arg("--pin-dir")
+            .arg(&self.pin_dir)
             .args(options)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -90,6 +107,41 @@ impl Agent {
     /// Its folder, readable by everybody, removed on drop.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Where it keeps its kernel objects.
+    pub fn bpffs(&self) -> &Bpffs {
+        &self.bpffs
+    }
+
+    /// Has it keep them elsewhere.
+    pub fn set_pin_dir(&mut self, path: impl Into<PathBuf>) {
+        self.pin_dir = path.into();
+    }
+
+    /// Has another program run from the next start on: the one that can be killed in the middle of a step.
+    pub fn set_program(&mut self, program: impl Into<PathBuf>) {
+        self.program = Some(program.into());
+    }
+
+    /// Has it die at this place from the next start on.
+    pub fn set_failpoint(&mut self, name: Option<&str>) {
+        self.failpoint = name.map(str::to_owned);
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(match &mut self.process {
+            Some(process) => process.exited()?.is_none(),
+            None => false,
+        })
+    }
+
+    /// Runs `drain-agent --uninstall` on its pin directory.
+    pub fn uninstall(&self) -> Result<Output> {
+        let mut command = Command::new(self.dist.agent());
+        command.arg("--uninstall").arg("--pin-dir").arg(&self.pin_dir);
+        cmd::output(&mut command, "")
     }
 
     /// The binaries it was started from.

@@ -146,6 +146,11 @@ impl Running {
         Ok(self.process.exited()?.is_none())
     }
 
+    /// Its messages so far.
+    pub fn stderr(&mut self) -> Result<String> {
+        text(&mut self.stderr)
+    }
+
     /// Becomes readable when it ends (a pidfd).
     pub fn exit_fd(&self) -> Result<OwnedFd> {
         let pid = i32::try_from(self.process.pid()).ok().and_then(Pid::from_raw);

@@ -5,6 +5,8 @@
 
 pub mod agent;
 pub mod bpf;
+pub mod bpffs;
+pub mod chaos;
 pub mod cluster;
 pub mod cmd;
 pub mod ctl;

@@ -48,6 +48,11 @@ impl Netns {
         Self::open("host".into(), format!("/proc/{}/ns/net", process::id()).into(), false)
     }
 
+    /// One that somebody else has made, and removes.
+    pub fn at(path: PathBuf) -> Result<Self> {
+        Self::open(path.display().to_string(), path, false)
+    }
+
     fn open(name: String, path: PathBuf, owned: bool) -> Result<Self> {
         let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
         let inode = u32::try_from(file.metadata()?.ino()).context("inode of a namespace")?;

@@ -13,11 +13,12 @@ use anyhow::{Context, Result, ensure};
 use drainctl_agent::{
     drain::{Admission, AdmissionRequest, Cidr, Service},
     kernel::{
-        self, Admitted, Class, Config, Event, EventKind, Kernel, KernelError, Linux, Reconciled,
-        TcpState, Watch,
+        self, Admitted, Class, Config, Event, EventKind, Kernel, KernelError, Linux, PinDir,
+        Reconciled, TcpState, Watch,
     },
 };
 use drainctl_tests::{
+    bpffs::Bpffs,
     net::{Listening, Pair, Server, connect},
     netns::Netns,
     nginx::accepts,
@@ -30,6 +31,7 @@ const PORT: u16 = 8080;
 /// A kernel layer with programs of its own, and a server in a namespace of its own.
 struct Fixture {
     linux: Arc<Linux>,
+    _pins: (PinDir, Bpffs),
     events: UnboundedReceiver<Event>,
     netns: Netns,
     server: Server,
@@ -51,10 +53,13 @@ impl Fixture {
             max_flows,
             max_services: 65_536,
             client_history: 64,
+            version: None,
         };
-        let (linux, events) = kernel::open(&config)?;
+        let bpffs = Bpffs::mount()?;
+        let pin_dir = PinDir::claim(&bpffs.pin_dir())?;
+        let (linux, events) = kernel::open(&config, &pin_dir)?;
         let service = Service { netns: netns.inode(), port: PORT };
-        Ok(Self { linux, events, netns, server, service })
+        Ok(Self { linux, _pins: (pin_dir, bpffs), events, netns, server, service })
     }
 
     fn connect(&self, count: usize) -> Result<Vec<Pair>> {

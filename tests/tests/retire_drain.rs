@@ -12,7 +12,7 @@ use drainctl_tests::{
     net::{Listening, Server},
     netns::Netns,
     process::Process,
-    script::{GET, OK, Step, ask, goaway, head, preface, request, same, say, talk, told, untold},
+    script::{GET, OK, Step, ask, goaway, preface, request, same, say, talk, told, untold},
     wait::{LIMIT, eventually},
     wire::Sign,
 };
@@ -157,29 +157,30 @@ fn undrain_leaves_all_flows_alone_again() -> Result<()> {
 }
 
 #[test]
-fn a_killed_agent_leaves_all_flows_alone() -> Result<()> {
+fn flows_go_on_being_told_when_the_agent_is_killed_and_the_next_one_leaves_them_alone() -> Result<()>
+{
     let mut fixture = Fixture::new()?;
     let (mut one, mut other) = (Held::connect(&fixture)?, Held::connect(&fixture)?);
-    let drain = drain(&fixture, &options("http,idle"), [&one, &other])?;
+    let drain = drain(&fixture, &options("http"), [&one, &other])?;
     talk(&mut one.wire, &told())?;
-    talk(&mut other.wire, &[ask(GET), say(&[head(OK), same("o")])])?;
     fixture.agent.crash()?;
-    talk(&mut other.wire, &[say(&[same("k")])])?;
-    // The kernel takes the programs away a moment after their last user has gone.
-    eventually(LIMIT, "the programs are gone", || {
-        one.wire.ask(GET.as_bytes())?;
-        one.wire.say([OK, "ok"].concat().as_bytes())?;
-        let arrived = one.wire.hear(OK.len() + 2)?;
-        if arrived == [OK, "ok"].concat().as_bytes() {
-            return Ok(true);
-        }
-        one.wire.hear("Connection: close\r\n".len())?;
-        Ok(false)
+    talk(&mut other.wire, &told())?;
+    fixture.agent.launch(&[])?;
+    let maps = fixture.agent.maps()?;
+    ensure!(maps.sockets()? == 2, "they are followed by the same map");
+    let retire = fixture.ctl().await_service(PORT, "both are counted", |service| {
+        service.drain.as_ref().is_some_and(|drain| drain.retire.told_by_header == 2)
     })?;
-    talk(&mut other.wire, &untold())?;
-    talk(&mut one.wire, &untold())?;
-    one.wire.stays(WHILE)?;
-    drop(drain);
+    ensure!(retire.flows == 2, "{retire:?}");
+    fixture.ctl().expect(0, UNDRAIN)?;
+    drain.wait()?.expect(9)?;
+    eventually(LIMIT, "nothing is followed", || {
+        Ok((maps.sockets()?, maps.turns()?.len()) == (0, 0))
+    })?;
+    for held in [&mut one, &mut other] {
+        talk(&mut held.wire, &untold())?;
+        held.wire.stays(WHILE)?;
+    }
     Ok(())
 }
 

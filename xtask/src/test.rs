@@ -36,6 +36,12 @@ enum Kind {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// The agent is killed at random moments under load, again and again, as root.
+    Chaos {
+        /// `--rounds N` (200), `--seed S`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Real servers and clients of other projects in pairs, while the server is drained, as root.
     Peers {
         /// Pairs, as `protocol/server/client` with `*` for any, or one of the three names; flags too.
@@ -59,6 +65,10 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
         Some(Kind::Integration { args }) => {
             require_root("integration tests", "test integration")?;
             integration(shell, workspace, args)
+        }
+        Some(Kind::Chaos { args }) => {
+            require_root("killing agents", "test chaos")?;
+            chaos(shell, workspace, args)
         }
         Some(Kind::Peers { args }) => {
             require_root("drains of real servers", "test peers")?;
@@ -109,6 +119,16 @@ fn pairs(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
     shell.stage("peers");
     let mut program = host_cargo(&workspace.root);
     program.args(["run", "--quiet"]).args(package).args(["--bin", "peers", "--"]).args(args);
+    with_binaries(&mut program, workspace, &dist);
+    shell.run_runner(&mut program)
+}
+
+fn chaos(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
+    let dist = build::run(shell, workspace, &build::Options::default())?;
+    shell.stage("chaos");
+    let mut program = host_cargo(&workspace.root);
+    let package = ["--package", "drainctl-tests", "--bin", "chaos", "--"];
+    program.args(["run", "--quiet"]).args(package).args(args);
     with_binaries(&mut program, workspace, &dist);
     shell.run_runner(&mut program)
 }

@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use drainctl_common::{
     ServiceKey,
+    record::Record,
     track::{Event, Flow, ServiceCounts, fault, next, watch},
 };
 
@@ -34,6 +35,10 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
 /// Retire programs that go on where the tracker ends, at the indices of `next`.
 #[map]
 static NEXT: ProgramArray = ProgramArray::with_max_entries(next::COUNT, 0);
+
+/// Drains under way, for the next agent; only agents use it.
+#[map]
+static DRAINS: HashMap<ServiceKey, Record> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 
 /// What a service starts with. In read-only data, since zeroing 56 bytes of stack is a loop on this target.
 static NO_COUNTS: ServiceCounts = ServiceCounts {

@@ -95,7 +95,7 @@ impl From<DrainError> for ApiError {
             // Nobody's fault, so not logged as one.
             DrainError::Stopping => Self {
                 status: StatusCode::SERVICE_UNAVAILABLE,
-                code: ErrorCode::Internal,
+                code: ErrorCode::Stopping,
                 message: error.to_string(),
             },
         }

@@ -306,6 +306,8 @@ pub enum ErrorCode {
     Unverifiable,
     /// 409, exit 8: another drain of the service has other options.
     Conflict,
+    /// 503, exit 4: the agent is stopping; the next one will answer.
+    Stopping,
 }
 
 impl ServiceStatus {

@@ -145,6 +145,18 @@ impl Kernel for FakeKernel {
     fn hand_over(&self, _: Service, _: Handoff) -> Result<BTreeSet<u64>, KernelError> {
         Ok(BTreeSet::new())
     }
+    fn saved_drains(&self) -> Result<Vec<(Service, Vec<u8>)>, KernelError> {
+        Ok(vec![])
+    }
+    fn save_drain(&self, _: Service, _: &[u8]) -> Result<(), KernelError> {
+        Ok(())
+    }
+    fn forget_drain(&self, _: Service) -> Result<(), KernelError> {
+        Ok(())
+    }
+    fn release_others(&self, _: &[Service]) -> Result<Vec<Service>, KernelError> {
+        Ok(vec![])
+    }
     fn close_gate(&self, _: Service, _: Boot) -> Result<(), KernelError> {
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The daemon `drain-agent`: flags in, exit code out; [`drainctl_agent::daemon`] does the work.
 //!
-//! Exit codes: 0 after SIGTERM or SIGINT, 1 if it could not start, 2 for wrong flags.
+//! Exit codes: 0 after SIGTERM or SIGINT, or when everything was removed; 1 if it could not start or remove; 2 for
+//! wrong flags.
 
 use std::{
     io::{self, IsTerminal},
@@ -16,13 +17,20 @@ use tracing_subscriber::EnvFilter;
 
 /// Drains connections of TCP servers on this node, asked by `drainctl` over a Unix socket.
 ///
-/// Stopping it (SIGTERM, SIGINT) ends its drains and lets their traffic in again.
+/// Stopping it (SIGTERM, SIGINT) changes nothing for anybody's traffic: what it keeps below --pin-dir goes on, and
+/// the next agent takes it over. To remove everything, stop it and run `drain-agent --uninstall`.
 #[derive(Parser)]
 #[command(name = "drain-agent", version)]
 struct Flags {
     /// Where clients connect; the folder is made if it is not there.
     #[arg(long, value_name = "PATH", default_value = "/run/drainctl/agent.sock")]
     socket: PathBuf,
+    /// Where kernel objects are kept, on a bpffs; the folder is made if it is not there.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/drainctl")]
+    pin_dir: PathBuf,
+    /// Remove everything that agents have left in the kernel below --pin-dir, and end. Gates open.
+    #[arg(long)]
+    uninstall: bool,
     /// What to log to stderr: a level, or directives as in `info,drainctl_agent::api=debug`.
     #[arg(long, value_name = "FILTER", default_value = "info", value_parser = log_filter)]
     log: String,
@@ -69,12 +77,14 @@ impl From<Flags> for Options {
     fn from(flags: Flags) -> Self {
         Self {
             socket: flags.socket,
+            pin_dir: flags.pin_dir,
             cgroup: flags.cgroup,
             probe_cgroup: flags.probe_cgroup,
             max_flows: flags.max_flows.get(),
             max_services: flags.max_services.get(),
             client_history: flags.client_history,
             max_carried: flags.max_carried.get(),
+            version: None,
         }
     }
 }
@@ -91,6 +101,9 @@ fn main() -> ExitCode {
 
 fn run(flags: Flags) -> anyhow::Result<()> {
     start_log(&flags.log, flags.log_format)?;
+    if flags.uninstall {
+        return Ok(daemon::uninstall(&flags.pin_dir)?);
+    }
     Ok(daemon::run(&flags.into())?)
 }
 
@@ -117,7 +130,7 @@ mod tests {
     #[test]
     fn flags_are_consistent_and_only_those_that_work_exist() {
         Flags::command().debug_assert();
-        for absent in ["--pin-dir=/x", "--listen=:1", "--bin-dir=/x", "--uninstall", "--log=a=b"] {
+        for absent in ["--listen=:1", "--bin-dir=/x", "--log=a=b"] {
             let error = Flags::try_parse_from(["drain-agent", absent]).err().unwrap();
             assert_eq!(error.exit_code(), 2, "{absent}");
         }

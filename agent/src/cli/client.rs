@@ -15,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
 use super::exit::{Exit, Failure};
-use crate::api::protocol::{ErrorBody, StreamEvent};
+use crate::api::protocol::{ErrorBody, ErrorCode, StreamEvent};
 
 /// How long the agent may take to answer one request. It answers in milliseconds; this is for one that hangs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -142,6 +142,10 @@ impl Client {
     /// The error in the body of an answer that is no success.
     pub(super) fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
         match serde_json::from_slice::<ErrorBody>(body) {
+            // As good as gone: who would try again then does so now.
+            Ok(ErrorBody { error }) if error.code == ErrorCode::Stopping => {
+                self.unreachable(error.message)
+            }
             Ok(ErrorBody { error }) => {
                 ClientError::Refused { exit: error.code.into(), message: error.message }
             }

@@ -81,6 +81,7 @@ impl From<ErrorCode> for Exit {
             ErrorCode::NoSuchService => Self::NoSuchService,
             ErrorCode::Unverifiable => Self::Unverifiable,
             ErrorCode::Conflict => Self::Conflict,
+            ErrorCode::Stopping => Self::Unreachable,
         }
     }
 }

@@ -98,7 +98,8 @@ impl From<Cidr> for String {
 }
 
 /// A list of clients, by the option that names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum List {
     /// Neither counted nor refused.
     Ignore,
@@ -137,7 +138,8 @@ pub struct AdmissionRequest {
 
 /// Which clients a drain treats differently from the others, validated. Of several prefixes that hold an address
 /// the longest decides.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Admission {
     lists: BTreeMap<Cidr, List>,
     keep_clients: Option<Duration>,

@@ -1,5 +1,7 @@
 //! What goes into a [`Machine`](super::Machine) and what comes out of it: plain data.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Boot, Spec, verdict::Judgement};
 use crate::kernel::{RetireOrder, Watch};
 
@@ -159,7 +161,8 @@ pub enum Action {
 }
 
 /// Where a drain stands: the five states that users see, and three in which an operation of the gate is under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// No drain, or none any more.
     Serving,

@@ -1,5 +1,6 @@
 //! The states of one drain and every way between them.
 
+mod adopting;
 mod guarding;
 mod judging;
 mod retiring;
@@ -8,7 +9,7 @@ mod view;
 
 use std::time::Duration;
 
-pub use self::{judging::SOON, retiring::RETIRE_STEP};
+pub use self::{adopting::Standing, judging::SOON, retiring::RETIRE_STEP};
 use self::{retiring::Aborting, settling::SETTLE_STEP};
 use super::{Action, Boot, Event, Phase, SettledBy, Spec};
 use crate::kernel::Watch;

@@ -22,7 +22,7 @@ use std::fmt;
 pub use admission::{Admission, AdmissionError, AdmissionRequest, Cidr, CidrError, List};
 pub use event::{Action, Arrivals, Event, Phase};
 pub use instance::{is_new_instance, listeners};
-pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON};
+pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON, Standing};
 pub use names::{SettledBy, StateName};
 pub use new::{Forward, ForwardError, Handoff, MAX_TARGETS, NewConnections, NoPeer, Peer};
 pub use retire::{

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use humantime::format_duration;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Admission, AdmissionError, AdmissionRequest, Handoff, NewConnections,
@@ -48,7 +49,10 @@ pub struct SpecRequest {
 
 /// What a drain is to do. Its values fit together: 0 < timeout, min-settle ≤ max-settle < timeout, and
 /// timeout + 60 s ≤ lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Its serialized form is read by agents of other versions (see [`Standing`](super::Standing)): an option that
+/// is added has `#[serde(default)]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
     quiet: Duration,
     min_settle: Duration,
@@ -57,6 +61,7 @@ pub struct Spec {
     lease: Duration,
     keep_closed: bool,
     new: NewConnections,
+    #[serde(default)]
     admission: Admission,
     retire: Retire,
 }

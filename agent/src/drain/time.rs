@@ -5,9 +5,13 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 /// A point in boot time (`CLOCK_BOOTTIME`), which goes on while the machine is suspended and is what
 /// `bpf_ktime_get_boot_ns` reads. Leases, deadlines and quiet times all use it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Boot(Duration);
 
 impl Boot {

@@ -145,9 +145,6 @@ impl Task {
     }
 
     fn objection(&self, request: &Request, checks: &[Check]) -> Option<DrainError> {
-        if self.is_stopping() {
-            return Some(DrainError::Stopping);
-        }
         if request.spec.admission().keep_clients().is_some() && !self.kernel.remembers_clients() {
             return Some(DrainError::NoClientHistory);
         }

@@ -1,6 +1,8 @@
 //! Between machine and kernel: steps a machine, turns its actions into operations and news, and the
 //! answers of operations into its next events.
 
+use std::time::Duration;
+
 use tracing::{debug, error, info, warn};
 
 use super::{
@@ -16,6 +18,9 @@ use crate::{
     kernel::KernelError,
 };
 
+/// Time between two attempts at having the next agent find nothing of a drain that is over.
+pub(super) const FORGET_AGAIN: Duration = Duration::from_millis(200);
+
 impl Task {
     /// Takes the event to the service's machine and carries out what it says.
     pub(super) fn step(&mut self, service: Service, event: Event) {
@@ -23,14 +28,19 @@ impl Task {
         let Some(entry) = self.entries.get_mut(&service) else { return };
         match entry.machine.step(event, now) {
             Ok(actions) => {
-                for action in actions {
-                    self.carry_out(service, action);
-                }
+                self.save(service);
+                self.carry_out_all(service, actions);
             }
             Err(illegal) => {
                 error!(%service, %illegal, "bug: an event in the wrong phase; ignored");
                 debug_assert!(false, "{service}: {illegal}");
             }
+        }
+    }
+
+    pub(super) fn carry_out_all(&mut self, service: Service, actions: Vec<Action>) {
+        for action in actions {
+            self.carry_out(service, action);
         }
         if let Some(entry) = self.entries.get_mut(&service) {
             entry.drive(&self.kernel, &self.carrier, &self.done);
@@ -82,8 +92,10 @@ impl Task {
     }
 
     fn ended(&mut self, service: Service, reason: String) {
+        let now = self.now();
         let Some(entry) = self.entries.get_mut(&service) else { return };
-        entry.wake_at = None;
+        // What could not be forgotten of it is to be.
+        entry.wake_at = entry.saved.as_ref().map(|_| now + FORGET_AGAIN);
         entry.drop_moot();
         for reply in entry.undrains.drain(..) {
             // Whoever asked may have gone away.
@@ -206,7 +218,9 @@ impl Task {
         let looked = !matches!(judgement.verdict, Verdict::Unknown(_)) || !listeners.is_empty();
         if looked {
             entry.listeners.get_or_insert_with(|| listeners.clone());
-            if entry.is_replaced(&listeners) {
+            let is_replaced = entry.is_replaced(&listeners);
+            self.save(service);
+            if is_replaced {
                 self.step(service, Event::NewInstance);
             }
         }

@@ -56,6 +56,10 @@ pub(super) struct Entry {
     pub(super) ledger: Arc<Mutex<Retirement>>,
     /// As of the newest round.
     pub(super) report: RetireReport,
+    /// When that was.
+    pub(super) reported: Boot,
+    /// What the next agent will find of this drain.
+    pub(super) saved: Option<Vec<u8>>,
     /// Why the newest round was not a whole one.
     pub(super) round_failed: Option<String>,
     /// Number of the next attempt at restoring the flows, if it waits for its time.
@@ -87,6 +91,8 @@ impl Entry {
             verifications: 0,
             ledger: Arc::default(),
             report: RetireReport::default(),
+            reported: Boot::default(),
+            saved: None,
             round_failed: None,
             restoring: None,
             queue: VecDeque::new(),
@@ -98,7 +104,7 @@ impl Entry {
     pub(super) fn succeed(self, old: Self) -> Self {
         let mut queue = old.queue;
         queue.extend(old.restoring.map(|attempt| (old.epoch, Op::Restore { attempt })));
-        Self { queue, busy: old.busy, ..self }
+        Self { queue, busy: old.busy, saved: old.saved, ..self }
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -108,6 +114,7 @@ impl Entry {
     /// Whether it can be forgotten.
     pub(super) fn is_done(&self) -> bool {
         let at_rest = !self.busy && self.queue.is_empty() && self.restoring.is_none();
+        let at_rest = at_rest && self.saved.is_none();
         at_rest && !self.is_draining()
     }
 

@@ -2,10 +2,12 @@
 //! actions into kernel operations.
 
 mod accept;
+mod adopt;
 mod carry;
 mod entry;
 mod handoff;
 mod ops;
+mod record;
 mod report;
 mod retired;
 mod rounds;
@@ -15,6 +17,8 @@ mod verify;
 
 #[cfg(test)]
 mod admission_tests;
+#[cfg(test)]
+mod adopt_tests;
 #[cfg(test)]
 mod failure_tests;
 #[cfg(test)]
@@ -33,9 +37,9 @@ mod verdict_tests;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::task::{Command, Task};
@@ -49,17 +53,20 @@ use crate::{
 };
 
 /// A handle on the task that owns every drain of the node. Cheap to clone. When the last one is dropped,
-/// the task ends and leaves the gates as they are; [`Executor::stop`] opens them.
+/// the task ends, and leaves the drains to the next one.
 #[derive(Clone)]
 pub struct Executor {
     commands: mpsc::UnboundedSender<Command>,
-    updates: broadcast::Sender<Update>,
+    /// Weak, so that those who follow learn of it when the task ends.
+    updates: broadcast::WeakSender<Update>,
     totals: Arc<Mutex<Totals>>,
     carrier: Carrier,
+    #[cfg(test)]
+    task: tokio::task::AbortHandle,
 }
 
 /// Who started a drain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// User id in the initial user namespace.
     pub uid: u32,
@@ -189,23 +196,34 @@ pub struct Totals {
 const UPDATES: usize = 1024;
 
 impl Executor {
-    /// Starts the task. `events` are those of `kernel`; if that channel closes, drains go on by looking
-    /// once a second.
+    /// Goes on with the drains that an earlier agent left, and starts the task. `events` are those of `kernel`; if
+    /// that channel closes, drains go on by looking once a second. `max_carried` is how many connections are carried to
+    /// peers at once, at most. Blocks for a moment.
     ///
-    /// `max_carried` is how many connections are carried to peers at once, at most.
+    /// # Errors
+    /// It is not known what the earlier agent left, or what is left of no drain could not be undone.
     pub fn spawn(
         kernel: Arc<dyn Kernel>,
         events: mpsc::UnboundedReceiver<Event>,
         max_carried: usize,
-    ) -> Self {
+    ) -> Result<Self, KernelError> {
+        let adopted = adopt::adopt(&*kernel)?;
         let carrier = Carrier::new(Arc::clone(&kernel), max_carried);
         let (commands, receiver) = mpsc::unbounded_channel();
         let (updates, _) = broadcast::channel(UPDATES);
         let totals = Arc::default();
-        let task =
-            Task::new(kernel, carrier.clone(), receiver, updates.clone(), Arc::clone(&totals));
-        tokio::spawn(task.run(events));
-        Self { commands, updates, totals, carrier }
+        let weak = updates.downgrade();
+        let mut task = Task::new(kernel, carrier.clone(), receiver, updates, Arc::clone(&totals));
+        task.resume(adopted);
+        let _task = tokio::spawn(task.run(events));
+        Ok(Self {
+            commands,
+            updates: weak,
+            totals,
+            carrier,
+            #[cfg(test)]
+            task: _task.abort_handle(),
+        })
     }
 
     /// Starts or joins one drain of all `services`: all of them, or none on error. Returns whether at least
@@ -273,9 +291,10 @@ impl Executor {
         let _ = self.commands.send(Command::Renew { service });
     }
 
-    /// Changes from now on. A receiver that lags behind must ask for the status again.
+    /// Changes from now on, until the task ends. A receiver that lags behind must ask for the status again.
     pub fn subscribe(&self) -> broadcast::Receiver<Update> {
-        self.updates.subscribe()
+        let ended = || broadcast::channel(1).1;
+        self.updates.upgrade().map_or_else(ended, |updates| updates.subscribe())
     }
 
     /// Counters.
@@ -293,11 +312,17 @@ impl Executor {
         self.carrier.idle().await;
     }
 
-    /// Ends every drain (their gates open) and the task; gates that cannot be opened are tried again until
-    /// `patience` is over, and then left to their leases.
-    pub async fn stop(&self, patience: Duration) {
+    /// Ends the task. Everything stays as it is in the kernel: the next agent goes on with the drains, and until
+    /// there is one, gates stay closed for as long as their leases say.
+    pub async fn stop(&self) {
         // If the task is gone already, there is nothing to stop.
-        let _ = self.ask(|reply| Command::Stop { patience, reply }).await;
+        let _ = self.ask(|reply| Command::Stop { reply }).await;
+    }
+
+    /// Ends the task at once, wherever it is, as SIGKILL would. Operations under way are carried out.
+    #[cfg(test)]
+    fn kill(self) {
+        self.task.abort();
     }
 
     async fn ask<T>(

@@ -201,21 +201,6 @@ async fn flows_are_restored_when_that_works_again() {
     executor.drain(vec![WEB], retiring("none", AtDeadline::Leave), OWNER).await.expect("accepted");
     sleep(1000).await;
     assert_eq!(kernel.order(WEB), None, "a drain that comes meanwhile does not leave it so");
-    executor.stop(Duration::from_secs(5)).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn stopping_restores_and_has_limited_patience() {
-    for (failures, restored) in [(2, true), (u64::MAX, false)] {
-        let (executor, kernel) = world();
-        executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
-        sleep(10).await;
-        kernel.fail(Op::Restore, 1, failures);
-        let before = kernel.now();
-        executor.stop(Duration::from_secs(5)).await;
-        assert!(kernel.now().since(before) < Duration::from_secs(2));
-        assert_eq!(kernel.order(WEB).is_none(), restored);
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -76,6 +76,7 @@ impl Task {
             );
         }
         entry.report = report;
+        self.reported(service, self.now());
         self.tell(service, None);
     }
 

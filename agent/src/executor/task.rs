@@ -5,14 +5,13 @@ use std::{
     collections::HashMap,
     future::pending,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use tokio::{
     sync::{Semaphore, broadcast, mpsc, oneshot},
     time::{Instant, sleep_until},
 };
-use tracing::{error, warn};
+use tracing::{error, info};
 
 use super::{
     DrainError, Owner, Status, Totals, Update,
@@ -58,7 +57,6 @@ pub(super) enum Command {
         service: Service,
     },
     Stop {
-        patience: Duration,
         reply: oneshot::Sender<()>,
     },
 }
@@ -90,7 +88,8 @@ pub(super) struct Task {
     /// Requests that wait for a gate to open first.
     pub(super) parked: Vec<Request>,
     pub(super) epochs: u64,
-    stop: Option<Stop>,
+    /// The agent is stopping.
+    stop: Option<oneshot::Sender<()>>,
     /// See [`LOOKS`].
     looks: Arc<Semaphore>,
 }
@@ -98,12 +97,6 @@ pub(super) struct Task {
 /// How many looks for those who ask for a status may be under way at once; the others wait for their turn. Threads
 /// that block are few, and drains need them.
 const LOOKS: usize = 4;
-
-/// The agent is stopping.
-struct Stop {
-    until: Instant,
-    reply: oneshot::Sender<()>,
-}
 
 impl Task {
     pub(super) fn new(
@@ -133,7 +126,7 @@ impl Task {
 
     pub(super) async fn run(mut self, events: mpsc::UnboundedReceiver<kernel::Event>) {
         let mut events = Some(events);
-        while !self.is_stopped() {
+        while self.stop.is_none() {
             let wake_at = self.wake_at();
             tokio::select! {
                 biased;
@@ -155,7 +148,7 @@ impl Task {
         }
         if let Some(stop) = self.stop.take() {
             // Whoever asked may have lost patience.
-            let _ = stop.reply.send(());
+            let _ = stop.send(());
         }
     }
 
@@ -176,7 +169,7 @@ impl Task {
                     self.step(service, Event::Renew);
                 }
             }
-            Command::Stop { patience, reply } => self.begin_stop(patience, reply),
+            Command::Stop { reply } => self.begin_stop(reply),
         }
     }
 
@@ -278,45 +271,21 @@ impl Task {
         let _ = reply.send(seen.into_iter().map(status).collect());
     }
 
-    fn begin_stop(&mut self, patience: Duration, reply: oneshot::Sender<()>) {
-        let services = self.draining();
-        if !services.is_empty() {
-            let names: Vec<String> = services.iter().map(ToString::to_string).collect();
-            warn!(services = names.join(", "), "the agent is stopping and ends its drains");
+    /// Nothing is done about the drains. Operations under way end on their threads; the next agent repeats
+    /// those whose outcome was not saved.
+    fn begin_stop(&mut self, reply: oneshot::Sender<()>) {
+        for service in self.draining() {
+            let phase = self.phase(service).name();
+            info!(%service, phase, "the agent is stopping: this drain is left to the next one");
         }
-        for service in services {
-            self.step(service, Event::Undrain("the agent is stopping".into()));
-        }
-        self.stop = Some(Stop { until: Instant::now() + patience, reply });
-    }
-
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stop.is_some()
-    }
-
-    fn is_stopped(&self) -> bool {
-        let Some(stop) = &self.stop else { return false };
-        // Those that are done are forgotten.
-        if self.entries.is_empty() {
-            return true;
-        }
-        if Instant::now() < stop.until {
-            return false;
-        }
-        let open = self.draining();
-        for service in open {
-            error!(%service, "the gate could not be opened before the end; its lease will open it");
-        }
-        true
+        self.stop = Some(reply);
     }
 
     /// When the next drain wants to be woken.
     fn wake_at(&self) -> Option<Instant> {
         let (now, instant) = (self.kernel.now(), Instant::now());
         let next = self.entries.values().filter_map(|entry| entry.wake_at).min();
-        let next = next.map(|at| instant + at.since(now));
-        let stop = self.stop.as_ref().map(|stop| stop.until);
-        next.into_iter().chain(stop).min()
+        next.map(|at| instant + at.since(now))
     }
 
     fn wake(&mut self) {
@@ -324,7 +293,11 @@ impl Task {
         let due = |entry: &&Entry| entry.wake_at.is_some_and(|at| now >= at);
         let due: Vec<Service> = self.entries.values().filter(due).map(|e| e.service).collect();
         for service in due {
-            self.step(service, Event::Timer);
+            if self.is_draining(service) {
+                self.step(service, Event::Timer);
+            } else {
+                self.forget_again(service);
+            }
         }
     }
 

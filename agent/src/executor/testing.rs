@@ -8,7 +8,7 @@ use super::{Executor, Owner, StateName, Update};
 use crate::{
     carry::MAX_CARRIED,
     drain::{Service, Spec, SpecRequest},
-    kernel::{Kernel, fake::FakeKernel},
+    kernel::{Kernel, KernelError, fake::FakeKernel},
 };
 
 pub(super) const NETNS: u32 = 7;
@@ -32,8 +32,21 @@ pub(super) fn world() -> (Executor, Arc<FakeKernel>) {
     let (kernel, events) = FakeKernel::new();
     kernel.add_netns(NETNS);
     kernel.listen(WEB);
-    let executor = Executor::spawn(Arc::clone(&kernel) as Arc<dyn Kernel>, events, MAX_CARRIED);
+    let kernel_layer = Arc::clone(&kernel) as Arc<dyn Kernel>;
+    let executor = Executor::spawn(kernel_layer, events, MAX_CARRIED).expect("adopts");
     (executor, kernel)
+}
+
+/// Kills the executor, and starts another one that finds what it has left. As with a process that is killed, what
+/// it had begun may have been done or not.
+pub(super) fn restart(executor: Executor, kernel: &Arc<FakeKernel>) -> Executor {
+    executor.kill();
+    start(kernel).expect("adopts")
+}
+
+/// Another executor, or why it does not start.
+pub(super) fn start(kernel: &Arc<FakeKernel>) -> Result<Executor, KernelError> {
+    Executor::spawn(Arc::clone(kernel) as Arc<dyn Kernel>, kernel.reopen(), MAX_CARRIED)
 }
 
 pub(super) async fn state(executor: &Executor, service: Service) -> StateName {

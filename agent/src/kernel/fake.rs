@@ -46,11 +46,15 @@ pub(crate) enum Op {
     Abort,
     OpenListener,
     OwnAddresses,
+    SavedDrains,
+    SaveDrain,
+    ForgetDrain,
+    ReleaseOthers,
 }
 
 impl Op {
     /// All of them.
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 30] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -77,6 +81,10 @@ impl Op {
         Self::Abort,
         Self::OpenListener,
         Self::OwnAddresses,
+        Self::SavedDrains,
+        Self::SaveDrain,
+        Self::ForgetDrain,
+        Self::ReleaseOthers,
     ];
 }
 
@@ -86,7 +94,7 @@ type Hook = Box<dyn FnOnce(&FakeKernel) + Send>;
 /// See the module.
 pub(crate) struct FakeKernel {
     model: Mutex<Model>,
-    events: mpsc::UnboundedSender<Event>,
+    events: Mutex<mpsc::UnboundedSender<Event>>,
     /// With tokio's (virtual) clock; without it, time moves by [`FakeKernel::advance`] only.
     tokio_start: Option<Instant>,
 }
@@ -113,7 +121,15 @@ impl FakeKernel {
     fn with_clock(tokio_start: Option<Instant>) -> (Arc<Self>, mpsc::UnboundedReceiver<Event>) {
         let (events, receiver) = mpsc::unbounded_channel();
         let model = Model { now: Boot::from_nanos(1_000_000_000_000), ..Model::default() };
+        let events = Mutex::new(events);
         (Arc::new(Self { model: Mutex::new(model), events, tokio_start }), receiver)
+    }
+
+    /// Events for another agent from now on.
+    pub(crate) fn reopen(&self) -> mpsc::UnboundedReceiver<Event> {
+        let (events, receiver) = mpsc::unbounded_channel();
+        *self.events.lock().expect("nobody panics with it") = events;
+        receiver
     }
 
     fn model(&self) -> MutexGuard<'_, Model> {
@@ -295,7 +311,8 @@ impl FakeKernel {
         };
         if watched && !model.events_lost {
             // Nobody may be listening to events in a test.
-            let _ = self.events.send(Event { service, kind, at: model.now });
+            let events = self.events.lock().expect("nobody panics with it");
+            let _ = events.send(Event { service, kind, at: model.now });
         }
     }
 
@@ -369,6 +386,16 @@ impl FakeKernel {
     /// Whether connections of the service are given to others, or will be.
     pub(crate) fn is_steered(&self, service: Service) -> bool {
         self.model().steering.contains_key(&service)
+    }
+
+    /// Whether another agent would find a drain of this service.
+    pub(crate) fn is_saved(&self, service: Service) -> bool {
+        self.model().drains.contains_key(&service)
+    }
+
+    /// Changes what another agent would find.
+    pub(crate) fn spoil(&self, service: Service, change: impl FnOnce(&mut Vec<u8>)) {
+        change(self.model().drains.entry(service).or_default());
     }
 
     /// What is really there (FIN_WAIT2 is left out: it depends on time).

@@ -4,15 +4,15 @@
 mod targets;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    os::fd::OwnedFd,
+    collections::{BTreeMap, HashMap, HashSet},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex},
 };
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap as BpfHashMap, MapData, SockHash},
-    programs::{SkLookup, sk_lookup::SkLookupLinkId},
+    programs::{SkLookup, links::FdLink},
 };
 use drainctl_common::{
     gate::{Rule, RuleKey, SteerKey},
@@ -24,20 +24,32 @@ use super::{
     linux::lock,
     loaded::{is_missing, map},
     objects::GATE,
-    pins::Pins,
+    pins::{GatePin, Pins, detach, keep, replace},
     tracker::{PROBE_COUNTS, PROBES},
 };
-use crate::drain::{Admission, Boot, Service};
+use crate::{
+    drain::{Admission, Boot, Service},
+    failpoint,
+};
 
 /// How many instances are kept loaded. Each costs about 30 ms to load and 10 KiB of kernel memory.
 const SPARES: usize = 4;
 /// Maps that all instances share.
-const SHARED: [&str; 7] =
-    ["RULES", "REJECTED", "TARGETS", "STEERED", "ADMITTED", "PEERS", "CLIENTS"];
+const SHARED: [&str; 9] = [
+    "RULES",
+    "REJECTED",
+    "TARGETS",
+    "STEERED",
+    "ADMITTED",
+    "PEERS",
+    "CLIENTS",
+    PROBES,
+    PROBE_COUNTS,
+];
 
-/// All gates of the node. When it is dropped, every gate opens.
+/// All gates of the node.
 pub(super) struct Gates {
-    /// Where instances find the shared maps.
+    /// Where instances find the shared maps, and gates are kept.
     pins: Pins,
     rules: BpfHashMap<MapData, RuleKey, Rule>,
     rejected: BpfHashMap<MapData, RuleKey, u64>,
@@ -58,17 +70,20 @@ pub(super) struct Instance {
 /// A gate program at work.
 struct Attached {
     instance: Instance,
-    link: SkLookupLinkId,
-    /// Tells a new namespace with an old inode number from the one this is attached to.
-    cookie: Option<u64>,
+    pin: GatePin,
     /// The rule of each port, as it was written last.
     ports: BTreeMap<u16, Rule>,
 }
 
 impl Gates {
-    /// Loads the spares.
-    pub(super) fn load(pins: Pins) -> Result<Self, KernelError> {
-        let mut first = load_instance(&pins, 0)?;
+    /// Loads the spares, and takes over the gates that an earlier agent left in namespaces that `is_alive` knows.
+    pub(super) fn load(
+        pins: Pins,
+        is_alive: impl Fn(&GatePin) -> Result<bool, KernelError>,
+    ) -> Result<Self, KernelError> {
+        let left = pins.gates()?;
+        let next_slot = left.iter().map(|pin| pin.slot + 1).max().unwrap_or(0);
+        let mut first = load_instance(&pins, next_slot)?;
         let mut gates = Self {
             rules: map(&mut first.ebpf, "RULES", BpfHashMap::try_from)?,
             rejected: map(&mut first.ebpf, "REJECTED", BpfHashMap::try_from)?,
@@ -78,12 +93,66 @@ impl Gates {
             steered: map(&mut first.ebpf, "STEERED", BpfHashMap::try_from)?,
             spares: vec![first],
             attached: HashMap::new(),
-            next_slot: 1,
+            next_slot: next_slot + 1,
         };
+        gates.take_over(left, is_alive)?;
         while let Some(order) = gates.order_spare() {
             gates.spares.push(order.load()?);
         }
         Ok(gates)
+    }
+
+    fn take_over(
+        &mut self,
+        left: Vec<GatePin>,
+        is_alive: impl Fn(&GatePin) -> Result<bool, KernelError>,
+    ) -> Result<(), KernelError> {
+        let mut rules: HashMap<u32, BTreeMap<u16, Rule>> = HashMap::new();
+        for entry in self.rules.iter() {
+            let (key, rule) = entry.map_err(|e| KernelError::op("read map", SHARED[0], e))?;
+            rules.entry(key.slot).or_default().insert(key.port, rule);
+        }
+        for pin in left {
+            let ports = rules.remove(&pin.slot).unwrap_or_default();
+            if !ports.is_empty() && is_alive(&pin)? {
+                // Loaded first: the old program refuses until the new one does.
+                let mut instance = load_instance(&self.pins, pin.slot)?;
+                replace(&self.pins.gate(&pin), instance.fd()?)?;
+                failpoint::pass("adopt: gate replaced");
+                self.attached.insert(pin.netns, Attached { instance, pin, ports });
+            } else {
+                detach(&self.pins.gate(&pin))?;
+                rules.insert(pin.slot, ports);
+            }
+        }
+        // What is left belongs to no gate, and must not refuse for the next one with its slot.
+        for (slot, ports) in rules {
+            for port in ports.into_keys() {
+                self.erase(RuleKey::new(slot, port))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every service with a rule, and until when its gate is closed if it is.
+    pub(super) fn services(&self) -> Vec<(Service, Option<Boot>)> {
+        let all = self.attached.iter().flat_map(|(&netns, attached)| {
+            attached.ports.iter().map(move |(&port, rule)| {
+                let closed = rule.flags & Rule::CLOSED != 0;
+                let until = closed.then(|| Boot::from_nanos(rule.lease_until_ns));
+                (Service { netns, port }, until)
+            })
+        });
+        all.collect()
+    }
+
+    /// Detaches the gates of namespaces that are gone.
+    pub(super) fn forget_dead(&mut self, alive: &HashSet<u32>) {
+        let dead: Vec<u32> =
+            self.attached.keys().copied().filter(|netns| !alive.contains(netns)).collect();
+        for netns in dead {
+            self.release(netns);
+        }
     }
 
     /// If there are too few spares: what to load, outside of any lock, for [`Self::add_spare`].
@@ -142,7 +211,7 @@ impl Gates {
     /// The rule of a service, or one that does nothing yet, in the namespace with this identity.
     fn rule_to_change(&mut self, service: Service, cookie: Option<u64>) -> Rule {
         // An attachment to a dead namespace that had the same number is no gate of this one.
-        if self.attached.get(&service.netns).is_some_and(|a| a.cookie != cookie) {
+        if self.attached.get(&service.netns).is_some_and(|a| a.pin.cookie != cookie) {
             self.release(service.netns);
         }
         self.rule(service).map_or_else(|| open_rule(service), |(_, rule)| rule)
@@ -167,7 +236,10 @@ impl Gates {
             self.add_spare(instance);
             return Err(e);
         }
-        self.attach(instance, service, netns, cookie).map(|()| self.note(service, rule))
+        failpoint::pass("gate: rule written");
+        self.attach(instance, service, netns, cookie).map(|()| self.note(service, rule))?;
+        failpoint::pass("gate: pinned");
+        Ok(())
     }
 
     fn note(&mut self, service: Service, rule: Rule) {
@@ -183,12 +255,10 @@ impl Gates {
         netns: &OwnedFd,
         cookie: Option<u64>,
     ) -> Result<(), KernelError> {
-        let link = instance.program().and_then(|p| {
-            p.attach(netns).map_err(|e| KernelError::op("attach the gate for", service, e))
-        });
-        match link {
-            Ok(link) => {
-                let attached = Attached { instance, link, cookie, ports: BTreeMap::new() };
+        let pin = GatePin { slot: instance.slot, netns: service.netns, cookie };
+        match instance.attach(service, netns).and_then(|link| keep(link, &self.pins.gate(&pin))) {
+            Ok(()) => {
+                let attached = Attached { instance, pin, ports: BTreeMap::new() };
                 self.attached.insert(service.netns, attached);
                 Ok(())
             }
@@ -214,6 +284,7 @@ impl Gates {
     pub(super) fn open(&mut self, service: Service) -> Result<(), KernelError> {
         let Some((key, _)) = self.rule(service) else { return Ok(()) };
         self.erase(key)?;
+        failpoint::pass("gate: rule removed");
         let Some(attached) = self.attached.get_mut(&service.netns) else { return Ok(()) };
         attached.ports.remove(&service.port);
         if attached.ports.is_empty() {
@@ -282,20 +353,15 @@ impl Gates {
 
     /// Detaches the program of a namespace, and makes it a spare again if nothing is left of it.
     fn release(&mut self, netns: u32) {
-        let Some(Attached { mut instance, link, ports, .. }) = self.attached.remove(&netns) else {
+        let Some(Attached { instance, pin, ports }) = self.attached.remove(&netns) else {
             return;
         };
         let slot = instance.slot;
         let erased = ports.into_keys().map(|port| self.erase(RuleKey::new(slot, port)));
         let erased = erased.fold(Ok(()), Result::and);
-        // Of a dead namespace the kernel has detached it already.
-        let detached = instance.program().and_then(|p| {
-            p.detach(link)
-                .map_err(|e| KernelError::op("detach the gate of network namespace", netns, e))
-        });
-        match detached.and(erased) {
+        match detach(&self.pins.gate(&pin)).and(erased) {
             Ok(()) => self.add_spare(instance),
-            // Its link is closed with it, and no other instance ever has its slot.
+            // The next agent cleans up. No other instance of this one has its slot.
             Err(e) => tracing::warn!(netns, error = %e, "a used gate is not clean: unloading it"),
         }
     }
@@ -344,6 +410,18 @@ impl SpareOrder {
 }
 
 impl Instance {
+    fn attach(&mut self, service: Service, netns: &OwnedFd) -> Result<FdLink, KernelError> {
+        let program = self.program()?;
+        let link = program.attach(netns).and_then(|id| program.take_link(id));
+        failpoint::pass("gate: attached");
+        link.map(Into::into).map_err(|e| KernelError::op("attach the gate for", service, e))
+    }
+
+    fn fd(&mut self) -> Result<BorrowedFd<'_>, KernelError> {
+        let fd = self.program()?.fd().map_err(|e| KernelError::op("use program", "gate", e))?;
+        Ok(fd.as_fd())
+    }
+
     fn program(&mut self) -> Result<&mut SkLookup, KernelError> {
         let missing = || KernelError::op("find program", "gate", "not in the object");
         let program = self.ebpf.program_mut("gate").ok_or_else(missing)?;
@@ -355,9 +433,7 @@ fn load_instance(pins: &Pins, slot: u32) -> Result<Instance, KernelError> {
     let mut loader = EbpfLoader::new();
     // The gate needs no type information, and reading that of the whole kernel takes time and memory.
     loader.btf(None).override_global("GATE_SLOT", &slot, true);
-    for name in SHARED.into_iter().chain([PROBES, PROBE_COUNTS]) {
-        loader.map_pin_path(name, pins.path(name));
-    }
+    pins.share(&mut loader, &SHARED);
     let ebpf = loader.load(GATE.bytes()?).map_err(|e| KernelError::op("load", "the gate", e))?;
     let mut instance = Instance { slot, ebpf };
     instance.program()?.load().map_err(|e| KernelError::op("load program", "gate", e))?;

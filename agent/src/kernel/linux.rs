@@ -2,44 +2,37 @@
 
 use std::{
     any::Any,
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use drainctl_common::{peers, track::Flow};
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::mpsc;
 
 use super::{
-    Abort, Admitted, Event, Faults, Finish, Followed, Kernel, KernelError, Look, OwnListener,
-    ProbeCounts, Reconciled, RetireLacks, RetireOrder, Steered, Tracked, Watch, cgroup, destroy,
-    diag, events, finish,
+    Abort, Admitted, Faults, Finish, Followed, Kernel, KernelError, Look, OwnListener, ProbeCounts,
+    Reconciled, RetireLacks, RetireOrder, Steered, Tracked, Watch, destroy, diag, finish,
     gate::{self, Gates},
     hop::Hops,
-    losses::Losses,
     marks::Marks,
-    netns::{self, Namespaces},
-    offsets::Offsets,
+    netns::Namespaces,
     peers::Peers,
     pins::Pins,
     probes::{self, Probes},
+    records,
     retire::Retiring,
     settle::Unsettled,
     steer,
     straggling::{Listening, Outgoing, connect_here, is_own_here, listen_here},
     sys,
-    tracker::{Sizes, Tracker, tracked},
+    tracker::{Tracker, tracked},
 };
 use crate::drain::{Admission, Boot, Handoff, Service};
 
-/// How often the kubelet is looked for: between its restart and this its probes count.
-const SEEK: Duration = Duration::from_secs(10);
-/// Services of namespaces that are gone are forgotten each so many times.
-const SWEEP: u32 = 6;
 /// A service without a connection for so long is forgotten too; its next connection makes it known again.
 const UNUSED: Duration = Duration::from_secs(600);
 
@@ -56,108 +49,34 @@ pub struct Config {
     pub max_services: u32,
     /// Most clients remembered, on the whole node; 0: none, and no drain can keep clients.
     pub client_history: u32,
+    /// Version of the kernel programs to go by; `None`: the one they have. Only tests of upgrades say another.
+    pub version: Option<u32>,
 }
 
-/// A running kernel with our programs in it.
+/// A running kernel with our programs in it, which stay there when this is dropped.
 pub struct Linux {
     pub(super) namespaces: Namespaces,
-    host: u32,
-    tracker: Mutex<Tracker>,
-    probes: Mutex<Probes>,
+    pub(super) host: u32,
+    pub(super) tracker: Mutex<Tracker>,
+    pub(super) probes: Mutex<Probes>,
     pub(super) gates: Arc<Mutex<Gates>>,
-    retiring: Retiring,
-    hops: Hops,
-    marks: Marks,
+    pub(super) retiring: Retiring,
+    pub(super) hops: Hops,
+    pub(super) marks: Marks,
     /// See [`Linux::let_gate_settle`].
-    unsettled: Unsettled,
+    pub(super) unsettled: Unsettled,
     /// Lost flows that were accounted for by a later reconciliation.
     pub(super) forgiven: Mutex<HashMap<Service, u64>>,
     pub(super) peers: Peers,
-}
-
-/// Loads and attaches everything, and takes in the connections that are there already.
-///
-/// # Errors
-/// The kernel, the permissions or this binary lack something; nothing stays loaded then.
-pub fn open(config: &Config) -> Result<(Arc<Linux>, mpsc::UnboundedReceiver<Event>), KernelError> {
-    let cgroup = match &config.cgroup {
-        Some(path) => path.clone(),
-        None => cgroup::root()?,
-    };
-    let host = netns::host()?;
-    let Config { max_flows, max_services, client_history, .. } = *config;
-    let sizes = Sizes { max_flows, max_services, client_history };
-    let offsets = Offsets::read()?;
-    let pins = Pins::new()?;
-    let mut tracker = Tracker::start(&cgroup, &pins, sizes, &offsets)?;
-    let probes = Probes::start(config.probe_cgroup.clone(), cgroup.clone(), &mut tracker)?;
-    let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
-    let marks = Marks::new(tracker.take_marks()?)?;
-    let retiring = Retiring::start(&pins, sizes, &offsets, tracker.take_next()?);
-    let peers = Peers::new(tracker.take_peers()?, client_history);
-    let linux = Arc::new(Linux {
-        namespaces: Namespaces::default(),
-        host,
-        tracker: Mutex::new(tracker),
-        probes: Mutex::new(probes),
-        gates: Arc::new(Mutex::new(Gates::load(pins)?)),
-        retiring,
-        hops: Hops::new(cgroup),
-        marks,
-        unsettled: Unsettled::default(),
-        forgiven: Mutex::default(),
-        peers,
-    });
-    linux.adopt_all()?;
-    let (to, from) = mpsc::unbounded_channel();
-    let sweeper = Arc::downgrade(&linux);
-    let (watcher, mut losses) = (Weak::clone(&sweeper), Losses::default());
-    let lost = move || {
-        watcher.upgrade().map_or_else(Vec::new, |linux| losses.news(&linux.tracker(), linux.now()))
-    };
-    let mut rounds = 0_u32;
-    events::forward(ring, logger, to, lost, SEEK, move || {
-        let Some(linux) = sweeper.upgrade() else { return };
-        lock(&linux.probes).seek(&mut linux.tracker());
-        rounds += 1;
-        if rounds.is_multiple_of(SWEEP) {
-            linux.sweep();
-        }
-    })?;
-    Ok((linux, from))
+    /// What agents of other versions have left.
+    pub(super) others: Mutex<Vec<Pins>>,
 }
 
 impl Linux {
-    /// Takes in the flows of every service that listens now.
-    fn adopt_all(&self) -> Result<(), KernelError> {
-        let (mut services, mut flows) = (0, 0);
-        for netns in self.namespaces.all()? {
-            match self.adopt_netns(netns) {
-                Ok((s, f)) => (services, flows) = (services + s, flows + f),
-                Err(KernelError::NoNetns(_)) => {} // Gone since.
-                Err(e) => return Err(e),
-            }
-        }
-        tracing::info!(services, flows, "took in the connections that were there");
-        Ok(())
-    }
-
-    fn adopt_netns(&self, netns: u32) -> Result<(usize, u64), KernelError> {
-        self.namespaces.inside(netns, || {
-            let ports: HashSet<u16> =
-                diag::look(None, None)?.listeners.iter().map(|l| l.local.port()).collect();
-            let mut tracker = self.tracker();
-            for &port in &ports {
-                tracker.know(Service { netns, port })?;
-            }
-            let flows = if ports.is_empty() { 0 } else { tracker.adopt()? };
-            Ok((ports.len(), flows))
-        })
-    }
-
-    fn sweep(&self) {
+    pub(super) fn sweep(&self) {
         let Ok(alive) = self.namespaces.all() else { return };
         let alive = alive.into_iter().collect();
+        lock(&self.gates).forget_dead(&alive);
         let before = self.now() - UNUSED;
         // The tracker stays locked until both agree: `forgiven` of a service that has been forgotten would hide
         // what is lost later.
@@ -233,6 +152,22 @@ impl Kernel for Linux {
 
     fn reconcile(&self, service: Service, look: &Look) -> Result<Reconciled, KernelError> {
         self.mend(service, look)
+    }
+
+    fn saved_drains(&self) -> Result<Vec<(Service, Vec<u8>)>, KernelError> {
+        records::all(&self.tracker().drains)
+    }
+
+    fn save_drain(&self, service: Service, drain: &[u8]) -> Result<(), KernelError> {
+        records::save(&mut self.tracker().drains, service, drain)
+    }
+
+    fn forget_drain(&self, service: Service) -> Result<(), KernelError> {
+        records::forget(&mut self.tracker().drains, service)
+    }
+
+    fn release_others(&self, drains: &[Service]) -> Result<Vec<Service>, KernelError> {
+        self.release(drains)
     }
 
     fn watch(&self, service: Service, watch: Watch) -> Result<(), KernelError> {

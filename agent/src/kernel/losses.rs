@@ -18,7 +18,7 @@ impl Losses {
             return Vec::new();
         }
         let event = |service| Event { service, kind: EventKind::Lost, at };
-        let events: Vec<_> = tracker.watched().map(event).collect();
+        let events: Vec<_> = tracker.watched().into_iter().map(event).collect();
         tracing::warn!(
             events = more,
             services = events.len(),

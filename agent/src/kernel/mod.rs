@@ -30,9 +30,11 @@ mod peers;
 mod pins;
 pub mod probe;
 mod probes;
+mod records;
 mod retire;
 mod retiring;
 mod settle;
+mod start;
 mod steer;
 mod straggling;
 mod sys;
@@ -47,11 +49,13 @@ use std::{
     path::PathBuf,
 };
 
-pub use linux::{Config, Linux, open};
+pub use linux::{Config, Linux};
 pub use look::{Class, Listener, Look, Socket, SocketInfo, TcpState};
+pub use pins::{PinDir, PinDirError, VERSION};
 pub use retiring::{
     Abort, Barrier, Finish, Followed, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
 };
+pub use start::{open, uninstall};
 pub use sys::give_memory_back;
 
 pub use handoff::HandoffError;
@@ -268,6 +272,33 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// The namespace is gone, or the kernel has no `SOCK_DESTROY` (`CONFIG_INET_DIAG_DESTROY`).
     fn abort(&self, netns: u32, flows: &[Abort]) -> Result<Vec<u64>, KernelError>;
+
+    /// Every drain that was saved, by this agent or an earlier one, and not forgotten.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn saved_drains(&self) -> Result<Vec<(Service, Vec<u8>)>, KernelError>;
+
+    /// Keeps what the next agent needs to go on with the drain of this service, in the place of what was saved
+    /// before. A matter of microseconds.
+    ///
+    /// # Errors
+    /// It is too long, or the map cannot be written; what was saved before is still there.
+    fn save_drain(&self, service: Service, drain: &[u8]) -> Result<(), KernelError>;
+
+    /// The drain of this service is over. Of one that was not saved it is no error.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    fn forget_drain(&self, service: Service) -> Result<(), KernelError>;
+
+    /// Undoes whatever an earlier agent has left in the kernel of services other than these: opens their
+    /// gates, leaves their flows alone. Returns those whose gate was closed. Called once, before anything else
+    /// begins and when the gates of these services are as they are to be.
+    ///
+    /// # Errors
+    /// Something could not be undone.
+    fn release_others(&self, drains: &[Service]) -> Result<Vec<Service>, KernelError>;
 
     /// What this kernel lacks for retiring.
     fn retire_lacks(&self) -> RetireLacks;

@@ -1,14 +1,14 @@
 //! The retire programs and their maps, from the agent's side.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Mutex,
     time::{Duration, Instant},
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, ProgramArray, SockHash},
+    maps::{HashMap, MapData, MapError, ProgramArray, SockHash},
     programs::{Iter, SkMsg, SockOps},
 };
 use drainctl_common::{
@@ -29,12 +29,18 @@ use super::{
     tracker::{FLOWS, Sizes, Tracker, key},
     walk::Walkable,
 };
-use crate::drain::{Boot, Service};
+use crate::{
+    drain::{Boot, Service},
+    failpoint,
+};
 
 /// A service is scanned again for flows that were missed after so long, or after this many times what a scan
 /// takes, whichever is longer.
 const RESCAN: Duration = Duration::from_secs(1);
 const RESCAN_SHARE: u32 = 20;
+
+/// Maps that the next agent goes on with.
+const PINNED: [&str; 3] = ["FOLLOWED", "RETIRING", "SOCKETS"];
 
 /// Retiring on this machine, or why it is not possible.
 pub(super) struct Retiring {
@@ -79,6 +85,7 @@ impl Retiring {
     ) -> Result<(), KernelError> {
         let Ok(programs) = &self.programs else { return Ok(()) };
         lock(programs).order(service, order)?;
+        failpoint::pass("retire: rule written");
         let before = lock(&self.scans).get(&service).copied();
         let started = Instant::now();
         if before.is_some_and(|scans| started < scans.next) {
@@ -96,6 +103,7 @@ impl Retiring {
             let scan = begin_scan(&mut lock(programs).ebpf, "join")?;
             finish_scan(scan, "join")
         })?;
+        failpoint::pass("retire: joined");
         // Once more soon: what was being established during the first scan may have been missed.
         let number = before.map_or(1, |scans| scans.number.saturating_add(1));
         let took = started.elapsed();
@@ -134,11 +142,35 @@ impl Retiring {
         // Nobody joins any more, nobody is told any more; then those programs end that are still at it.
         lock(tracker).join_new(service, false)?;
         lock(programs).revoke(service)?;
+        failpoint::pass("restore: revoked");
         sys::settle();
         lock(programs).let_go(service)?;
+        failpoint::pass("restore: let go");
         let mut scans = lock(&self.scans);
         scans.remove(&service);
         if scans.is_empty() { lock(programs).leave_tracker() } else { Ok(()) }
+    }
+
+    /// Services whose flows are told to leave, or in the sockhash.
+    pub(super) fn services(&self) -> Result<BTreeSet<Service>, KernelError> {
+        let Ok(programs) = &self.programs else { return Ok(BTreeSet::new()) };
+        let programs = lock(programs);
+        let service = |key: ServiceKey| Service { netns: key.netns, port: key.port };
+        let rules = programs.retiring.keys();
+        let mut services = rules
+            .filter(|key| !matches!(key, Err(MapError::KeyNotFound))) // It ended while we walked.
+            .map(|key| key.map(service))
+            .collect::<Result<BTreeSet<_>, _>>()
+            .map_err(|e| KernelError::op("read map", "RETIRING", e))?;
+        programs.followed.for_each("FOLLOWED", |_, flow| {
+            services.insert(service(flow.service));
+        })?;
+        Ok(services)
+    }
+
+    /// Nothing retires: new connections are not joined, even if an earlier agent left it so.
+    pub(super) fn rest(&self) -> Result<(), KernelError> {
+        self.programs.as_ref().map_or(Ok(()), |programs| lock(programs).leave_tracker())
     }
 
     /// See [`Kernel::retire_lacks`](super::Kernel::retire_lacks).
@@ -147,7 +179,7 @@ impl Retiring {
     }
 }
 
-/// The loaded programs. When they are dropped, every socket is as it was before.
+/// The loaded programs.
 struct Programs {
     ebpf: Ebpf,
     retiring: HashMap<MapData, ServiceKey, Rule>,
@@ -171,7 +203,9 @@ impl Programs {
         let sockets: SockHash<MapData, u64> = map(&mut ebpf, "SOCKETS", SockHash::try_from)?;
         let tell: &mut SkMsg = program(&mut ebpf, "tell")?;
         tell.load().map_err(|e| KernelError::op("load program", "tell", e))?;
-        tell.attach(sockets.fd()).map_err(|e| KernelError::op("attach program", "tell", e))?;
+        let link = tell.attach(sockets.fd()).and_then(|id| tell.take_link(id));
+        // It stays when the agent goes. Sockets keep the program that was there when they joined.
+        std::mem::forget(link.map_err(|e| KernelError::op("attach program", "tell", e))?);
         let join: &mut Iter = program(&mut ebpf, "join")?;
         join.load("tcp", &btf).map_err(|e| KernelError::op("load program", "join", e))?;
         for name in ["join_new", "ended"] {
@@ -283,7 +317,9 @@ impl Programs {
 
 fn load(pins: &Pins, sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
     let ours = RetireOffsets::read()?;
-    EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    pins.share(&mut loader, &PINNED);
+    loader
         .btf(None) // The offsets below are all it needs.
         .override_global("OFF_SKC_NET", &offsets.skc_net, true)
         .override_global("OFF_NET_INUM", &offsets.net_inum, true)

@@ -1,9 +1,72 @@
 //! System calls that no crate wraps.
 
 use std::{
+    ffi::CString,
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
+
+/// Commands of `bpf(2)` (`enum bpf_cmd`).
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_DETACH: libc::c_int = 34;
+
+/// The part of `union bpf_attr` for `BPF_OBJ_GET`.
+#[repr(C)]
+struct ObjGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// The part for `BPF_LINK_UPDATE`; its first field alone is that for `BPF_LINK_DETACH`.
+#[repr(C)]
+struct LinkUpdate {
+    link_fd: i32,
+    new_prog_fd: i32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// `bpf(2)` with the part of `union bpf_attr` that the command reads.
+fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel reads as many bytes of `attr` as its size says, and writes none for these commands.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attr, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Opens the link or map that is pinned at `path`.
+///
+/// # Errors
+/// There is none.
+pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    let fd = bpf(BPF_OBJ_GET, &attr)?;
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+/// Puts another program behind a link, in one step: packets meet the old one or the new one.
+///
+/// # Errors
+/// What the link was attached to is gone, or the program is of another type.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let (link_fd, new_prog_fd) = (link.as_raw_fd(), program.as_raw_fd());
+    bpf(BPF_LINK_UPDATE, &LinkUpdate { link_fd, new_prog_fd, flags: 0, old_prog_fd: 0 }).map(drop)
+}
+
+/// Detaches a link from what it is attached to, now. What is gone already is no error.
+///
+/// # Errors
+/// The kernel cannot detach links of this type.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(BPF_LINK_DETACH, &link.as_raw_fd()).map(drop)
+}
 
 /// `MEMBARRIER_CMD_GLOBAL` (`include/uapi/linux/membarrier.h`).
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;

@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     fs::File,
     net::{IpAddr, Ipv6Addr},
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::Path,
 };
 
@@ -12,7 +13,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, ProgramArray, RingBuf, lpm_trie::LpmTrie},
     programs::{
         CgroupAttachMode, Iter, SchedClassifier, SockOps, TestRun as _, TestRunOptions,
-        sock_ops::SockOpsLink,
+        links::FdLink, sock_ops::SockOpsLink,
     },
 };
 use drainctl_common::{
@@ -27,7 +28,8 @@ use super::{
     loaded::{begin_scan, exists, finish_scan, is_missing, lookup, map, program},
     objects::TRACK,
     offsets::Offsets,
-    pins::Pins,
+    pins::{Pins, detach, keep, replace},
+    records::Drains,
     walk::Walkable,
 };
 use crate::drain::{Boot, Service};
@@ -35,8 +37,21 @@ use crate::drain::{Boot, Service};
 /// The map of flows, which the retire programs read too.
 pub(super) const FLOWS: &str = "FLOWS";
 
-/// Maps that other objects share. The tracker is loaded first, so that they have the sizes that it gives them.
-const SHARED: [&str; 5] = [FLOWS, PROBES, PROBE_COUNTS, "PEERS", "CLIENTS"];
+/// Maps that the next agent goes on with, and of which other objects share some: the tracker is loaded first, so that
+/// they have the sizes that it gives them. Of the ring of events each agent has its own.
+const PINNED: [&str; 10] = [
+    "DRAINS",
+    FLOWS,
+    "SERVICES",
+    "FAULTS",
+    "NEXT",
+    "MARKS",
+    PROBES,
+    PROBE_COUNTS,
+    "PEERS",
+    "CLIENTS",
+];
+
 /// `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
 const NOEXIST: u64 = 1;
 /// Maps that the gates share with the tracker.
@@ -46,13 +61,13 @@ pub(super) const PROBE_COUNTS: &str = "PROBE_COUNTS";
 /// What the kubelet has open, and counters of it.
 pub(super) type ProbeMaps = (HashMap<MapData, ProbeKey, u64>, Array<MapData, u64>);
 
-/// The loaded and attached tracker. When it is dropped, counting stops.
+/// The loaded and attached tracker.
 pub(super) struct Tracker {
     ebpf: Ebpf,
-    /// Where the counting program is attached.
-    counting: Option<SockOpsLink>,
     /// `adopt`, or the variant that this kernel allows.
     adopt: &'static str,
+    /// What the next agent finds.
+    pub(super) drains: Drains,
     flows: Walkable<u64, Flow>,
     services: HashMap<MapData, ServiceKey, ServiceCounts>,
     faults: Array<MapData, u64>,
@@ -72,7 +87,8 @@ pub(super) struct Sizes {
 }
 
 impl Tracker {
-    /// Loads the programs and attaches the counting one to the root of cgroup v2.
+    /// Loads the programs and has the counting one run at the root of cgroup v2, in the place of that of an
+    /// earlier agent if there is one.
     pub(super) fn start(
         cgroup: &Path,
         pins: &Pins,
@@ -83,26 +99,23 @@ impl Tracker {
         let adopt = load_programs(&mut ebpf)?;
         let mut tracker = Self {
             adopt,
-            flows: map(&mut ebpf, "FLOWS", Walkable::new)?,
+            drains: map(&mut ebpf, "DRAINS", HashMap::try_from)?,
+            flows: map(&mut ebpf, FLOWS, Walkable::new)?,
             services: map(&mut ebpf, "SERVICES", HashMap::try_from)?,
             faults: map(&mut ebpf, "FAULTS", Array::try_from)?,
             watches: std::collections::HashMap::new(),
-            counting: None,
             ebpf,
         };
-        tracker.counting = Some(tracker.attach("track", cgroup)?);
+        tracker.read_watches()?;
+        tracker.attach(cgroup, pins)?;
         Ok(tracker)
     }
 
     /// Has connections that sockets of this cgroup open noted as probes, as long as the link is kept.
     pub(super) fn attach_probe(&mut self, cgroup: &Path) -> Result<SockOpsLink, KernelError> {
-        self.attach("probe", cgroup)
-    }
-
-    fn attach(&mut self, name: &'static str, cgroup: &Path) -> Result<SockOpsLink, KernelError> {
         let fail = |e| KernelError::op("attach to cgroup", cgroup.display(), Box::new(e));
         let dir = File::open(cgroup).map_err(|e| KernelError::op("open", cgroup.display(), e))?;
-        let program: &mut SockOps = program(&mut self.ebpf, name)?;
+        let program: &mut SockOps = program(&mut self.ebpf, "probe")?;
         // Single is what a bpf_link wants; programs of others stay attached beside it.
         let link = program.attach(dir, CgroupAttachMode::Single).map_err(fail)?;
         program.take_link(link).map_err(fail)
@@ -112,6 +125,47 @@ impl Tracker {
     pub(super) fn take_probes(&mut self) -> Result<ProbeMaps, KernelError> {
         let open = map(&mut self.ebpf, PROBES, HashMap::try_from)?;
         Ok((open, map(&mut self.ebpf, PROBE_COUNTS, Array::try_from)?))
+    }
+
+    fn attach(&mut self, cgroup: &Path, pins: &Pins) -> Result<(), KernelError> {
+        let fail = |e| KernelError::op("attach the tracker to cgroup", cgroup.display(), e);
+        let dir = File::open(cgroup).map_err(|e| KernelError::op("open", cgroup.display(), e))?;
+        let inode = dir.metadata().map_err(|e| KernelError::op("open", cgroup.display(), e))?.ino();
+        let (before, ours) = (pins.trackers()?, pins.tracker(inode));
+        let program: &mut SockOps = program(&mut self.ebpf, "track")?;
+        if before.contains(&ours) {
+            let fd = program.fd().map_err(|e| fail(Box::new(e)))?;
+            replace(&ours, fd.as_fd())?;
+        } else {
+            // Single is what a bpf_link wants; programs of others stay attached beside it.
+            let link = program.attach(dir, CgroupAttachMode::Single);
+            let link = link.and_then(|id| program.take_link(id)).map_err(|e| fail(Box::new(e)))?;
+            let link = FdLink::try_from(link)
+                .map_err(|e| KernelError::op("attach the tracker to", "a cgroup (Linux 5.7)", e))?;
+            keep(link, &ours)?;
+        }
+        // One at another cgroup goes after ours has come, so that no flow is missed.
+        before.iter().filter(|path| **path != ours).try_for_each(|path| detach(path))
+    }
+
+    /// What an earlier agent wanted to be told of.
+    fn read_watches(&mut self) -> Result<(), KernelError> {
+        for entry in self.services.iter() {
+            match entry {
+                Ok((key, counts)) if counts.watch != 0 && key.class == class::COUNTED => {
+                    let service = Service { netns: key.netns, port: key.port };
+                    self.watches.insert(service, counts.watch);
+                }
+                Ok(_) | Err(MapError::KeyNotFound) => {}
+                Err(e) => return Err(KernelError::op("read map", "SERVICES", e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Services of which something is reported, or whose new connections are joined.
+    pub(super) fn watched(&self) -> Vec<Service> {
+        self.watches.keys().copied().collect()
     }
 
     /// The ring buffer of events, once.
@@ -242,11 +296,6 @@ impl Tracker {
             self.know_key(service, steered)?;
         }
         self.repair(service, &Repair { watch, ..Repair::new(steered) }).map(drop)
-    }
-
-    /// Services of which anything is reported.
-    pub(super) fn watched(&self) -> impl Iterator<Item = Service> {
-        self.watches.keys().copied()
     }
 
     /// Sets whether the retire programs take in new connections of a service.
@@ -387,9 +436,7 @@ fn address(words: [u32; 4]) -> IpAddr {
 fn load(pins: &Pins, sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
     let bytes = TRACK.bytes()?;
     let mut loader = EbpfLoader::new();
-    for name in SHARED {
-        loader.map_pin_path(name, pins.path(name));
-    }
+    pins.share(&mut loader, &PINNED);
     loader
         .btf(None) // The offsets below are all it needs.
         .override_global("OFF_SKC_NET", &offsets.skc_net, true)

@@ -10,9 +10,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use drainctl_agent::{
     drain::Service,
-    kernel::{self, Config, Event, Followed, Kernel, Linux, Protocol, RetireOrder, ToldBy},
+    kernel::{self, Config, Event, Followed, Kernel, Linux, PinDir, Protocol, RetireOrder, ToldBy},
 };
 use drainctl_tests::{
+    bpffs::Bpffs,
     net::{Listening, Pair, Server},
     netns::Netns,
     wire::{Wire, difference},
@@ -109,18 +110,32 @@ impl Drop for Retiring {
     }
 }
 
-/// One set of kernel programs for all tests of a file: loading them is the slow part.
+/// A set of kernel programs.
+struct Shared {
+    linux: Arc<Linux>,
+    _events: UnboundedReceiver<Event>,
+    _pins: (PinDir, Bpffs),
+}
+
+/// One set for all tests of a file: loading them is the slow part.
 fn shared() -> Result<Arc<Linux>> {
-    static LINUX: Mutex<Option<(Arc<Linux>, UnboundedReceiver<Event>)>> = Mutex::new(None);
-    let mut linux = LINUX.lock().unwrap_or_else(PoisonError::into_inner);
-    if linux.is_none() {
-        *linux = Some(kernel::open(&Config {
-            cgroup: None,
-            probe_cgroup: None,
-            max_flows: 65_536,
-            max_services: 64,
-            client_history: 64,
-        })?);
+    static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(shared) = &*shared {
+        return Ok(Arc::clone(&shared.linux));
     }
-    Ok(Arc::clone(&linux.as_ref().context("just opened")?.0))
+    let config = Config {
+        cgroup: None,
+        probe_cgroup: None,
+        max_flows: 65_536,
+        max_services: 16_384,
+        client_history: 64,
+        version: None,
+    };
+    let bpffs = Bpffs::mount()?;
+    let pin_dir = PinDir::claim(&bpffs.pin_dir())?;
+    let (linux, events) = kernel::open(&config, &pin_dir)?;
+    let (returned, pins) = (Arc::clone(&linux), (pin_dir, bpffs));
+    *shared = Some(Shared { linux, _events: events, _pins: pins });
+    Ok(returned)
 }

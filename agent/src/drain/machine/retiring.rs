@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Machine;
 use crate::{
     drain::{Action, AtDeadline, Boot, Phase, RetireSet},
@@ -13,7 +15,8 @@ use crate::{
 pub const RETIRE_STEP: Duration = Duration::from_millis(250);
 
 /// How far the reset at the deadline has got.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Aborting {
     #[default]
     NotYet,

@@ -17,6 +17,8 @@ pub struct Retirement {
     flows: HashMap<u64, Flow>,
     report: RetireReport,
     rounds: u64,
+    /// Flows that were told until then are in the report already.
+    told_until: Boot,
 }
 
 /// What a round asks for.
@@ -42,6 +44,11 @@ struct Flow {
 }
 
 impl Retirement {
+    /// Goes on from what had become of the flows at `at`, with a memory of none of them.
+    pub fn resume(report: RetireReport, at: Boot) -> Self {
+        Self { report, told_until: at, ..Self::default() }
+    }
+
     /// Takes in what is there, counts what has happened, and says what is to be done. A flow counts from the
     /// first round that knows of it on.
     ///
@@ -116,6 +123,7 @@ impl Retirement {
         if let (None, Some(told)) = (leaving.told, followed.told) {
             leaving.told = Some(told.by);
             match told.by {
+                _ if told.at <= self.told_until => {}
                 ToldBy::Header => self.report.told_by_header += 1,
                 ToldBy::Goaway => self.report.told_by_goaway += 1,
             }

@@ -14,10 +14,13 @@ pub use options::{
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::kernel::{Barrier, Protocol, ToldBy};
 
 /// What has become of the flows of a drain.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RetireReport {
     /// Told by `Connection: close`, since the drain began.
     pub told_by_header: u64,
@@ -47,7 +50,8 @@ impl RetireReport {
 }
 
 /// Flows that cannot be told by header or GOAWAY, by the reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Untellable {
     /// TLS ends in the server itself.
     pub tls: u64,

@@ -25,7 +25,7 @@ pub enum RetireKind {
 }
 
 /// All that `--retire` names; `none` is the empty set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetireSet {
     /// Tell HTTP/1.
     pub http1: bool,
@@ -156,7 +156,7 @@ pub struct RetireRequest {
 }
 
 /// The options, validated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retire {
     /// What is retired, and how.
     pub set: RetireSet,

@@ -36,6 +36,7 @@ pub(super) struct Model {
     /// When each client last had a flow.
     pub(super) clients: HashMap<(Service, IpAddr), Boot>,
     pub(super) forgetful: bool,
+    pub(super) drains: BTreeMap<Service, Vec<u8>>,
     pub(super) faults: Faults,
     pub(super) calls: HashMap<Op, u64>,
     /// Calls that fail, counted from 1: from, and how many.
@@ -358,7 +359,8 @@ impl Kernel for FakeKernel {
     fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
         let mut model = self.enter(Op::CloseGate)?;
         model.netns_exists(service.netns)?;
-        model.gates.insert(service, Gate { lease_until, rejected: 0 });
+        let rejected = model.gates.get(&service).map_or(0, |gate| gate.rejected);
+        model.gates.insert(service, Gate { lease_until, rejected });
         if let Some(guard) = model.guards.get_mut(&service) {
             guard.lease_until = lease_until;
         }
@@ -464,6 +466,33 @@ impl Kernel for FakeKernel {
             self.remove(&mut model, *cookie);
         }
         Ok(cookies)
+    }
+
+    fn saved_drains(&self) -> Result<Vec<(Service, Vec<u8>)>, KernelError> {
+        Ok(self.enter(Op::SavedDrains)?.drains.clone().into_iter().collect())
+    }
+
+    fn save_drain(&self, service: Service, drain: &[u8]) -> Result<(), KernelError> {
+        self.enter(Op::SaveDrain)?.drains.insert(service, drain.to_vec());
+        Ok(())
+    }
+
+    fn forget_drain(&self, service: Service) -> Result<(), KernelError> {
+        self.enter(Op::ForgetDrain)?.drains.remove(&service);
+        Ok(())
+    }
+
+    fn release_others(&self, drains: &[Service]) -> Result<Vec<Service>, KernelError> {
+        let mut model = self.enter(Op::ReleaseOthers)?;
+        let left: Vec<Service> = model.gates.keys().copied().collect();
+        let left: Vec<Service> = left.into_iter().filter(|of| !drains.contains(of)).collect();
+        let closed = left.iter().copied().filter(|of| model.gate_is_closed(*of)).collect();
+        for service in left {
+            model.gates.remove(&service);
+        }
+        model.watches.retain(|service, _| drains.contains(service));
+        model.release_others(drains);
+        Ok(closed)
     }
 
     fn retire_lacks(&self) -> RetireLacks {

@@ -216,6 +216,12 @@ impl Model {
         self.retiring.followed.retain(|_, (of, _)| *of != service);
     }
 
+    /// Restores every service but these.
+    pub(super) fn release_others(&mut self, drains: &[Service]) {
+        self.retiring.orders.retain(|service, _| drains.contains(service));
+        self.retiring.followed.retain(|_, (of, _)| drains.contains(of));
+    }
+
     /// Whether this very flow is to get its FIN, nothing having come since it was judged; notes that it did.
     pub(super) fn finish(&mut self, netns: u32, flow: &Finish) -> bool {
         let Some((service, socket)) = self.sockets.get(&flow.cookie) else { return false };

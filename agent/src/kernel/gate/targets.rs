@@ -27,7 +27,7 @@ impl Gates {
         netns: &OwnedFd,
         cookie: Option<u64>,
     ) -> Result<(), KernelError> {
-        if self.attached.get(&service.netns).is_some_and(|a| a.cookie != cookie) {
+        if self.attached.get(&service.netns).is_some_and(|a| a.pin.cookie != cookie) {
             self.release(service.netns);
         }
         let is_new = self.rule(service).is_none();

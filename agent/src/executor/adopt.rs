@@ -1,0 +1,153 @@
+//! Going on with the drains of an earlier agent, and undoing what it left half-done.
+
+use std::sync::{Arc, Mutex};
+
+use tracing::{error, info, warn};
+
+use super::{
+    carry::FORGET_AGAIN, entry::Entry, explain, record::Record, task::Task, verify::check_netns,
+};
+use crate::{
+    drain::{Action, Boot, Machine, Retirement, Service, listeners},
+    kernel::{Kernel, KernelError},
+};
+
+/// A drain of an earlier agent, and what is to be done first.
+pub(super) struct Adopted {
+    entry: Entry,
+    actions: Vec<Action>,
+}
+
+/// Takes over what an earlier agent has left. When it returns, the gates of those drains are closed that are to
+/// be, and nothing else is left of others. Blocks.
+///
+/// # Errors
+/// It is not known what is there, or it could not be undone: to serve now could be a lie.
+pub(super) fn adopt(kernel: &dyn Kernel) -> Result<Vec<Adopted>, KernelError> {
+    let mut adopted = Vec::new();
+    let mut dropped = Vec::new();
+    for (service, text) in kernel.saved_drains()? {
+        match revive(kernel, service, &text)? {
+            Ok(drain) => adopted.push(drain),
+            Err(reason) => {
+                warn!(%service, reason, "a drain of an earlier agent is dropped");
+                dropped.push(service);
+            }
+        }
+    }
+    let services: Vec<Service> = adopted.iter().map(|drain| drain.entry.service).collect();
+    for service in kernel.release_others(&services)? {
+        warn!(%service, "opened a gate that belonged to no drain");
+    }
+    // Now that nothing is left of them.
+    dropped.into_iter().try_for_each(|service| kernel.forget_drain(service))?;
+    Ok(adopted)
+}
+
+/// The drain, or why it cannot go on, in words.
+///
+/// # Errors
+/// It is not known whether it can.
+fn revive(
+    kernel: &dyn Kernel,
+    service: Service,
+    text: &[u8],
+) -> Result<Result<Adopted, String>, KernelError> {
+    let record = match Record::read(text) {
+        Ok(record) => record,
+        Err(why) => return Ok(Err(format!("its record cannot be read: {why}"))),
+    };
+    // A pod that came since, with the same inode number, must not inherit the drain.
+    match check_netns(kernel, service.netns, record.netns_cookie) {
+        Err(KernelError::NoNetns(_)) => return Ok(Err("its network namespace is gone".into())),
+        known => known?,
+    }
+    if record.netns_cookie.is_none() && !is_the_same(kernel, service, &record)? {
+        let reason = "this kernel has no namespace cookies, and none of its listeners is there";
+        return Ok(Err(reason.into()));
+    }
+    let now = kernel.now();
+    if let Some(until) = record.standing.closed_until().filter(|until| *until > now) {
+        // It is closed, if all is well, and nothing changes.
+        if let Err(error) = kernel.close_gate(service, until) {
+            return Ok(Err(format!("its gate cannot be kept closed: {}", explain(&error))));
+        }
+    }
+    let (machine, actions) = Machine::adopt(record.standing.clone(), now);
+    info!(%service, phase = machine.phase().name(), "going on with a drain of an earlier agent");
+    Ok(Ok(Adopted { entry: entry(service, machine, record, text), actions }))
+}
+
+/// Whether a socket that listened at the drain's start still does, whose cookie is never reused.
+fn is_the_same(
+    kernel: &dyn Kernel,
+    service: Service,
+    record: &Record,
+) -> Result<bool, KernelError> {
+    let now = listeners(&kernel.look(service.netns, Some(service.port))?);
+    Ok(record.listeners.as_ref().is_some_and(|before| !before.is_disjoint(&now)))
+}
+
+fn entry(service: Service, machine: Machine, record: Record, text: &[u8]) -> Entry {
+    let spec = machine.spec().clone();
+    let mut entry = Entry::new(service, spec, record.owner, 0);
+    entry.machine = machine;
+    entry.netns_cookie = record.netns_cookie;
+    entry.listeners = record.listeners;
+    entry.ledger = Arc::new(Mutex::new(Retirement::resume(record.report.clone(), record.reported)));
+    entry.report = record.report;
+    entry.reported = record.reported;
+    entry.saved = Some(text.to_vec());
+    entry
+}
+
+impl Task {
+    /// Begins to carry them out.
+    pub(super) fn resume(&mut self, drains: Vec<Adopted>) {
+        for Adopted { mut entry, actions } in drains {
+            self.epochs += 1;
+            entry.epoch = self.epochs;
+            let service = entry.service;
+            self.entries.insert(service, entry);
+            self.carry_out_all(service, actions);
+        }
+    }
+
+    /// Has the next agent find the drain of this service as it is now. Before anything is done about it: what was
+    /// begun is then repeated, and nothing is done that nobody remembers.
+    pub(super) fn save(&mut self, service: Service) {
+        let Some(entry) = self.entries.get_mut(&service) else { return };
+        let text = Record::of(entry).map(|record| record.text());
+        if entry.saved == text {
+            return;
+        }
+        let done = match &text {
+            Some(text) => self.kernel.save_drain(service, text),
+            None => self.kernel.forget_drain(service),
+        };
+        match done {
+            Ok(()) => entry.saved = text,
+            // The next change tries again, and if there is none any more, time.
+            Err(error) => {
+                let error = explain(&error);
+                error!(%service, error, "the drain would not survive the end of this agent");
+            }
+        }
+    }
+
+    /// Tries again to have the next agent find nothing of a drain that is over.
+    pub(super) fn forget_again(&mut self, service: Service) {
+        self.save(service);
+        let now = self.now();
+        if let Some(entry) = self.entries.get_mut(&service) {
+            entry.wake_at = entry.saved.as_ref().map(|_| now + FORGET_AGAIN);
+        }
+    }
+
+    pub(super) fn reported(&mut self, service: Service, at: Boot) {
+        if let Some(entry) = self.entries.get_mut(&service) {
+            entry.reported = at;
+        }
+        self.save(service);
+    }
+}

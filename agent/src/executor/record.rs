@@ -1,0 +1,62 @@
+//! What is saved of a drain, for an agent that comes after this one.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Owner, entry::Entry};
+use crate::drain::{Boot, RetireReport, Standing};
+
+/// Which of the forms below it has. Agents of other versions read it too: fields may be added, with
+/// `#[serde(default)]`, and only if the meaning of one changes, this does.
+const FORMAT: u32 = 1;
+
+/// See the module. JSON, so that `bpftool map dump` shows something that can be read.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    format: u32,
+    pub(super) standing: Standing,
+    pub(super) owner: Owner,
+    /// Of the namespace in which the drain began: its inode number may be another one's by now.
+    pub(super) netns_cookie: Option<u64>,
+    pub(super) listeners: Option<BTreeSet<u64>>,
+    pub(super) report: RetireReport,
+    /// When that report was made.
+    pub(super) reported: Boot,
+}
+
+impl Record {
+    /// `None` if the drain is over.
+    pub(super) fn of(entry: &Entry) -> Option<Self> {
+        entry.machine.standing().map(|standing| Self {
+            format: FORMAT,
+            standing,
+            owner: entry.owner,
+            netns_cookie: entry.netns_cookie,
+            listeners: entry.listeners.clone(),
+            report: entry.report.clone(),
+            reported: entry.reported,
+        })
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// It is spoilt, or of a form that this agent does not know.
+    pub(super) fn read(text: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let Format { format } = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+        if format != FORMAT {
+            return Err(format!("it has format {format}, and this agent knows {FORMAT} only"));
+        }
+        serde_json::from_slice(text).map_err(|e| e.to_string())
+    }
+
+    /// As it is saved.
+    pub(super) fn text(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}

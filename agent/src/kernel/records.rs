@@ -1,0 +1,56 @@
+//! The map of drains: what the next agent needs to go on with them.
+
+use aya::maps::{HashMap, MapData, MapError};
+use drainctl_common::{ServiceKey, record::Record};
+
+use super::{KernelError, loaded::is_missing, tracker::key};
+use crate::{drain::Service, failpoint};
+
+/// The map as aya knows it.
+pub(super) type Drains = HashMap<MapData, ServiceKey, Record>;
+
+/// All that are there.
+pub(super) fn all(drains: &Drains) -> Result<Vec<(Service, Vec<u8>)>, KernelError> {
+    let mut found = Vec::new();
+    for entry in drains.iter() {
+        let (key, record) = entry.map_err(|e| KernelError::op("read map", "DRAINS", e))?;
+        found.push((Service { netns: key.netns, port: key.port }, record.text().to_vec()));
+    }
+    Ok(found)
+}
+
+/// Writes one, in the place of what was there.
+pub(super) fn save(drains: &mut Drains, service: Service, text: &[u8]) -> Result<(), KernelError> {
+    let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
+        KernelError::op("write to map DRAINS the drain of", service, e)
+    };
+    let too_long = || fail(format!("{} bytes, at most {} fit", text.len(), Record::ROOM).into());
+    let record = Record::of(text).ok_or_else(too_long)?;
+    failpoint::pass("drain: to be saved");
+    drains.insert(key(service), record, 0).map_err(|e| fail(e.into()))?;
+    failpoint::pass("drain: saved");
+    Ok(())
+}
+
+/// Removes one, if it is there.
+pub(super) fn forget(drains: &mut Drains, service: Service) -> Result<(), KernelError> {
+    failpoint::pass("drain: to be forgotten");
+    match drains.remove(&key(service)) {
+        Err(e) if !is_missing(&e) => {
+            Err(KernelError::op("remove from map DRAINS the drain of", service, e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes in those of an agent of another version that are not there yet.
+pub(super) fn copy(from: &Drains, to: &mut Drains) -> Result<(), KernelError> {
+    let fail = |e: MapError| KernelError::op("copy to map", "DRAINS", e);
+    for entry in from.iter() {
+        let (key, record) = entry.map_err(fail)?;
+        if matches!(to.get(&key, 0), Err(MapError::KeyNotFound)) {
+            to.insert(key, record, 0).map_err(fail)?;
+        }
+    }
+    Ok(())
+}

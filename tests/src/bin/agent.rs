@@ -1,0 +1,31 @@
+//! A `drain-agent` that a test can have killed in the middle of a step (`DRAINCTL_FAILPOINT`), or be of another
+//! version (`--abi`).
+
+use std::{io, path::PathBuf};
+
+use anyhow::Result;
+use clap::Parser;
+use drainctl_agent::daemon::{self, Options};
+
+#[derive(Parser)]
+struct Flags {
+    #[arg(long)]
+    socket: PathBuf,
+    #[arg(long)]
+    pin_dir: PathBuf,
+    #[arg(long)]
+    abi: Option<u32>,
+}
+
+fn main() -> Result<()> {
+    let Flags { socket, pin_dir, abi } = Flags::parse();
+    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
+    Ok(daemon::run(&Options {
+        socket,
+        pin_dir,
+        cgroup: None,
+        max_flows: 65_536,
+        max_services: 16_384,
+        version: abi,
+    })?)
+}
