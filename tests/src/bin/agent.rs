@@ -26,6 +26,9 @@ fn main() -> Result<()> {
         cgroup: None,
         max_flows: 65_536,
         max_services: 16_384,
+        probe_cgroup: None,
+        client_history: 65_536,
+        max_carried: 10_000,
         version: abi,
     })?)
 }
