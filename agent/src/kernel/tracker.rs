@@ -31,8 +31,9 @@ use super::{
 };
 use crate::drain::{Boot, Service};
 
-/// Maps that the next agent goes on with. Of the ring of events each has its own.
-const PINNED: [&str; 5] = ["DRAINS", "FLOWS", "SERVICES", "FAULTS", "NEXT"];
+/// Maps that the next agent goes on with. The ring of events and the faults begin anew with each: it takes in
+/// everything that is there.
+const PINNED: [&str; 4] = ["DRAINS", "FLOWS", "SERVICES", "NEXT"];
 
 /// `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
 const NOEXIST: u64 = 1;
