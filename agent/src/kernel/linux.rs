@@ -16,7 +16,7 @@ use super::{
     gate::Gates,
     netns::Namespaces,
     pins::Pins,
-    records,
+    records::{self, Drains},
     retire::Retiring,
     settle::Unsettled,
     sys,
@@ -46,6 +46,8 @@ pub struct Linux {
     pub(super) host: u32,
     pub(super) tracker: Mutex<Tracker>,
     pub(super) gates: Arc<Mutex<Gates>>,
+    /// With a lock that nobody holds for long.
+    pub(super) drains: Mutex<Drains>,
     pub(super) retiring: Retiring,
     /// See [`Linux::let_gate_settle`].
     pub(super) unsettled: Unsettled,
@@ -234,15 +236,15 @@ impl Kernel for Linux {
     }
 
     fn saved_drains(&self) -> Result<Vec<(Service, Vec<u8>)>, KernelError> {
-        records::all(&self.tracker().drains)
+        records::all(&lock(&self.drains))
     }
 
     fn save_drain(&self, service: Service, drain: &[u8]) -> Result<(), KernelError> {
-        records::save(&mut self.tracker().drains, service, drain)
+        records::save(&mut lock(&self.drains), service, drain)
     }
 
     fn forget_drain(&self, service: Service) -> Result<(), KernelError> {
-        records::forget(&mut self.tracker().drains, service)
+        records::forget(&mut lock(&self.drains), service)
     }
 
     fn release_others(&self, drains: &[Service]) -> Result<Vec<Service>, KernelError> {

@@ -57,11 +57,12 @@ pub fn open(
     let mut tracker = Tracker::start(&cgroup, sizes, &offsets, &pins)?;
     failpoint::pass("adopt: tracker replaced");
     tell_sizes(&pins, sizes)?;
+    let mut drains = tracker.take_drains()?;
     for other in &others {
-        if let Some(drains) = other.map("DRAINS")? {
-            let theirs = records::Drains::try_from(drains);
+        if let Some(map) = other.map("DRAINS")? {
+            let theirs = records::Drains::try_from(map);
             let theirs = theirs.map_err(|e| KernelError::op("use map", "DRAINS", e))?;
-            records::copy(&theirs, &mut tracker.drains)?;
+            records::copy(&theirs, &mut drains)?;
         }
     }
     failpoint::pass("upgrade: drains copied");
@@ -80,6 +81,7 @@ pub fn open(
         namespaces,
         tracker: Mutex::new(tracker),
         gates: Arc::new(Mutex::new(gates)),
+        drains: Mutex::new(drains),
         retiring,
         unsettled,
         forgiven: Mutex::default(),

@@ -43,8 +43,6 @@ pub(super) struct Tracker {
     ebpf: Ebpf,
     /// `adopt`, or the variant that this kernel allows.
     adopt: &'static str,
-    /// What the next agent finds.
-    pub(super) drains: Drains,
     flows: HashMap<MapData, u64, Flow>,
     services: HashMap<MapData, ServiceKey, ServiceCounts>,
     faults: Array<MapData, u64>,
@@ -73,7 +71,6 @@ impl Tracker {
         let adopt = load_programs(&mut ebpf)?;
         let mut tracker = Self {
             adopt,
-            drains: map(&mut ebpf, "DRAINS", HashMap::try_from)?,
             flows: map(&mut ebpf, "FLOWS", HashMap::try_from)?,
             services: map(&mut ebpf, "SERVICES", HashMap::try_from)?,
             faults: map(&mut ebpf, "FAULTS", Array::try_from)?,
@@ -130,6 +127,11 @@ impl Tracker {
     /// The ring buffer of events, once.
     pub(super) fn take_events(&mut self) -> Result<RingBuf<MapData>, KernelError> {
         map(&mut self.ebpf, "EVENTS", RingBuf::try_from)
+    }
+
+    /// What the next agent finds, once.
+    pub(super) fn take_drains(&mut self) -> Result<Drains, KernelError> {
+        map(&mut self.ebpf, "DRAINS", HashMap::try_from)
     }
 
     /// Where programs are to be put with which the tracker goes on, once.
