@@ -52,8 +52,12 @@ impl Place {
     }
 
     fn open(&self, version: u32) -> Result<Running> {
+        self.open_with(version, 16_384)
+    }
+
+    fn open_with(&self, version: u32, max_services: u32) -> Result<Running> {
         let config =
-            Config { cgroup: None, max_flows: 4096, max_services: 16_384, version: Some(version) };
+            Config { cgroup: None, max_flows: 65_536, max_services, version: Some(version) };
         let dir = PinDir::claim(&self.bpffs.pin_dir())?;
         let (linux, _) = kernel::open(&config, &dir)?;
         Ok(Running { linux, _dir: dir })
@@ -91,6 +95,19 @@ fn a_gate_opens_at_the_end_of_its_lease_with_the_agent_dead() -> Result<()> {
     ensure!(place.attempt()? == Attempt::Refused, "it outlives the agent");
     eventually(LIMIT, "the lease is over", || Ok(place.attempt()? == Attempt::Connected))?;
     ensure!(place.gates(VERSION)?.len() == 1, "the program is still there: it let the client in");
+    Ok(())
+}
+
+#[test]
+fn more_services_than_there_is_room_for_keep_no_agent_from_starting() -> Result<()> {
+    let place = Place::new()?;
+    let second = Server::start(&place.netns, Listening::on(Ipv4Addr::LOCALHOST, 9090))?;
+    let running = place.open_with(VERSION, 1)?;
+    ensure!(
+        running.linux.faults()?.services_full > 0,
+        "it says so, so that nobody takes it for zero"
+    );
+    drop(second);
     Ok(())
 }
 
@@ -158,7 +175,8 @@ fn upgrade(place: &Place, mut running: Running) -> Result<Running> {
         running = place.open(version)?;
         let linux = &running.linux;
         ensure!(linux.saved_drains()? == [(place.service, b"words".to_vec())]);
-        ensure!(linux.tracked(place.service)?.flows == 5);
+        let (tracked, faults) = (linux.tracked(place.service)?, linux.faults()?);
+        ensure!(tracked.flows == 5, "{tracked:?} {faults:?}");
         running.close_gate(place.service, LONG)?;
         linux.release_others(&[place.service])?;
         let dir = place.bpffs.pin_dir();

@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -53,6 +56,8 @@ pub struct Linux {
     pub(super) unsettled: Unsettled,
     /// Lost flows that were accounted for by a later reconciliation.
     pub(super) forgiven: Mutex<HashMap<Service, u64>>,
+    /// Services that found no room in the tracker's map at the start.
+    pub(super) unknown: AtomicU64,
     /// What agents of other versions have left.
     pub(super) others: Mutex<Vec<Pins>>,
 }
@@ -305,7 +310,9 @@ impl Kernel for Linux {
     }
 
     fn faults(&self) -> Result<Faults, KernelError> {
-        self.tracker().faults()
+        let faults = self.tracker().faults()?;
+        let services_full = faults.services_full + self.unknown.load(Ordering::Relaxed);
+        Ok(Faults { services_full, ..faults })
     }
 }
 

@@ -10,7 +10,10 @@
 use std::{
     collections::{BTreeSet, HashSet},
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -86,6 +89,7 @@ pub fn open(
         unsettled,
         forgiven: Mutex::default(),
         others: Mutex::new(others),
+        unknown: AtomicU64::new(0),
     });
     linux.adopt_all()?;
     linux.sweep();
@@ -193,6 +197,13 @@ impl Linux {
                 Err(e) => return Err(e),
             }
         }
+        let unknown = self.unknown.load(Ordering::Relaxed);
+        if unknown > 0 {
+            tracing::warn!(
+                unknown,
+                "the map of services is full: services without a connection count as unknown; raise --max-services"
+            );
+        }
         tracing::info!(services, flows, "took in the connections that were there");
         Ok(())
     }
@@ -203,7 +214,9 @@ impl Linux {
                 diag::look(None)?.listeners.iter().map(|l| l.local.port()).collect();
             let mut tracker = self.tracker();
             for &port in &ports {
-                tracker.know(Service { netns, port })?;
+                if !tracker.know_if_room(Service { netns, port })? {
+                    self.unknown.fetch_add(1, Ordering::Relaxed);
+                }
             }
             let flows = if ports.is_empty() { 0 } else { tracker.adopt()? };
             Ok((ports.len(), flows))

@@ -3,7 +3,6 @@
 use std::{
     collections::HashSet,
     fs::File,
-    net::{IpAddr, Ipv6Addr},
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::Path,
 };
@@ -23,7 +22,7 @@ use drainctl_common::{
 
 use super::{
     Class, Faults, KernelError, Tracked, Watch,
-    loaded::{begin_scan, exists, finish_scan, is_missing, lookup, map, program},
+    loaded::{address, begin_scan, exists, finish_scan, is_full, is_missing, lookup, map, program},
     objects::TRACK,
     offsets::Offsets,
     pins::{Pins, detach, keep, replace},
@@ -163,9 +162,16 @@ impl Tracker {
 
     /// Makes an entry for a service, so that [`Self::adopt`] takes in its flows.
     pub(super) fn know(&mut self, service: Service) -> Result<(), KernelError> {
+        let fail = || KernelError::op("add to map SERVICES", service, "it is full");
+        if self.know_if_room(service)? { Ok(()) } else { Err(fail()) }
+    }
+
+    /// The same; false if there is no room.
+    pub(super) fn know_if_room(&mut self, service: Service) -> Result<bool, KernelError> {
         match self.services.insert(key(service), ServiceCounts::default(), NOEXIST) {
+            Err(e) if is_full(&e) => Ok(false),
             Err(e) if !exists(&e) => Err(KernelError::op("add to map SERVICES", service, e)),
-            _ => Ok(()),
+            _ => Ok(true),
         }
     }
 
@@ -351,14 +357,6 @@ pub(super) fn tracked(counts: &ServiceCounts, forgiven: u64) -> Tracked {
         last_new: seen.then(|| Boot::from_nanos(counts.last_new_ns)),
         last_peer: seen.then(|| address(counts.last_peer)),
     }
-}
-
-fn address(words: [u32; 4]) -> IpAddr {
-    let mut bytes = [0; 16];
-    for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
-        chunk.copy_from_slice(&word.to_ne_bytes()); // Already in network byte order.
-    }
-    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
 }
 
 fn load(sizes: Sizes, offsets: &Offsets, pins: &Pins) -> Result<Ebpf, KernelError> {
