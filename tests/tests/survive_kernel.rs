@@ -192,6 +192,17 @@ fn upgrade(place: &Place, mut running: Running) -> Result<Running> {
 
 #[test]
 fn a_namespace_with_the_number_of_another_inherits_nothing() -> Result<()> {
+    // Whoever makes a namespace just then gets the number: another try.
+    for _ in 0..10 {
+        if inherits_nothing()? {
+            return Ok(());
+        }
+    }
+    bail!("no namespace got the number of another")
+}
+
+/// False if somebody else got the number.
+fn inherits_nothing() -> Result<bool> {
     let place = Place::new()?;
     let first = place.open(VERSION)?;
     first.close_gate(place.service, LONG)?;
@@ -201,7 +212,7 @@ fn a_namespace_with_the_number_of_another_inherits_nothing() -> Result<()> {
     drop((server, netns));
     // Numbers are given again, the lowest free one first.
     let (mut others, mut same) = (Vec::new(), None);
-    eventually(LIMIT, "a namespace has the number", || {
+    let found = eventually(Duration::from_secs(3), "a namespace has the number", || {
         let netns = Netns::new()?;
         if netns.inode() == service.netns {
             same = Some(netns);
@@ -209,8 +220,8 @@ fn a_namespace_with_the_number_of_another_inherits_nothing() -> Result<()> {
             others.push(netns);
         }
         Ok(same.is_some())
-    })?;
-    let Some(netns) = same else { bail!("waited for") };
+    });
+    let (Some(netns), Ok(())) = (same, found) else { return Ok(false) };
     drop(others);
     let server = Server::start(&netns, Listening::on(Ipv4Addr::LOCALHOST, PORT))?;
     let place = Place { bpffs, netns, server, service };
@@ -222,5 +233,5 @@ fn a_namespace_with_the_number_of_another_inherits_nothing() -> Result<()> {
     let second = place.open(VERSION)?;
     ensure!(place.gates(VERSION)?.is_empty(), "the gate of the dead namespace is gone");
     ensure!(second.linux.rejected(service)? == 0 && place.attempt()? == Attempt::Connected);
-    Ok(())
+    Ok(true)
 }
