@@ -166,7 +166,7 @@ pub struct ServiceStatus {
     pub steered: u64,
     /// Connection attempts refused since the gate closed.
     pub rejected: u64,
-    /// Since the newest connection came; null if none came since the agent started.
+    /// Since the newest connection came; null if none came since counting began.
     pub last_new_age_ms: Option<u64>,
     /// `namespace/name` of the pod; null where it is not known.
     pub pod: Option<String>,

@@ -1,5 +1,6 @@
 //! The machine: in `table` every pair of phase and event, here the rules about time.
 
+mod adopting;
 mod guarding;
 mod retiring;
 mod table;

@@ -60,3 +60,24 @@ impl Record {
         serde_json::to_vec(self).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drain::Phase;
+
+    /// What the first agent that saved drains wrote. It must be read for ever.
+    const FIRST: &str = include_str!("record_first.json");
+
+    #[test]
+    fn what_the_first_agents_wrote_is_read() {
+        let record = Record::read(FIRST.as_bytes()).expect("it is known");
+        assert!(record.standing.closed_until().is_some());
+        assert_eq!((record.owner.uid, record.netns_cookie), (1000, Some(77)));
+        assert_eq!(record.report.told_by_header, 3);
+        let now = Boot::from_nanos(5_000_000_000);
+        let (machine, _) = crate::drain::Machine::adopt(record.standing, now);
+        assert_eq!(machine.phase(), Phase::Rejecting);
+        assert_eq!(machine.spec().timeout().as_secs(), 25);
+    }
+}

@@ -6,7 +6,10 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,7 +26,7 @@ use super::{
     peers::Peers,
     pins::Pins,
     probes::{self, Probes},
-    records,
+    records::{self, Drains},
     retire::Retiring,
     settle::Unsettled,
     steer,
@@ -60,6 +63,8 @@ pub struct Linux {
     pub(super) tracker: Mutex<Tracker>,
     pub(super) probes: Mutex<Probes>,
     pub(super) gates: Arc<Mutex<Gates>>,
+    /// With a lock that nobody holds for long.
+    pub(super) drains: Mutex<Drains>,
     pub(super) retiring: Retiring,
     pub(super) hops: Hops,
     pub(super) marks: Marks,
@@ -68,6 +73,8 @@ pub struct Linux {
     /// Lost flows that were accounted for by a later reconciliation.
     pub(super) forgiven: Mutex<HashMap<Service, u64>>,
     pub(super) peers: Peers,
+    /// Services that found no room in the tracker's map at the start.
+    pub(super) unknown: AtomicU64,
     /// What agents of other versions have left.
     pub(super) others: Mutex<Vec<Pins>>,
 }
@@ -155,15 +162,15 @@ impl Kernel for Linux {
     }
 
     fn saved_drains(&self) -> Result<Vec<(Service, Vec<u8>)>, KernelError> {
-        records::all(&self.tracker().drains)
+        records::all(&lock(&self.drains))
     }
 
     fn save_drain(&self, service: Service, drain: &[u8]) -> Result<(), KernelError> {
-        records::save(&mut self.tracker().drains, service, drain)
+        records::save(&mut lock(&self.drains), service, drain)
     }
 
     fn forget_drain(&self, service: Service) -> Result<(), KernelError> {
-        records::forget(&mut self.tracker().drains, service)
+        records::forget(&mut lock(&self.drains), service)
     }
 
     fn release_others(&self, drains: &[Service]) -> Result<Vec<Service>, KernelError> {
@@ -291,7 +298,9 @@ impl Kernel for Linux {
     }
 
     fn faults(&self) -> Result<Faults, KernelError> {
-        self.tracker().faults()
+        let faults = self.tracker().faults()?;
+        let services_full = faults.services_full + self.unknown.load(Ordering::Relaxed);
+        Ok(Faults { services_full, ..faults })
     }
 
     fn probes(&self) -> Result<ProbeCounts, KernelError> {

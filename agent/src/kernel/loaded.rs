@@ -1,6 +1,10 @@
 //! Programs and maps of an object that is loaded.
 
-use std::{fs::File, io::Read as _};
+use std::{
+    fs::File,
+    io::Read as _,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use aya::{
     Ebpf,
@@ -76,7 +80,21 @@ pub(super) fn exists(e: &MapError) -> bool {
     os_error(e) == Some(libc::EEXIST)
 }
 
+/// Whether a map has no room for another key.
+pub(super) fn is_full(e: &MapError) -> bool {
+    os_error(e) == Some(libc::E2BIG)
+}
+
 /// Whether a key is not in a map.
 pub(super) fn is_missing(e: &MapError) -> bool {
     matches!(e, MapError::KeyNotFound) || os_error(e) == Some(libc::ENOENT)
+}
+
+/// An address as kernel programs write it: IPv6, or IPv4 mapped into it.
+pub(super) fn address(words: [u32; 4]) -> IpAddr {
+    let mut bytes = [0; 16];
+    for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
+        chunk.copy_from_slice(&word.to_ne_bytes()); // Already in network byte order.
+    }
+    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
 }

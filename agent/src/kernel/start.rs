@@ -9,7 +9,10 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    sync::{Arc, Mutex, Weak},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -64,11 +67,12 @@ pub fn open(
     let mut tracker = Tracker::start(&cgroup, &pins, sizes, &offsets)?;
     failpoint::pass("adopt: tracker replaced");
     tell_sizes(&pins, sizes)?;
+    let mut drains = tracker.take_drains()?;
     for other in &others {
-        if let Some(drains) = other.map("DRAINS")? {
-            let theirs = records::Drains::try_from(drains);
+        if let Some(map) = other.map("DRAINS")? {
+            let theirs = records::Drains::try_from(map);
             let theirs = theirs.map_err(|e| KernelError::op("use map", "DRAINS", e))?;
-            records::copy(&theirs, &mut tracker.drains)?;
+            records::copy(&theirs, &mut drains)?;
         }
     }
     failpoint::pass("upgrade: drains copied");
@@ -94,10 +98,12 @@ pub fn open(
         marks,
         peers,
         gates: Arc::new(Mutex::new(gates)),
+        drains: Mutex::new(drains),
         retiring,
         unsettled,
         forgiven: Mutex::default(),
         others: Mutex::new(others),
+        unknown: AtomicU64::new(0),
     });
     linux.adopt_all()?;
     linux.sweep();
@@ -213,6 +219,13 @@ impl Linux {
                 Err(e) => return Err(e),
             }
         }
+        let unknown = self.unknown.load(Ordering::Relaxed);
+        if unknown > 0 {
+            tracing::warn!(
+                unknown,
+                "the map of services is full: services without a connection count as unknown; raise --max-services"
+            );
+        }
         tracing::info!(services, flows, "took in the connections that were there");
         Ok(())
     }
@@ -223,7 +236,9 @@ impl Linux {
                 diag::look(None, None)?.listeners.iter().map(|l| l.local.port()).collect();
             let mut tracker = self.tracker();
             for &port in &ports {
-                tracker.know(Service { netns, port })?;
+                if !tracker.know_if_room(Service { netns, port })? {
+                    self.unknown.fetch_add(1, Ordering::Relaxed);
+                }
             }
             let flows = if ports.is_empty() { 0 } else { tracker.adopt()? };
             Ok((ports.len(), flows))

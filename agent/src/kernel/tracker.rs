@@ -3,7 +3,6 @@
 use std::{
     collections::HashSet,
     fs::File,
-    net::{IpAddr, Ipv6Addr},
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::Path,
 };
@@ -25,7 +24,7 @@ use drainctl_common::{
 
 use super::{
     Class, Faults, KernelError, Tracked, Watch,
-    loaded::{begin_scan, exists, finish_scan, is_missing, lookup, map, program},
+    loaded::{address, begin_scan, exists, finish_scan, is_full, is_missing, lookup, map, program},
     objects::TRACK,
     offsets::Offsets,
     pins::{Pins, detach, keep, replace},
@@ -38,19 +37,10 @@ use crate::drain::{Boot, Service};
 pub(super) const FLOWS: &str = "FLOWS";
 
 /// Maps that the next agent goes on with, and of which other objects share some: the tracker is loaded first, so that
-/// they have the sizes that it gives them. Of the ring of events each agent has its own.
-const PINNED: [&str; 10] = [
-    "DRAINS",
-    FLOWS,
-    "SERVICES",
-    "FAULTS",
-    "NEXT",
-    "MARKS",
-    PROBES,
-    PROBE_COUNTS,
-    "PEERS",
-    "CLIENTS",
-];
+/// they have the sizes that it gives them. The ring of events and the faults begin anew with each agent: it takes in
+/// everything that is there.
+const PINNED: [&str; 9] =
+    ["DRAINS", FLOWS, "SERVICES", "NEXT", "MARKS", PROBES, PROBE_COUNTS, "PEERS", "CLIENTS"];
 
 /// `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
 const NOEXIST: u64 = 1;
@@ -66,8 +56,6 @@ pub(super) struct Tracker {
     ebpf: Ebpf,
     /// `adopt`, or the variant that this kernel allows.
     adopt: &'static str,
-    /// What the next agent finds.
-    pub(super) drains: Drains,
     flows: Walkable<u64, Flow>,
     services: HashMap<MapData, ServiceKey, ServiceCounts>,
     faults: Array<MapData, u64>,
@@ -99,7 +87,6 @@ impl Tracker {
         let adopt = load_programs(&mut ebpf)?;
         let mut tracker = Self {
             adopt,
-            drains: map(&mut ebpf, "DRAINS", HashMap::try_from)?,
             flows: map(&mut ebpf, FLOWS, Walkable::new)?,
             services: map(&mut ebpf, "SERVICES", HashMap::try_from)?,
             faults: map(&mut ebpf, "FAULTS", Array::try_from)?,
@@ -179,6 +166,11 @@ impl Tracker {
         Ok((peers, map(&mut self.ebpf, "CLIENTS", HashMap::try_from)?))
     }
 
+    /// What the next agent finds, once.
+    pub(super) fn take_drains(&mut self) -> Result<Drains, KernelError> {
+        map(&mut self.ebpf, "DRAINS", HashMap::try_from)
+    }
+
     /// Where programs are to be put with which the tracker goes on, once.
     pub(super) fn take_next(&mut self) -> Result<ProgramArray<MapData>, KernelError> {
         map(&mut self.ebpf, "NEXT", ProgramArray::try_from)
@@ -216,13 +208,22 @@ impl Tracker {
 
     /// Makes an entry for a service, so that [`Self::adopt`] takes in its flows.
     pub(super) fn know(&mut self, service: Service) -> Result<(), KernelError> {
+        if self.know_key(service, key(service))? {
+            return Ok(());
+        }
+        Err(KernelError::op("add to map SERVICES", service, "it is full"))
+    }
+
+    /// The same; false if there is no room.
+    pub(super) fn know_if_room(&mut self, service: Service) -> Result<bool, KernelError> {
         self.know_key(service, key(service))
     }
 
-    fn know_key(&mut self, service: Service, key: ServiceKey) -> Result<(), KernelError> {
+    fn know_key(&mut self, service: Service, key: ServiceKey) -> Result<bool, KernelError> {
         match self.services.insert(key, ServiceCounts::default(), NOEXIST) {
+            Err(e) if is_full(&e) => Ok(false),
             Err(e) if !exists(&e) => Err(KernelError::op("add to map SERVICES", service, e)),
-            _ => Ok(()),
+            _ => Ok(true),
         }
     }
 
@@ -423,14 +424,6 @@ pub(super) fn tracked(counts: &ServiceCounts, forgiven: u64) -> Tracked {
         last_new: seen.then(|| Boot::from_nanos(counts.last_new_ns)),
         last_peer: seen.then(|| address(counts.last_peer)),
     }
-}
-
-fn address(words: [u32; 4]) -> IpAddr {
-    let mut bytes = [0; 16];
-    for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
-        chunk.copy_from_slice(&word.to_ne_bytes()); // Already in network byte order.
-    }
-    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
 }
 
 fn load(pins: &Pins, sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
