@@ -102,7 +102,7 @@ pub fn uninstall(pin_dir: &Path) -> Result<(), DaemonError> {
 
 async fn serve(options: &Options) -> Result<(), DaemonError> {
     raise_descriptor_limit();
-    let signals = Signals::new().map_err(DaemonError::Runtime)?;
+    let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
     // Both tell a second agent to leave the first one's programs alone.
     let socket = Socket::bind(&options.socket)?;
     let pin_dir = PinDir::claim(&options.pin_dir)?;
@@ -117,10 +117,27 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     tracing::info!("stopping: the kernel goes on by itself until the next agent comes");
     executor.stop().await;
     connections.finish(FINISH_WITHIN).await;
-    // From here on the next agent may start. What only this process can go on with would go on here.
+    // From here on the next agent may start.
     drop(pin_dir);
+    carry_to_the_end(&executor, &mut signals).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Only this process can go on with the connections that it carries to peers; they end with it.
+async fn carry_to_the_end(executor: &Executor, signals: &mut Signals) {
+    let carried = executor.carried().now;
+    if carried == 0 {
+        return;
+    }
+    tracing::info!(
+        carried,
+        "goes on carrying connections until they end; asked to stop again, it resets them"
+    );
+    tokio::select! {
+        () = executor.idle() => {}
+        () = signals.asked_to_stop() => tracing::warn!(carried = executor.carried().now, "carried connections are reset"),
+    }
 }
 
 /// Every connection and every gate is a few descriptors, and the usual soft limit is for programs that use
@@ -161,7 +178,7 @@ impl Signals {
         Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn asked_to_stop(mut self) {
+    async fn asked_to_stop(&mut self) {
         let name = tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

@@ -84,6 +84,11 @@ impl NewConnections {
         }
     }
 
+    /// Whether the agent itself has to take them.
+    pub fn takes_stragglers(&self) -> bool {
+        matches!(self, Self::Drop | Self::Forward(_))
+    }
+
     /// Checks what types cannot say.
     pub(super) fn check(&self) -> Result<(), ForwardError> {
         match self {

@@ -5,7 +5,13 @@ use std::sync::{Arc, Mutex};
 use tracing::{error, info, warn};
 
 use super::{
-    carry::FORGET_AGAIN, entry::Entry, explain, record::Record, task::Task, verify::check_netns,
+    carry::{FORGET_AGAIN, is_closed},
+    entry::Entry,
+    explain,
+    ops::Op,
+    record::Record,
+    task::Task,
+    verify::check_netns,
 };
 use crate::{
     drain::{Action, Boot, Machine, Retirement, Service, listeners},
@@ -67,6 +73,9 @@ fn revive(
         return Ok(Err(reason.into()));
     }
     let now = kernel.now();
+    if let Err(error) = guard_again(kernel, service, &record) {
+        return Ok(Err(format!("its lists cannot be kept in force: {}", explain(&error))));
+    }
     if let Some(until) = record.standing.closed_until().filter(|until| *until > now) {
         // It is closed, if all is well, and nothing changes.
         if let Err(error) = kernel.close_gate(service, until) {
@@ -76,6 +85,15 @@ fn revive(
     let (machine, actions) = Machine::adopt(record.standing.clone(), now);
     info!(%service, phase = machine.phase().name(), "going on with a drain of an earlier agent");
     Ok(Ok(Adopted { entry: entry(service, machine, record, text), actions }))
+}
+
+/// The kernel goes on treating clients by their address; the kernel layer has to know it too.
+fn guard_again(kernel: &dyn Kernel, service: Service, record: &Record) -> Result<(), KernelError> {
+    let (admission, until) = (record.standing.admission(), record.standing.guarded_until());
+    if admission.is_empty() || until <= kernel.now() {
+        return Ok(());
+    }
+    kernel.guard(service, admission, until)
 }
 
 /// Whether a socket that listened at the drain's start still does, whose cookie is never reused.
@@ -108,6 +126,10 @@ impl Task {
             self.epochs += 1;
             entry.epoch = self.epochs;
             let service = entry.service;
+            let is_closed = is_closed(&entry);
+            if is_closed && entry.machine.spec().new_connections().takes_stragglers() {
+                entry.push(Op::TakeStragglers);
+            }
             self.entries.insert(service, entry);
             self.carry_out_all(service, actions);
         }

@@ -191,7 +191,7 @@ impl Task {
                     self.not_restored(service, epoch, attempt);
                 }
             }
-            Op::Forget | Op::LogSources | Op::Retire(_) | Op::HandOver(_) => {}
+            Op::Forget | Op::LogSources | Op::Retire(_) | Op::HandOver(_) | Op::TakeStragglers => {}
         }
     }
 
@@ -269,6 +269,7 @@ impl Task {
     }
 }
 
-fn is_closed(entry: &Entry) -> bool {
+/// Whether the gate of a drain is closed, and to stay so.
+pub(super) fn is_closed(entry: &Entry) -> bool {
     matches!(entry.machine.phase(), Phase::Rejecting | Phase::Drained | Phase::Expired)
 }

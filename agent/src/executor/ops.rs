@@ -36,6 +36,8 @@ pub(super) enum Op {
     Close(Boot),
     /// Finds who takes over, and has the gate know them before it closes.
     HandOver(Handoff),
+    /// Goes on taking the stragglers of a gate that an earlier agent closed.
+    TakeStragglers,
     Renew(Boot),
     Open,
     Forget,
@@ -120,6 +122,10 @@ impl Job {
                     self.new.handoff().map(|to| kernel.hand_over(service, to)).transpose()?;
                 self.stragglers().close_gate(lease_until)?;
                 return Ok(takers.map_or(Answer::Done, Answer::HandedOver));
+            }
+            Op::TakeStragglers => {
+                check_netns(kernel, service.netns, self.netns_cookie)?;
+                self.stragglers().prepare()?;
             }
             Op::HandOver(to) => {
                 check_netns(kernel, service.netns, self.netns_cookie)?;

@@ -31,7 +31,8 @@ impl Stragglers<'_> {
         closed
     }
 
-    fn prepare(&self) -> Result<(), KernelError> {
+    /// Has somebody take stragglers, from when the gate is closed.
+    pub(super) fn prepare(&self) -> Result<(), KernelError> {
         let service = self.service;
         match self.new {
             // Those who take over are found anew again and again: see Op::HandOver.

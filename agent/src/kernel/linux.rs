@@ -101,7 +101,7 @@ impl Linux {
         self.unsettled.settle(netns, sys::settle);
     }
 
-    fn steering(&self) -> steer::Parts<'_> {
+    pub(super) fn steering(&self) -> steer::Parts<'_> {
         let Self { namespaces, gates, tracker, marks, .. } = self;
         steer::Parts { namespaces, gates, tracker, marks }
     }

@@ -50,13 +50,20 @@ pub(super) struct Asked<'a> {
 }
 
 impl Marks {
-    /// Takes over the map.
-    pub(super) fn new(map: MapData) -> Result<Self, KernelError> {
+    /// Takes over the map, and goes on with the marks that an earlier agent gave to these services.
+    pub(super) fn new(map: MapData, left: HashMap<Service, u32>) -> Result<Self, KernelError> {
         let fd = map.fd().as_fd().try_clone_to_owned();
         let fd = fd.map_err(|e| KernelError::op("use map", "MARKS", e))?;
         let map = SkStorage::try_from(Map::SkStorage(map))
             .map_err(|e| KernelError::op("use map", "MARKS", e))?;
-        Ok(Self { map: Mutex::new(map), fd, active: Mutex::default() })
+        let newest = left.values().copied().max().unwrap_or_default();
+        let active = Active { newest, services: left, takers: HashMap::new() };
+        Ok(Self { map: Mutex::new(map), fd, active: Mutex::new(active) })
+    }
+
+    /// Services of which some flows may be marked.
+    pub(super) fn services(&self) -> Vec<Service> {
+        lock(&self.active).services.keys().copied().collect()
     }
 
     /// The mark of the drain of this service, a new one if it has none. No two drains ever have the same.

@@ -1,7 +1,7 @@
 //! Clients by their address: how each service treats them, and when each last had a flow.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Mutex,
     time::{Duration, Instant},
@@ -68,6 +68,21 @@ impl Peers {
                 }
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Removes what earlier agents left of services other than these.
+    pub(super) fn keep_only(&self, services: &BTreeSet<&Service>) -> Result<(), KernelError> {
+        let (peers, _) = &mut *lock(&self.maps);
+        let keys: Result<Vec<_>, _> = peers.keys().collect();
+        for key in keys.map_err(|e| KernelError::op("walk map", "PEERS", e))? {
+            let PeerKey { netns, port, .. } = key.data();
+            let done = match services.contains(&Service { netns, port }) {
+                true => Ok(()),
+                false => peers.remove(&key),
+            };
+            done.map_err(|e| KernelError::op("remove from map", "PEERS", e))?;
         }
         Ok(())
     }

@@ -78,7 +78,7 @@ pub fn open(
     failpoint::pass("upgrade: drains copied");
     let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
     let probes = Probes::start(config.probe_cgroup.clone(), cgroup.clone(), &mut tracker)?;
-    let marks = Marks::new(tracker.take_marks()?)?;
+    let marks = Marks::new(tracker.take_marks()?, tracker.marks()?)?;
     let peers = Peers::new(tracker.take_peers()?, client_history);
     let retiring = Retiring::start(&pins, sizes, &offsets, tracker.take_next()?);
     let namespaces = Namespaces::default();
@@ -252,6 +252,7 @@ impl Linux {
         let ruled = lock(&self.gates).services();
         for (service, closed_until) in ruled.into_iter().filter(|(s, _)| !ours.contains(s)) {
             lock(&self.gates).open(service)?;
+            self.steering().end(service)?;
             opened.extend(closed_until.filter(|until| *until > self.now()).map(|_| service));
         }
         let retiring = self.retiring.services()?;
@@ -264,8 +265,14 @@ impl Linux {
         let watched = self.tracker().watched();
         for service in watched.into_iter().filter(|service| !ours.contains(service)) {
             self.tracker().join_new(service, false)?;
+            self.tracker().watch_clients(service, false, false)?;
             self.watch(service, Watch::default())?;
         }
+        let marked = self.marks.services();
+        for service in marked.into_iter().filter(|service| !ours.contains(service)) {
+            self.steering().end(service)?;
+        }
+        self.peers.keep_only(&ours)?;
         failpoint::pass("adopt: others released");
         // Ours are all at work by now.
         dismantle(&lock(&self.others))?;

@@ -150,6 +150,21 @@ impl Tracker {
         Ok(())
     }
 
+    /// The marks that an earlier agent gave, by service.
+    pub(super) fn marks(&self) -> Result<std::collections::HashMap<Service, u32>, KernelError> {
+        let mut marks = std::collections::HashMap::new();
+        for entry in self.services.iter() {
+            match entry {
+                Ok((key, counts)) if counts.steer != 0 && key.class == class::COUNTED => {
+                    marks.insert(Service { netns: key.netns, port: key.port }, counts.steer);
+                }
+                Ok(_) | Err(MapError::KeyNotFound) => {}
+                Err(e) => return Err(KernelError::op("read map", "SERVICES", e)),
+            }
+        }
+        Ok(marks)
+    }
+
     /// Services of which something is reported, or whose new connections are joined.
     pub(super) fn watched(&self) -> Vec<Service> {
         self.watches.keys().copied().collect()
@@ -293,8 +308,8 @@ impl Tracker {
         self.repair(service, &Repair { steer: mark, ..Repair::new(key(service)) })?;
         let watch = if mark == 0 { 0 } else { watch::FLOWS };
         let steered = key_of(service, Class::Steered);
-        if watch != 0 {
-            self.know_key(service, steered)?;
+        if watch != 0 && !self.know_key(service, steered)? {
+            return Err(KernelError::op("add to map SERVICES", service, "it is full"));
         }
         self.repair(service, &Repair { watch, ..Repair::new(steered) }).map(drop)
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Machine, retiring::Aborting};
-use crate::drain::{Action, Boot, Phase, RetireSet, SettledBy, Spec};
+use crate::drain::{Action, Admission, Boot, Phase, RetireSet, SettledBy, Spec};
 
 /// What of a drain outlives the process that carries it out: all that cannot be asked of the kernel.
 ///
@@ -28,6 +28,16 @@ impl Standing {
     pub fn closed_until(&self) -> Option<Boot> {
         let closed = matches!(self.phase, Phase::Rejecting | Phase::Drained | Phase::Expired);
         closed.then_some(self.gate_lease)
+    }
+
+    /// Which clients are treated differently from the others.
+    pub fn admission(&self) -> &Admission {
+        self.spec.admission()
+    }
+
+    /// Until when they are.
+    pub fn guarded_until(&self) -> Boot {
+        self.closed_until().unwrap_or(self.lease_until)
     }
 }
 

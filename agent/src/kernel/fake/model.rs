@@ -235,7 +235,8 @@ impl Model {
 
     fn sorted(&self, service: Service, socket: Socket) -> Socket {
         let ignored = self.is_ignored(service, socket.peer.ip());
-        Socket { class: if ignored { Class::Ignored } else { Class::Counted }, ..socket }
+        let class = if ignored { Class::Ignored } else { socket.class };
+        Socket { class, ..socket }
     }
 
     pub(super) fn reconcile(&mut self, service: Service, look: &Look) -> Reconciled {
