@@ -1,7 +1,7 @@
 //! What outlives the agent: maps, and links that keep programs attached, pinned in a bpffs.
 //!
 //! Below the pin directory each version of the kernel programs ([`ABI`]) has a folder of its own:
-//! `v2/FLOWS` and so on for maps, `v2/track_INODE` for the link of the tracker to a cgroup, and
+//! `v2/FLOWS` and so on for maps, `v2/track_INODE` for the link of the tracker (or `probe_INODE`) to a cgroup, and
 //! `v2/gates/SLOT_NETNS_COOKIE` for the link of each gate.
 
 use std::{
@@ -205,15 +205,19 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Links of the tracker to cgroups.
-    pub(super) fn trackers(&self) -> Result<Vec<PathBuf>, KernelError> {
-        let all = names(&self.dir)?.into_iter().filter(|name| name.starts_with(TRACKER));
+    /// Links of a program to cgroups.
+    pub(super) fn links(&self, program: &str) -> Result<Vec<PathBuf>, KernelError> {
+        let prefix = format!("{program}_");
+        let is_link = |name: &String| {
+            name.strip_prefix(&prefix).is_some_and(|cgroup| cgroup.parse::<u64>().is_ok())
+        };
+        let all = names(&self.dir)?.into_iter().filter(is_link);
         Ok(all.map(|name| self.dir.join(name)).collect())
     }
 
-    /// Where the link of the tracker to the cgroup with this inode number is pinned.
-    pub(super) fn tracker(&self, cgroup: u64) -> PathBuf {
-        self.dir.join(format!("{TRACKER}{cgroup}"))
+    /// Where the link of a program to the cgroup with this inode number is pinned.
+    pub(super) fn link(&self, program: &str, cgroup: u64) -> PathBuf {
+        self.dir.join(format!("{program}_{cgroup}"))
     }
 
     /// How many entries the map called `name` has room for.
@@ -239,8 +243,8 @@ impl Pins {
         for name in names(&gates)? {
             detach(&gates.join(name))?;
         }
-        for path in self.trackers()? {
-            detach(&path)?;
+        for program in ATTACHED {
+            self.links(program)?.iter().try_for_each(|path| detach(path))?;
         }
         Ok(())
     }
@@ -252,7 +256,8 @@ impl Pins {
     }
 }
 
-const TRACKER: &str = "track_";
+/// Programs that are attached to cgroups.
+const ATTACHED: [&str; 2] = ["track", "probe"];
 
 impl GatePin {
     fn name(&self) -> String {

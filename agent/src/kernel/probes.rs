@@ -5,10 +5,7 @@ use std::{
     sync::Mutex,
 };
 
-use aya::{
-    maps::{Array, HashMap, MapData, MapError},
-    programs::sock_ops::SockOpsLink,
-};
+use aya::maps::{Array, HashMap, MapData, MapError};
 use drainctl_common::probe::{ProbeKey, count};
 
 use super::{
@@ -16,18 +13,22 @@ use super::{
     kubelet::Kubelet,
     linux::lock,
     loaded::is_missing,
+    pins::{Pins, detach},
     tracker::{Tracker, number},
 };
 
+/// The program that notes them.
+const PROGRAM: &str = "probe";
 /// A walk of the map has at most so many steps: four times what it holds.
 const STEPS: usize = 1 << 14;
 
-/// The kubelet's connections. When it is dropped, nobody notes them any more.
+/// The kubelet's connections. They are noted on when this is dropped.
 pub(super) struct Probes {
     /// `--probe-cgroup`.
     named: Option<PathBuf>,
     /// Where cgroup v2 is mounted.
     root: PathBuf,
+    pins: Pins,
     open: HashMap<MapData, ProbeKey, u64>,
     counts: Array<MapData, u64>,
     attached: Option<Attached>,
@@ -42,7 +43,6 @@ struct Attached {
     folder: PathBuf,
     /// Tells a new cgroup of the same name.
     inode: u64,
-    _link: SockOpsLink,
 }
 
 impl Probes {
@@ -53,10 +53,11 @@ impl Probes {
     pub(super) fn start(
         named: Option<PathBuf>,
         root: PathBuf,
+        pins: Pins,
         tracker: &mut Tracker,
     ) -> Result<Self, KernelError> {
         let (open, counts) = tracker.take_probes()?;
-        let mut probes = Self { named, root, open, counts, attached: None, said: None };
+        let mut probes = Self { named, root, pins, open, counts, attached: None, said: None };
         match probes.named.clone() {
             Some(folder) => probes.attach(None, folder, tracker)?,
             None => probes.seek(tracker),
@@ -99,12 +100,15 @@ impl Probes {
             KernelError::op("use as the kubelet's cgroup (--probe-cgroup)", folder.display(), e)
         };
         let inode = cgroup::inode(&folder, &self.root).map_err(fail)?;
-        // What the old cgroup's sockets have noted nobody takes back once it is detached.
         self.attached = None;
-        self.forget()?;
-        let link = tracker.attach_probe(&folder)?;
+        if !self.pins.link(PROGRAM, inode).exists() {
+            // What another cgroup's sockets have noted nobody takes back once it is detached.
+            self.pins.links(PROGRAM)?.iter().try_for_each(|path| detach(path))?;
+            self.forget()?;
+        }
+        tracker.attach(PROGRAM, &folder, &self.pins)?;
         tracing::info!(cgroup = %folder.display(), "connections that are opened in the kubelet's cgroup do not count");
-        self.attached = Some(Attached { kubelet, folder, inode, _link: link });
+        self.attached = Some(Attached { kubelet, folder, inode });
         self.said = None;
         Ok(())
     }

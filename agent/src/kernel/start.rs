@@ -77,7 +77,8 @@ pub fn open(
     }
     failpoint::pass("upgrade: drains copied");
     let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
-    let probes = Probes::start(config.probe_cgroup.clone(), cgroup.clone(), &mut tracker)?;
+    let probes =
+        Probes::start(config.probe_cgroup.clone(), cgroup.clone(), pins.clone(), &mut tracker)?;
     let marks = Marks::new(tracker.take_marks()?, tracker.marks()?)?;
     let peers = Peers::new(tracker.take_peers()?, client_history);
     let retiring = Retiring::start(&pins, sizes, &offsets, tracker.take_next()?);

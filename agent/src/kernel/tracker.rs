@@ -12,7 +12,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, ProgramArray, RingBuf, lpm_trie::LpmTrie},
     programs::{
         CgroupAttachMode, Iter, SchedClassifier, SockOps, TestRun as _, TestRunOptions,
-        links::FdLink, sock_ops::SockOpsLink,
+        links::FdLink,
     },
 };
 use drainctl_common::{
@@ -94,18 +94,8 @@ impl Tracker {
             ebpf,
         };
         tracker.read_watches()?;
-        tracker.attach(cgroup, pins)?;
+        tracker.attach("track", cgroup, pins)?;
         Ok(tracker)
-    }
-
-    /// Has connections that sockets of this cgroup open noted as probes, as long as the link is kept.
-    pub(super) fn attach_probe(&mut self, cgroup: &Path) -> Result<SockOpsLink, KernelError> {
-        let fail = |e| KernelError::op("attach to cgroup", cgroup.display(), Box::new(e));
-        let dir = File::open(cgroup).map_err(|e| KernelError::op("open", cgroup.display(), e))?;
-        let program: &mut SockOps = program(&mut self.ebpf, "probe")?;
-        // Single is what a bpf_link wants; programs of others stay attached beside it.
-        let link = program.attach(dir, CgroupAttachMode::Single).map_err(fail)?;
-        program.take_link(link).map_err(fail)
     }
 
     /// What the probe program notes, and its counters, once.
@@ -114,12 +104,19 @@ impl Tracker {
         Ok((open, map(&mut self.ebpf, PROBE_COUNTS, Array::try_from)?))
     }
 
-    fn attach(&mut self, cgroup: &Path, pins: &Pins) -> Result<(), KernelError> {
-        let fail = |e| KernelError::op("attach the tracker to cgroup", cgroup.display(), e);
+    /// Has a program of this name run for the sockets of a cgroup, in the place of that of an earlier agent if there is
+    /// one, and at no other cgroup any more. It goes on when we are gone.
+    pub(super) fn attach(
+        &mut self,
+        name: &'static str,
+        cgroup: &Path,
+        pins: &Pins,
+    ) -> Result<(), KernelError> {
+        let fail = |e| KernelError::op("attach to cgroup", cgroup.display(), e);
         let dir = File::open(cgroup).map_err(|e| KernelError::op("open", cgroup.display(), e))?;
         let inode = dir.metadata().map_err(|e| KernelError::op("open", cgroup.display(), e))?.ino();
-        let (before, ours) = (pins.trackers()?, pins.tracker(inode));
-        let program: &mut SockOps = program(&mut self.ebpf, "track")?;
+        let (before, ours) = (pins.links(name)?, pins.link(name, inode));
+        let program: &mut SockOps = program(&mut self.ebpf, name)?;
         if before.contains(&ours) {
             let fd = program.fd().map_err(|e| fail(Box::new(e)))?;
             replace(&ours, fd.as_fd())?;
@@ -128,7 +125,7 @@ impl Tracker {
             let link = program.attach(dir, CgroupAttachMode::Single);
             let link = link.and_then(|id| program.take_link(id)).map_err(|e| fail(Box::new(e)))?;
             let link = FdLink::try_from(link)
-                .map_err(|e| KernelError::op("attach the tracker to", "a cgroup (Linux 5.7)", e))?;
+                .map_err(|e| KernelError::op("attach to", "a cgroup (Linux 5.7)", e))?;
             keep(link, &ours)?;
         }
         // One at another cgroup goes after ours has come, so that no flow is missed.
