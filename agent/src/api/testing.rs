@@ -1,14 +1,15 @@
 //! A node with no kernel and no executor behind the HTTP interface, and a client to ask it.
 
+mod kernel;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, SocketAddr},
-    os::fd::BorrowedFd,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
 };
 
 use tokio::sync::broadcast;
 
+pub(super) use self::kernel::FakeKernel;
 use super::{
     App, Drains,
     auth::{Caller, INITIAL_PIDNS, INITIAL_USERNS},
@@ -17,13 +18,9 @@ use super::{
 };
 use crate::{
     carry::CarryCounts,
-    drain::{Admission, Boot, Exempt, Handoff, Leaving, RetireReport, Service, Spec, SpecRequest},
+    drain::{Boot, Exempt, Leaving, RetireReport, Service, Spec, SpecRequest},
     executor::{DrainError, DrainView, Owner, Status, Totals, Update},
-    kernel::{
-        Abort, Admitted, Class, Faults, Finish, Followed, Kernel, KernelError, Listener, Listening,
-        Look, Outgoing, OwnListener, ProbeCounts, Protocol, Reconciled, RetireLacks, RetireOrder,
-        Socket, Steered, TcpState, Tracked, Watch,
-    },
+    kernel::{Admitted, Class, Protocol, Socket, Steered, TcpState},
 };
 
 pub(super) const HOST: u32 = 4_026_531_840;
@@ -79,138 +76,6 @@ impl Identify for Invisible {
 
     fn seat(&self) -> (u32, u32) {
         (0, 0)
-    }
-}
-
-/// Three services: [`WEB`], [`ROOTS`] and [`FOREIGN`].
-pub(super) struct FakeKernel {
-    /// Connections of every service.
-    pub(super) sockets: Vec<Socket>,
-    /// Whether looks fail.
-    pub(super) blind: bool,
-}
-
-fn listener(service: Service) -> Listener {
-    let uid = if service == ROOTS { 0 } else { 1000 };
-    let local = ([0, 0, 0, 0], service.port).into();
-    Listener { cookie: 1, local, uid, inode: 1, backlog: 0 }
-}
-
-impl Kernel for FakeKernel {
-    fn now(&self) -> Boot {
-        NOW
-    }
-    fn host_netns(&self) -> u32 {
-        HOST
-    }
-    fn namespaces(&self) -> Result<Vec<u32>, KernelError> {
-        Ok(vec![HOST, POD, OTHER_POD])
-    }
-    fn netns_cookie(&self, _: u32) -> Result<Option<u64>, KernelError> {
-        Ok(None)
-    }
-    fn look(&self, netns: u32, port: Option<u16>) -> Result<Look, KernelError> {
-        if self.blind {
-            return Err(KernelError::op("dump", "sockets", "interrupted"));
-        }
-        let here = [WEB, ROOTS, FOREIGN].into_iter().filter(|each| each.netns == netns);
-        let asked = here.filter(|each| port.is_none_or(|port| port == each.port));
-        let listeners = asked.map(listener).collect();
-        Ok(Look { listeners, sockets: self.sockets.clone() })
-    }
-    fn tracked(&self, _: Service) -> Result<Tracked, KernelError> {
-        Ok(Tracked::default())
-    }
-    fn established_at(&self, cookies: &[u64]) -> Result<Vec<Option<Boot>>, KernelError> {
-        Ok(vec![Some(NOW); cookies.len()])
-    }
-    fn reconcile(&self, _: Service, _: &Look) -> Result<Reconciled, KernelError> {
-        Ok(Reconciled::default())
-    }
-    fn watch(&self, _: Service, _: Watch) -> Result<(), KernelError> {
-        Ok(())
-    }
-    fn steer(&self, _: Service, _: &[BorrowedFd<'_>]) -> Result<(), KernelError> {
-        Ok(())
-    }
-    fn steered(&self, _: Service) -> Result<Steered, KernelError> {
-        Ok(Steered::default())
-    }
-    fn guard(&self, _: Service, _: &Admission, _: Boot) -> Result<(), KernelError> {
-        Ok(())
-    }
-    fn takers(&self, _: Service, _: Handoff) -> Result<BTreeSet<u64>, KernelError> {
-        Ok(BTreeSet::new())
-    }
-    fn hand_over(&self, _: Service, _: Handoff) -> Result<BTreeSet<u64>, KernelError> {
-        Ok(BTreeSet::new())
-    }
-    fn saved_drains(&self) -> Result<Vec<(Service, Vec<u8>)>, KernelError> {
-        Ok(vec![])
-    }
-    fn save_drain(&self, _: Service, _: &[u8]) -> Result<(), KernelError> {
-        Ok(())
-    }
-    fn forget_drain(&self, _: Service) -> Result<(), KernelError> {
-        Ok(())
-    }
-    fn release_others(&self, _: &[Service]) -> Result<Vec<Service>, KernelError> {
-        Ok(vec![])
-    }
-    fn close_gate(&self, _: Service, _: Boot) -> Result<(), KernelError> {
-        Ok(())
-    }
-    fn renew_gate(&self, _: Service, _: Boot) -> Result<(), KernelError> {
-        Ok(())
-    }
-    fn open_gate(&self, _: Service) -> Result<(), KernelError> {
-        Ok(())
-    }
-    fn rejected(&self, _: Service) -> Result<u64, KernelError> {
-        Ok(0)
-    }
-    fn admitted(&self, _: Service) -> Result<Admitted, KernelError> {
-        Ok(Admitted::default())
-    }
-    fn remembers_clients(&self) -> bool {
-        true
-    }
-    fn retire(&self, _: Service, _: &RetireOrder) -> Result<(), KernelError> {
-        Ok(())
-    }
-    fn followed(&self, _: Service) -> Result<Vec<Followed>, KernelError> {
-        Ok(Vec::new())
-    }
-    fn unfollow(&self, _: &[u64]) -> Result<(), KernelError> {
-        Ok(())
-    }
-    fn restore(&self, _: Service) -> Result<(), KernelError> {
-        Ok(())
-    }
-    fn finish(&self, _: u32, _: &[Finish]) -> Result<Vec<u64>, KernelError> {
-        Ok(Vec::new())
-    }
-    fn abort(&self, _: u32, _: &[Abort]) -> Result<Vec<u64>, KernelError> {
-        Ok(Vec::new())
-    }
-    fn open_listener(&self, netns: u32, _: Listening) -> Result<OwnListener, KernelError> {
-        Err(KernelError::NoNetns(netns))
-    }
-    fn open_connection(&self, netns: u32, _: SocketAddr, _: u64) -> Result<Outgoing, KernelError> {
-        Err(KernelError::NoNetns(netns))
-    }
-    fn own_addresses(&self, _: u32, _: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {
-        Ok(Vec::new())
-    }
-    fn retire_lacks(&self) -> RetireLacks {
-        RetireLacks::default()
-    }
-    fn probes(&self) -> Result<ProbeCounts, KernelError> {
-        Ok(ProbeCounts::default())
-    }
-
-    fn faults(&self) -> Result<Faults, KernelError> {
-        Ok(Faults { events_lost: 3, ..Faults::default() })
     }
 }
 

@@ -2,8 +2,12 @@
 //! any operation on demand, and lets a test do something in the middle of one. What it claims about the
 //! real kernel is proven against it by the integration tests.
 
+mod failing;
+mod gates;
 mod model;
+mod operations;
 mod retiring;
+mod steering;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -13,83 +17,10 @@ use std::{
 
 use tokio::{sync::mpsc, time::Instant};
 
+pub(crate) use self::failing::Op;
 use self::model::Model;
-use super::{Class, Event, EventKind, KernelError, Listener, TcpState};
+use super::{Class, Event, EventKind, Listener, TcpState};
 use crate::drain::{Boot, Counts, Service};
-
-/// Operations of [`Kernel`](super::Kernel) that can fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Op {
-    Namespaces,
-    NetnsCookie,
-    Look,
-    Tracked,
-    EstablishedAt,
-    Reconcile,
-    Watch,
-    Steer,
-    Steered,
-    Guard,
-    Takers,
-    HandOver,
-    CloseGate,
-    RenewGate,
-    OpenGate,
-    Rejected,
-    Admitted,
-    Faults,
-    Retire,
-    Followed,
-    Unfollow,
-    Restore,
-    Finish,
-    Abort,
-    OpenListener,
-    OwnAddresses,
-    SavedDrains,
-    SaveDrain,
-    ForgetDrain,
-    ReleaseOthers,
-}
-
-impl Op {
-    /// All of them.
-    pub(crate) const ALL: [Self; 30] = [
-        Self::Namespaces,
-        Self::NetnsCookie,
-        Self::Look,
-        Self::Tracked,
-        Self::EstablishedAt,
-        Self::Reconcile,
-        Self::Watch,
-        Self::Steer,
-        Self::Steered,
-        Self::Guard,
-        Self::Takers,
-        Self::HandOver,
-        Self::CloseGate,
-        Self::RenewGate,
-        Self::OpenGate,
-        Self::Rejected,
-        Self::Admitted,
-        Self::Faults,
-        Self::Retire,
-        Self::Followed,
-        Self::Unfollow,
-        Self::Restore,
-        Self::Finish,
-        Self::Abort,
-        Self::OpenListener,
-        Self::OwnAddresses,
-        Self::SavedDrains,
-        Self::SaveDrain,
-        Self::ForgetDrain,
-        Self::ReleaseOthers,
-    ];
-}
-
-/// What a test does in the middle of an operation.
-type Hook = Box<dyn FnOnce(&FakeKernel) + Send>;
 
 /// See the module.
 pub(crate) struct FakeKernel {
@@ -316,28 +247,6 @@ impl FakeKernel {
         }
     }
 
-    /// Calls number `from` (counted from 1, from now on) to `from + times - 1` of `op` fail.
-    pub(crate) fn fail(&self, op: Op, from: u64, times: u64) {
-        let mut model = self.model();
-        let so_far = model.calls.get(&op).copied().unwrap_or(0);
-        model.failing.insert(op, (so_far + from, times));
-    }
-
-    /// From now on, `op` works again.
-    pub(crate) fn mend(&self, op: Op) {
-        self.model().failing.remove(&op);
-    }
-
-    /// Runs `hook` at the beginning of the next call of `op` that has no hook yet.
-    pub(crate) fn hook(&self, op: Op, hook: impl FnOnce(&Self) + Send + 'static) {
-        self.model().hooks.entry(op).or_default().push(Box::new(hook));
-    }
-
-    /// How often `op` was called.
-    pub(crate) fn calls(&self, op: Op) -> u64 {
-        self.model().calls.get(&op).copied().unwrap_or(0)
-    }
-
     /// From now on, connections find the tracker's map full.
     pub(crate) fn set_tracker_full(&self, full: bool) {
         self.model().tracker_full = full;
@@ -368,24 +277,9 @@ impl FakeKernel {
         self.model().tracker.entry(service).or_default().drift += by;
     }
 
-    /// Whether new connections are refused now.
-    pub(crate) fn gate_is_closed(&self, service: Service) -> bool {
-        self.model().gate_is_closed(service)
-    }
-
-    /// Whether clients are treated by their address now.
-    pub(crate) fn is_guarded(&self, service: Service) -> bool {
-        self.model().guards.contains_key(&service)
-    }
-
     /// Clients are not remembered.
     pub(crate) fn set_forgetful(&self) {
         self.model().forgetful = true;
-    }
-
-    /// Whether connections of the service are given to others, or will be.
-    pub(crate) fn is_steered(&self, service: Service) -> bool {
-        self.model().steering.contains_key(&service)
     }
 
     /// Whether another agent would find a drain of this service.
@@ -417,27 +311,5 @@ impl FakeKernel {
         let model = self.model();
         let socket = model.sockets.get(&cookie);
         socket.is_some_and(|(of, socket)| !model.is_ignored(*of, socket.peer.ip()))
-    }
-
-    /// Every operation begins with this: hooks first, then the failure asked for.
-    fn enter(&self, op: Op) -> Result<MutexGuard<'_, Model>, KernelError> {
-        let hook = {
-            let mut model = self.model();
-            *model.calls.entry(op).or_default() += 1;
-            model.hooks.get_mut(&op).filter(|hooks| !hooks.is_empty()).map(|hooks| hooks.remove(0))
-        };
-        if let Some(hook) = hook {
-            hook(self);
-        }
-        let model = self.model();
-        let call = model.calls.get(&op).copied().unwrap_or(0);
-        if model
-            .failing
-            .get(&op)
-            .is_some_and(|(from, times)| call >= *from && call - *from < *times)
-        {
-            return Err(KernelError::op("fail", format!("{op:?}, call {call}"), "as asked for"));
-        }
-        Ok(model)
     }
 }

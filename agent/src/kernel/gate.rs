@@ -1,31 +1,27 @@
 //! The gates: one `sk_lookup` program instance for each network namespace that drains, and loaded spares,
 //! so that a drain only writes a rule and attaches.
 
+mod instance;
 mod targets;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex},
 };
 
-use aya::{
-    Ebpf, EbpfLoader,
-    maps::{HashMap as BpfHashMap, MapData, SockHash},
-    programs::{SkLookup, links::FdLink},
-};
+use aya::maps::{HashMap as BpfHashMap, MapData, SockHash};
 use drainctl_common::{
     gate::{Rule, RuleKey, SteerKey},
     peers::Admitted,
 };
 
+use self::instance::{Instance, SpareOrder, load_instance};
 use super::{
     KernelError,
     linux::lock,
     loaded::{is_missing, map},
-    objects::GATE,
     pins::{GatePin, Pins, detach, keep, replace},
-    tracker::{PROBE_COUNTS, PROBES},
 };
 use crate::{
     drain::{Admission, Boot, Service},
@@ -34,18 +30,6 @@ use crate::{
 
 /// How many instances are kept loaded. Each costs about 30 ms to load and 10 KiB of kernel memory.
 const SPARES: usize = 4;
-/// Maps that all instances share.
-const SHARED: [&str; 9] = [
-    "RULES",
-    "REJECTED",
-    "TARGETS",
-    "STEERED",
-    "ADMITTED",
-    "PEERS",
-    "CLIENTS",
-    PROBES,
-    PROBE_COUNTS,
-];
 
 /// All gates of the node.
 pub(super) struct Gates {
@@ -59,12 +43,6 @@ pub(super) struct Gates {
     spares: Vec<Instance>,
     attached: HashMap<u32, Attached>,
     next_slot: u32,
-}
-
-/// A loaded gate program.
-pub(super) struct Instance {
-    slot: u32,
-    ebpf: Ebpf,
 }
 
 /// A gate program at work.
@@ -109,7 +87,7 @@ impl Gates {
     ) -> Result<(), KernelError> {
         let mut rules: HashMap<u32, BTreeMap<u16, Rule>> = HashMap::new();
         for entry in self.rules.iter() {
-            let (key, rule) = entry.map_err(|e| KernelError::op("read map", SHARED[0], e))?;
+            let (key, rule) = entry.map_err(|e| KernelError::op("read map", "RULES", e))?;
             rules.entry(key.slot).or_default().insert(key.port, rule);
         }
         for pin in left {
@@ -394,48 +372,4 @@ fn open_rule(service: Service) -> Rule {
         targets: 0,
         zero: 0,
     }
-}
-
-/// An instance to be loaded.
-pub(super) struct SpareOrder {
-    pins: Pins,
-    slot: u32,
-}
-
-impl SpareOrder {
-    /// Loads it: some 30 ms.
-    pub(super) fn load(self) -> Result<Instance, KernelError> {
-        load_instance(&self.pins, self.slot)
-    }
-}
-
-impl Instance {
-    fn attach(&mut self, service: Service, netns: &OwnedFd) -> Result<FdLink, KernelError> {
-        let program = self.program()?;
-        let link = program.attach(netns).and_then(|id| program.take_link(id));
-        failpoint::pass("gate: attached");
-        link.map(Into::into).map_err(|e| KernelError::op("attach the gate for", service, e))
-    }
-
-    fn fd(&mut self) -> Result<BorrowedFd<'_>, KernelError> {
-        let fd = self.program()?.fd().map_err(|e| KernelError::op("use program", "gate", e))?;
-        Ok(fd.as_fd())
-    }
-
-    fn program(&mut self) -> Result<&mut SkLookup, KernelError> {
-        let missing = || KernelError::op("find program", "gate", "not in the object");
-        let program = self.ebpf.program_mut("gate").ok_or_else(missing)?;
-        program.try_into().map_err(|e| KernelError::op("use program", "gate", e))
-    }
-}
-
-fn load_instance(pins: &Pins, slot: u32) -> Result<Instance, KernelError> {
-    let mut loader = EbpfLoader::new();
-    // The gate needs no type information, and reading that of the whole kernel takes time and memory.
-    loader.btf(None).override_global("GATE_SLOT", &slot, true);
-    pins.share(&mut loader, &SHARED);
-    let ebpf = loader.load(GATE.bytes()?).map_err(|e| KernelError::op("load", "the gate", e))?;
-    let mut instance = Instance { slot, ebpf };
-    instance.program()?.load().map_err(|e| KernelError::op("load program", "gate", e))?;
-    Ok(instance)
 }

@@ -4,8 +4,10 @@
 //! All calls block for microseconds to a few milliseconds; async code calls them on a blocking thread.
 
 mod cgroup;
+mod counts;
 mod destroy;
 mod diag;
+mod error;
 mod events;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -31,6 +33,7 @@ mod pins;
 pub mod probe;
 mod probes;
 mod records;
+mod report;
 mod retire;
 mod retiring;
 mod settle;
@@ -43,15 +46,16 @@ mod walk;
 
 use std::{
     collections::BTreeSet,
-    fmt,
     net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
-    path::PathBuf,
 };
 
+pub use counts::{Admitted, Faults, ProbeCounts, Reconciled, Steered, Tracked};
+pub use error::KernelError;
 pub use linux::{Config, Linux};
 pub use look::{Class, Listener, Look, Socket, SocketInfo, TcpState};
 pub use pins::{PinDir, PinDirError, VERSION};
+pub use report::{Event, EventKind, Watch};
 pub use retiring::{
     Abort, Barrier, Finish, Followed, Protocol, RetireLacks, RetireOrder, Told, ToldBy,
 };
@@ -62,6 +66,8 @@ pub use handoff::HandoffError;
 pub use straggling::{
     Listener as OwnListener, Listening, Outgoing, raise_open_files, reset_at_close, saved_syn,
 };
+
+pub(crate) use error::explain;
 
 use crate::drain::{Admission, Boot, Handoff, Service};
 
@@ -314,171 +320,4 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// The map cannot be read.
     fn probes(&self) -> Result<ProbeCounts, KernelError>;
-}
-
-/// Connection attempts that the client's address decided, looked up in the kernel: a SYN that is sent again counts
-/// again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Admitted {
-    /// Let in by `--ignore`.
-    pub ignored: u64,
-    /// Let in by `--allow`.
-    pub allowed: u64,
-    /// Refused by `--fail-health-from`.
-    pub failed_health: u64,
-    /// Let in by a closed gate through `--keep-clients`.
-    pub kept: u64,
-}
-
-/// The tracker's view of a service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tracked {
-    /// Flows of [`Class::Counted`] now. Negative only if the counter was corrupted.
-    pub flows: i64,
-    /// Connections ever accepted.
-    pub accepted: u64,
-    /// Connections that found the tracker's map full and are not in `flows`. Not zero: the counts are not
-    /// to be trusted. [`Kernel::reconcile`] brings it back to zero once all of them are taken in or gone.
-    pub lost: u64,
-    /// When the newest connection came.
-    pub last_new: Option<Boot>,
-    /// Where the newest connection came from.
-    pub last_peer: Option<IpAddr>,
-}
-
-/// What [`Kernel::reconcile`] had to mend. All zero: tracker and look agreed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reconciled {
-    /// Flows the tracker did not know.
-    pub added: u64,
-    /// Flows the tracker held that were gone.
-    pub removed: u64,
-    /// Flows that the tracker counted in another class than the look.
-    pub moved: u64,
-    /// By how much the flow counter was wrong beyond that.
-    pub corrected: i64,
-}
-
-/// What became of connection attempts that were to be steered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Steered {
-    /// Connection attempts that another listener has got (looked up in the kernel: SYN retransmissions count too).
-    pub attempts: u64,
-    /// Listening sockets that take them now.
-    pub targets: u64,
-}
-
-/// What the tracker reports for a service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Watch {
-    /// [`EventKind::Listening`] and [`EventKind::Unlistened`].
-    pub listeners: bool,
-    /// [`EventKind::Empty`] and [`EventKind::Accepted`].
-    pub flows: bool,
-    /// Nothing more, but new flows are counted by [`Class`]: the service has a drain.
-    pub classes: bool,
-}
-
-/// Counters of the kernel programs, since the agent started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Faults {
-    /// Connections accepted while the map of flows was full.
-    pub flows_full: u64,
-    /// Connections accepted while the map of services was full: no service's count can be trusted.
-    pub services_full: u64,
-    /// Events that found the ring buffer full.
-    pub events_lost: u64,
-    /// Connections whose network namespace could not be read.
-    pub no_netns: u64,
-}
-
-/// The kubelet's connections, which are told from others where they are opened.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ProbeCounts {
-    /// The cgroup whose connections they are; `None`: there is no kubelet, and every connection counts.
-    pub cgroup: Option<PathBuf>,
-    /// Connections that were opened in it, since the agent started.
-    pub opened: u64,
-    /// Of those, the ones that closed gates let pass.
-    pub passed: u64,
-}
-
-/// Something that happened in the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// Where.
-    pub service: Service,
-    /// What.
-    pub kind: EventKind,
-    /// When.
-    pub at: Boot,
-}
-
-/// Kinds of [`Event`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventKind {
-    /// The tracker's count fell to zero: a hint, not yet a proof.
-    Empty,
-    /// A connection was accepted.
-    Accepted,
-    /// A socket started to listen on the port.
-    Listening,
-    /// A listening socket of the port was closed.
-    Unlistened,
-    /// The last of the steered flows has ended, as far as the tracker knows.
-    Unsteered,
-    /// The ring buffer was full: any of the above may have happened.
-    Lost,
-}
-
-/// Why the kernel layer could not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// No process and no name leads to this network namespace.
-    #[error("network namespace {0} does not exist (any more)")]
-    NoNetns(u32),
-    /// The running kernel lacks something.
-    #[error("this kernel has no {feature} (it came with Linux {since})")]
-    TooOld {
-        /// What is missing.
-        feature: &'static str,
-        /// The version that has it.
-        since: &'static str,
-    },
-    /// This binary was built without the kernel programs.
-    #[error(
-        "this drain-agent was built without its kernel programs, so it cannot count or refuse anything; \
-         build it with `cargo xtask build`"
-    )]
-    NoPrograms,
-    /// Nobody can take over the connections.
-    #[error(transparent)]
-    Handoff(#[from] HandoffError),
-    /// An operation failed.
-    #[error("{op} {object}")]
-    Op {
-        /// What was tried, as a verb.
-        op: &'static str,
-        /// On what.
-        object: String,
-        /// What the kernel, or the library in between, said.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
-/// An error and its causes in one line, for texts that outlive the error.
-pub(crate) fn explain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-impl KernelError {
-    /// An operation on an object failed with `source`.
-    pub fn op(
-        op: &'static str,
-        object: impl fmt::Display,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Self::Op { op, object: object.to_string(), source: source.into() }
-    }
 }
