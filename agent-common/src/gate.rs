@@ -48,6 +48,8 @@ impl Rule {
     pub const CLOSED: u32 = 1;
     /// Some clients are treated by their address: see the `PEERS` map.
     pub const LISTS: u32 = 2;
+    /// Nobody but the targets serves the port any more: a closed gate gives them every connection.
+    pub const TAKEN_OVER: u32 = 4;
 }
 
 /// Key of the `TARGETS` map: the listening sockets that take the connections of a closed port.

@@ -68,21 +68,23 @@ fn gate(ctx: SkLookupContext) -> u32 {
     if now >= rule.lease_until_ns {
         return SK_PASS; // Nobody renewed the lease: traffic comes back even if the agent is dead.
     }
-    if rule.flags & Rule::LISTS != 0
-        && let Some(decided) = by_list(lookup, rule, key)
-    {
-        return decided;
-    }
-    if rule.flags & Rule::CLOSED == 0 {
-        return SK_PASS; // Settling: everybody is still served.
-    }
-    // SAFETY: as above.
-    if unsafe { is_probe(lookup, rule.netns) } {
-        probes::count(count::PASSED);
-        return SK_PASS; // A container that serves until it is stopped must not be killed as unhealthy.
-    }
-    if rule.keep_clients_ns != 0 && is_kept(lookup, rule, key, now) {
-        return SK_PASS; // Its session is here, and nowhere else.
+    if rule.flags & Rule::TAKEN_OVER == 0 {
+        // SAFETY: as above.
+        if unsafe { is_probe(lookup, rule.netns) } {
+            probes::count(count::PASSED);
+            return SK_PASS; // A container that serves until it is stopped must not be killed as unhealthy.
+        }
+        if rule.flags & Rule::LISTS != 0
+            && let Some(decided) = by_list(lookup, rule, key)
+        {
+            return decided;
+        }
+        if rule.flags & Rule::CLOSED == 0 {
+            return SK_PASS; // Settling: everybody is still served.
+        }
+        if rule.keep_clients_ns != 0 && is_kept(lookup, rule, key, now) {
+            return SK_PASS; // Its session is here, and nowhere else.
+        }
     }
     if steer::to_target(&ctx, key, rule.targets) {
         return SK_PASS; // With a socket chosen, the kernel asks no further.

@@ -20,7 +20,7 @@ static STEERED: HashMap<RuleKey, u64> = HashMap::with_max_entries(16384, 0);
 
 /// How many targets are tried, beginning with the one whose turn it is: others may be gone, or be of another
 /// address family.
-const TRIES: u32 = 8;
+const TRIES: u32 = 32;
 
 /// Chooses a target of the rule; false if it has none that takes the connection.
 #[inline(always)]

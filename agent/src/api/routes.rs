@@ -95,14 +95,16 @@ async fn start_drain<D: Drains>(
     Calling(caller): Calling,
     Body(request): Body<DrainRequest>,
 ) -> Result<(StatusCode, Json<DrainAccepted>), ApiError> {
-    let new = handoff::as_the_agent_names_it(request.new.clone(), &caller).await?;
-    let request = DrainRequest { new, ..request };
-    let spec = spec(&request)?;
     let netns = app.netns(request.netns, &caller);
     let services = services_of(&request.ports, netns)?;
+    spec(&request)?;
     for &service in &services {
         app.authorize_change(&caller, service).await?;
     }
+    // Only now: it reads all of /proc, and its answer is nobody else's business.
+    let new = handoff::as_the_agent_names_it(request.new.clone(), &caller).await?;
+    let request = DrainRequest { new, ..request };
+    let spec = spec(&request)?;
     let owner = Owner { uid: caller.uid, netns: caller.netns };
     let joined = app.drains.drain(services.clone(), spec, owner).await?;
     tracing::info!(pid = caller.pid, uid = caller.uid, netns, ports = ?request.ports, joined, "drain accepted");

@@ -160,7 +160,7 @@ impl Machine {
                 self.end_unclosed(format!("the gate cannot be closed: {reason}"), &mut out);
             }
             (P::Guarding, E::GateFailed(reason)) => {
-                self.over(format!("the lists cannot be put in force: {reason}"), &mut out);
+                self.end_closed(format!("the lists cannot be put in force: {reason}"), &mut out);
             }
             (P::Closing, E::Timer) => self.recheck_at = now + BACKUP,
 

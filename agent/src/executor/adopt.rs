@@ -73,27 +73,20 @@ fn revive(
         return Ok(Err(reason.into()));
     }
     let now = kernel.now();
-    if let Err(error) = guard_again(kernel, service, &record) {
-        return Ok(Err(format!("its lists cannot be kept in force: {}", explain(&error))));
+    if record.standing.lease_is_over(now) {
+        return Ok(Err("its lease is over".into()));
     }
-    if let Some(until) = record.standing.closed_until().filter(|until| *until > now) {
-        // It is closed, if all is well, and nothing changes.
-        if let Err(error) = kernel.close_gate(service, until) {
-            return Ok(Err(format!("its gate cannot be kept closed: {}", explain(&error))));
-        }
+    // The kernel goes on treating clients by their address, and its layer here has to know it too; a gate that is to be
+    // closed is, if all is well. If either fails, not to start is better than to open the gate.
+    if !record.standing.admission().is_empty() {
+        kernel.guard(service, record.standing.admission(), record.standing.guarded_until())?;
+    }
+    if let Some(until) = record.standing.closed_until() {
+        kernel.close_gate(service, until)?;
     }
     let (machine, actions) = Machine::adopt(record.standing.clone(), now);
     info!(%service, phase = machine.phase().name(), "going on with a drain of an earlier agent");
     Ok(Ok(Adopted { entry: entry(service, machine, record, text), actions }))
-}
-
-/// The kernel goes on treating clients by their address; the kernel layer has to know it too.
-fn guard_again(kernel: &dyn Kernel, service: Service, record: &Record) -> Result<(), KernelError> {
-    let (admission, until) = (record.standing.admission(), record.standing.guarded_until());
-    if admission.is_empty() || until <= kernel.now() {
-        return Ok(());
-    }
-    kernel.guard(service, admission, until)
 }
 
 /// Whether a socket that listened at the drain's start still does, whose cookie is never reused.

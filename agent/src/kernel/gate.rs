@@ -283,6 +283,11 @@ impl Gates {
         self.admitted.get(&key, 0).map_err(|e| KernelError::op("read the counters of", service, e))
     }
 
+    /// Whether the gate does anything for this service.
+    pub(super) fn has_rule(&self, service: Service) -> bool {
+        self.rule(service).is_some()
+    }
+
     /// The rule of a service and where it stands, if it has one.
     fn rule(&self, service: Service) -> Option<(RuleKey, Rule)> {
         let attached = self.attached.get(&service.netns)?;

@@ -13,6 +13,8 @@ impl Linux {
     ) -> Result<(), KernelError> {
         let netns = self.namespaces.open(service.netns)?;
         let cookie = self.namespaces.cookie(service.netns)?;
+        // An earlier agent has left a gate: whatever fails here, it must not open.
+        let is_left = lock(&self.gates).has_rule(service);
         // Left by a drain of a namespace that is gone, and had this number.
         self.end_guard(service)?;
         // Noted first, so that whatever is done from here on can be undone.
@@ -26,6 +28,9 @@ impl Linux {
             self.sort_there(service)
         });
         if let Err(error) = done {
+            if is_left {
+                return Err(error);
+            }
             let undone = lock(&self.gates).open(service).and_then(|()| self.end_guard(service));
             if let Err(left) = undone {
                 tracing::error!(%service, error = %super::explain(&left), "lists of clients stay in force until their lease is over");

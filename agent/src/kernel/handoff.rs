@@ -117,6 +117,14 @@ struct Found {
     flows: Vec<(u64, Place)>,
 }
 
+/// Listening sockets of the namespace (cookies).
+struct Serving {
+    /// On the service's own port.
+    on_port: BTreeSet<u64>,
+    /// For IPv4 only.
+    v4: HashSet<u64>,
+}
+
 impl Parts<'_> {
     /// See [`Kernel::takers`](super::Kernel::takers).
     pub(super) fn takers(
@@ -124,7 +132,7 @@ impl Parts<'_> {
         service: Service,
         to: Handoff,
     ) -> Result<BTreeSet<u64>, KernelError> {
-        Ok(cookies(&self.find(service, to)?.listeners))
+        Ok(cookies(&self.find(service, to)?.0.listeners))
     }
 
     /// See [`Kernel::hand_over`](super::Kernel::hand_over).
@@ -134,16 +142,19 @@ impl Parts<'_> {
         to: Handoff,
         now: Boot,
     ) -> Result<BTreeSet<u64>, KernelError> {
-        let found = self.find(service, to)?;
+        let (found, serving) = self.find(service, to)?;
         let takers = cookies(&found.listeners);
         let known = lock(self.gates).targets(service)? == takers.len() as u64
             && self.marks.takers(service).as_ref() == Some(&takers);
         if !known {
             let listeners = lend(service, &found.listeners)?;
+            let listeners = mixed(listeners, |cookie| serving.v4.contains(&cookie));
             let targets: Vec<BorrowedFd<'_>> = listeners.iter().map(|(_, fd)| fd.as_fd()).collect();
             self.steer(service, &targets, now)?;
             self.marks.set_takers(service, listeners.iter().map(|(cookie, _)| *cookie).collect());
         }
+        let alone = serving.on_port.is_subset(&takers);
+        lock(self.gates).set_taken_over(service, alone)?;
         for (cookie, flow) in lend(service, &found.flows)? {
             self.mark(service, &[flow.as_fd()], now)?;
             lock(self.tracker).move_to(service, cookie, Class::Steered)?;
@@ -151,13 +162,33 @@ impl Parts<'_> {
         Ok(takers)
     }
 
-    fn find(&self, service: Service, to: Handoff) -> Result<Found, KernelError> {
+    fn find(&self, service: Service, to: Handoff) -> Result<(Found, Serving), KernelError> {
         let asked = self.marks.asked(service.netns, Some(service.port));
         let look = self.namespaces.inside(service.netns, || diag::look(None, asked.as_ref()))?;
-        match to {
-            Handoff::Port(port) => of_port(service, port, &look),
-            Handoff::Pid(pid) => of_process(service, pid, &look),
+        let found = match to {
+            Handoff::Port(port) => of_port(service, port, &look)?,
+            Handoff::Pid(pid) => of_process(service, pid, &look)?,
+        };
+        let on_port =
+            look.listeners.iter().filter(|listener| listener.local.port() == service.port);
+        let on_port = on_port.map(|listener| listener.cookie).collect();
+        let v4 = look.listeners.iter().filter(|listener| listener.local.is_ipv4());
+        Ok((found, Serving { on_port, v4: v4.map(|listener| listener.cookie).collect() }))
+    }
+}
+
+/// The same with the address families in turn: the kernel program tries a limited number of neighbours until it comes to
+/// one that takes the client's family.
+fn mixed<T>(listeners: Vec<(u64, T)>, is_v4: impl Fn(u64) -> bool) -> Vec<(u64, T)> {
+    let (v4, v6): (Vec<_>, Vec<_>) = listeners.into_iter().partition(|(cookie, _)| is_v4(*cookie));
+    let (mut v4, mut v6) = (v4.into_iter(), v6.into_iter());
+    let mut mixed = Vec::new();
+    loop {
+        let pair = [v4.next(), v6.next()];
+        if pair.iter().all(Option::is_none) {
+            return mixed;
         }
+        mixed.extend(pair.into_iter().flatten());
     }
 }
 
@@ -223,7 +254,11 @@ fn of_process(service: Service, pid: u32, look: &Look) -> Result<Found, KernelEr
     if !old_listener && !old_flow && listeners.iter().any(|l| l.local.port() == port) {
         return Err(HandoffError::Itself { pid, port }.into());
     }
-    let flows = flows.filter(|flow| flow.is_held() && flow.class == Class::Counted);
+    let flows: Vec<&Socket> = flows
+        .filter(|flow| held.contains_key(&flow.inode) && flow.class == Class::Counted)
+        .collect();
+    let inherited = held_by_others(&family, &flows)?;
+    let flows = flows.into_iter().filter(|flow| !inherited.contains(&flow.inode));
     Ok(Found {
         flows: flows.filter_map(|f| Some((f.cookie, *held.get(&f.inode)?))).collect(),
         listeners: listeners
@@ -277,6 +312,16 @@ fn check_shared(
         }
     }
     Ok(())
+}
+
+/// Which of these connections others than the family hold too: inherited from the old server, they may be its own.
+fn held_by_others(family: &HashSet<i32>, flows: &[&Socket]) -> Result<HashSet<u32>, KernelError> {
+    if flows.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let wanted: HashSet<u32> = flows.iter().map(|flow| flow.inode).collect();
+    let others = |pid| !family.contains(&pid);
+    Ok(holders(others, |inode| wanted.contains(&inode), wanted.len())?.into_keys().collect())
 }
 
 fn some<T>(found: Vec<T>, none: impl FnOnce() -> HandoffError) -> Result<Vec<T>, HandoffError> {

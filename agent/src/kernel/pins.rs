@@ -17,8 +17,9 @@ use std::{
 use aya::{EbpfLoader, maps::MapData, programs::links::FdLink};
 use drainctl_common::ABI;
 use rustix::{
-    fs::{FlockOperation, Mode, OFlags, flock, open, statfs},
+    fs::{FlockOperation, Mode, OFlags, flock, fstat, open, statfs},
     mount::{MountFlags, mount},
+    process::geteuid,
 };
 
 use super::{KernelError, sys};
@@ -53,6 +54,12 @@ pub enum PinDirError {
         .0.display()
     )]
     NotBpffs(PathBuf),
+    /// Somebody else could take away what is kept there.
+    #[error(
+        "{} belongs to another user, or others may enter it; remove it, or make it 0700 and owned by the user of the agent",
+        .0.display()
+    )]
+    NotOurs(PathBuf),
     /// A system call failed.
     #[error("cannot {op} {}", path.display())]
     Io {
@@ -73,7 +80,7 @@ impl PinDir {
     /// Another process has the lock, it is no bpffs, or a system call failed.
     pub fn claim(path: &Path) -> Result<Self, PinDirError> {
         if path.starts_with(USUAL) && !is_bpffs(path)? {
-            let done = mount("bpf", USUAL, "bpf", MountFlags::empty(), None);
+            let done = mount("bpf", USUAL, "bpf", MountFlags::empty(), Some(c"mode=0700"));
             done.map_err(|e| fail("mount a bpffs at", USUAL.as_ref())(e.into()))?;
             tracing::info!("mounted a bpffs at {USUAL}");
         }
@@ -102,6 +109,10 @@ impl PinDir {
     fn lock(path: &Path) -> Result<Self, PinDirError> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
         let dir = open(path, flags, Mode::empty()).map_err(|e| fail("open", path)(e.into()))?;
+        let stat = fstat(&dir).map_err(|e| fail("look at", path)(e.into()))?;
+        if stat.st_uid != geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
+            return Err(PinDirError::NotOurs(path.to_owned()));
+        }
         // A bpffs holds no files of ours, but the lock of its folder will do.
         match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(PinDirError::InUse(path.to_owned())),

@@ -30,6 +30,11 @@ impl Standing {
         closed.then_some(self.gate_lease)
     }
 
+    /// Whether the drain has ended by itself.
+    pub fn lease_is_over(&self, now: Boot) -> bool {
+        now >= self.lease_until
+    }
+
     /// Which clients are treated differently from the others.
     pub fn admission(&self) -> &Admission {
         self.spec.admission()

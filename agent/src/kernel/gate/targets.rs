@@ -61,6 +61,23 @@ impl Gates {
         self.clear_targets(key, first..=last)
     }
 
+    /// Says whether anybody but the targets serves the port. Of a gate that is not closed nothing is said: until it
+    /// is, the kernel finds its listeners itself.
+    pub(in crate::kernel) fn set_taken_over(
+        &mut self,
+        service: Service,
+        taken_over: bool,
+    ) -> Result<(), KernelError> {
+        let Some((key, rule)) = self.rule(service) else { return Ok(()) };
+        let is = taken_over && rule.targets > 0 && rule.flags & Rule::CLOSED != 0;
+        let flag = if is { Rule::TAKEN_OVER } else { 0 };
+        let changed = Rule { flags: rule.flags & !Rule::TAKEN_OVER | flag, ..rule };
+        if changed == rule {
+            return Ok(());
+        }
+        self.write(key, changed, false).map(|()| self.note(service, changed))
+    }
+
     /// Targets that are there by now: of those that were put, some may have been closed.
     pub(in crate::kernel) fn targets(&self, service: Service) -> Result<u64, KernelError> {
         let Some((key, _)) = self.rule(service) else { return Ok(0) };
