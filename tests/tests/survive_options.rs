@@ -2,9 +2,18 @@
 //! their address, probes pass, and a new server takes over while nobody runs, and the next agent goes on with it.
 //! What only a process can do, the next one does again.
 
-use std::{net::TcpStream, time::Duration};
+use std::{
+    net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
+use drainctl_agent::kernel::VERSION;
 use drainctl_tests::{
     agent::Agent,
     cluster::{Cluster, PORT, Pod},
@@ -12,7 +21,7 @@ use drainctl_tests::{
     fixture::serve,
     kubelet::Kubelet,
     kubeproxy::Mode,
-    net::{Attempt, Pair, Server, attempt, connect},
+    net::{Acceptor, Attempt, Pair, Server, attempt, connect},
     netns::Netns,
     wait::{LIMIT, eventually, eventually_some},
 };
@@ -246,6 +255,38 @@ fn a_handoff_goes_on() -> Result<()> {
     world.served_by(&world.old)?.exchange()?;
     pairs.iter_mut().try_for_each(Pair::exchange)?;
     world.drain(&[&handoff])?;
+    world.ensure_nothing_is_left()
+}
+
+#[test]
+fn a_handoff_goes_on_through_an_upgrade_of_the_kernel_programs() -> Result<()> {
+    let mut world = World::new()?;
+    let new = Acceptor::start(serve(world.pod(), OTHER)?);
+    world.drain(&[&format!("--new=handoff=port:{OTHER}")])?;
+    world.agent.stop()?;
+    world.agent.set_program(env!("CARGO_BIN_EXE_agent"));
+    let (stop, client) = (AtomicBool::new(false), Arc::clone(&world.cluster.client));
+    let addr = world.pod().addr();
+    thread::scope(|scope| {
+        let probe = scope.spawn(|| {
+            let mut connected = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                let got = attempt(&client, addr, LIMIT)?;
+                ensure!(got == Connected, "after {connected} connections: {got:?}");
+                connected += 1;
+            }
+            Ok(connected)
+        });
+        let version = (VERSION + 1).to_string();
+        let launched = world.agent.launch(&["--abi", &version]);
+        stop.store(true, Ordering::Relaxed);
+        let connected = probe.join().map_err(|_| anyhow::anyhow!("the probe panicked"))??;
+        ensure!(connected > 10, "it tried {connected} times only");
+        launched
+    })?;
+    let handed = |service: &Service| service.drain.as_ref().is_some_and(|d| d.handed_over > 0);
+    world.ctl().await_service(PORT, "our own gate hands over", handed)?;
+    drop(new);
     world.ensure_nothing_is_left()
 }
 

@@ -1,6 +1,9 @@
 //! Going on with the drains of an earlier agent, and undoing what it left half-done.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 use tracing::{error, info, warn};
 
@@ -76,7 +79,9 @@ fn revive(
     if let Err(error) = guard_again(kernel, service, &record) {
         return Ok(Err(format!("its lists cannot be kept in force: {}", explain(&error))));
     }
+    let mut takers = BTreeSet::new();
     if let Some(until) = record.standing.closed_until().filter(|until| *until > now) {
+        takers = hand_over_again(kernel, service, &record);
         // It is closed, if all is well, and nothing changes.
         if let Err(error) = kernel.close_gate(service, until) {
             return Ok(Err(format!("its gate cannot be kept closed: {}", explain(&error))));
@@ -84,7 +89,20 @@ fn revive(
     }
     let (machine, actions) = Machine::adopt(record.standing.clone(), now);
     info!(%service, phase = machine.phase().name(), "going on with a drain of an earlier agent");
-    Ok(Ok(Adopted { entry: entry(service, machine, record, text), actions }))
+    let mut entry = entry(service, machine, record, text);
+    entry.takers = takers;
+    Ok(Ok(Adopted { entry, actions }))
+}
+
+/// Gates of an earlier agent know who takes over, but not our own ones that succeed those of another version.
+fn hand_over_again(kernel: &dyn Kernel, service: Service, record: &Record) -> BTreeSet<u64> {
+    let handoff = record.standing.new_connections().handoff();
+    let takers = handoff.map_or_else(|| Ok(BTreeSet::new()), |to| kernel.hand_over(service, to));
+    takers.unwrap_or_else(|error| {
+        // Nobody listens there just now, for example. It is tried again and again, and told then if it stays so.
+        info!(%service, error = explain(&error), "nobody is found yet who takes over new connections");
+        BTreeSet::new()
+    })
 }
 
 /// The kernel goes on treating clients by their address; the kernel layer has to know it too.
