@@ -3,7 +3,6 @@
 //! What only a process can do, the next one does again.
 
 use std::{
-    net::TcpStream,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -32,12 +31,8 @@ use Attempt::{Connected, Refused, Unanswered};
 /// Where a new server listens.
 const OTHER: u16 = 8081;
 /// By these, the client is ignored by IPv4 and a stranger by IPv6, and the node is refused by IPv4 and let in by IPv6.
-const LISTS: &[&str] = &[
-    "--ignore=10.244.0.2",
-    "--allow=fd00:244:1::1",
-    "--fail-health-from=10.244.1.1",
-    "--keep-closed",
-];
+const LISTS: &[&str] =
+    &["--ignore=10.244.0.2", "--allow=fd00:244:1::1", "--fail-health-from=10.244.1.1"];
 const UNDRAIN: &[&str] = &["undrain", "--port", "80"];
 
 /// A client, a pod that drains, a peer, and an agent that comes and goes.
@@ -84,14 +79,10 @@ impl World {
         self.ctl().await_service(PORT, "the gate is closed", closed).map(drop)
     }
 
-    /// Connects to the drained port.
-    fn connect(&self) -> Result<TcpStream> {
-        connect(&self.cluster.client, self.pod().addr())
-    }
-
     /// Connects to the drained port; the other end is this server's.
     fn served_by(&self, server: &Server) -> Result<Pair> {
-        Ok(Pair { client: self.connect()?, server: server.accept()? })
+        let client = connect(&self.cluster.client, self.pod().addr())?;
+        Ok(Pair { client, server: server.accept()? })
     }
 
     /// Tries to connect by IPv4 (or IPv6) and insists on the outcome; what gets in is the old server's.
@@ -141,6 +132,15 @@ impl World {
         Ok(())
     }
 
+    /// Checks this before the agent is killed, while nobody runs, and with the next one.
+    fn with_and_without_an_agent(&mut self, check: impl Fn(&Self) -> Result<()>) -> Result<()> {
+        check(self)?;
+        self.agent.crash()?;
+        check(self).context("while nobody runs")?;
+        self.launch()?;
+        check(self).context("with the next agent")
+    }
+
     /// Uninstalls in the middle of a drain: nothing is left, and everybody gets in.
     fn ensure_nothing_is_left(&mut self) -> Result<()> {
         self.agent.crash()?;
@@ -186,27 +186,22 @@ fn lists_stay_in_force() -> Result<()> {
 #[test]
 fn health_checks_go_on_failing_while_it_settles() -> Result<()> {
     let mut world = World::new()?;
-    let settle = ["--min-settle", "40s", "--max-settle", "50s", "--timeout", "55s"];
+    let settle = ["--port=80", "--min-settle=40s", "--max-settle=50s", "--timeout=55s"];
     let rest = ["--retire", "none", "--no-wait", "--fail-health-from=10.244.1.1"];
-    world.ctl().expect(0, &[&["drain", "--port", "80"], &settle[..], &rest].concat())?;
-    let (client, node) = (&world.cluster.client.clone(), &world.cluster.node.clone());
-    for is_alive in [true, false, true] {
-        match is_alive {
-            true if world.agent.is_running()? => {}
-            true => world.launch()?,
-            false => world.agent.crash()?,
-        }
-        world.expect(node, false, Refused)?;
-        world.expect(node, true, Connected)?;
-        world.expect(client, false, Connected)?;
-    }
+    let drain = [&["drain"], &settle[..], &rest].concat();
+    world.ctl().expect(0, &drain)?;
+    world.with_and_without_an_agent(|world| {
+        world.expect(&world.cluster.node, false, Refused)?;
+        world.expect(&world.cluster.node, true, Connected)?;
+        world.expect(&world.cluster.client, false, Connected)
+    })?;
     let service = world.ctl().service(PORT)?;
     ensure!(service.state == "settling" && service.rejected == 0, "{service:?}");
     ensure!(world.ctl().admission(PORT)?.failed_health >= 3);
     world.ctl().expect(0, UNDRAIN)?;
     world.expect_open()?;
     ensure!(world.agent.maps()?.peers()? == 0);
-    world.ctl().expect(0, &[&["drain", "--port", "80"], &settle[..], &rest].concat())?;
+    world.ctl().expect(0, &drain)?;
     world.ensure_nothing_is_left()
 }
 
@@ -215,15 +210,11 @@ fn known_clients_stay_known() -> Result<()> {
     let mut world = World::new()?;
     drop(world.served_by(&world.old)?);
     world.drain(&["--keep-clients", "10m"])?;
-    world.agent.crash()?;
-    world.expect(&world.cluster.client, false, Connected)?;
-    world.expect(&world.cluster.node, false, Refused)?;
-    world.launch()?;
-    let kept = world.ctl().admission(PORT)?.kept;
-    ensure!(kept > 0, "let in by something else");
-    world.expect(&world.cluster.client, false, Connected)?;
-    world.expect(&world.cluster.node, false, Refused)?;
-    ensure!(world.ctl().admission(PORT)?.kept > kept);
+    world.with_and_without_an_agent(|world| {
+        world.expect(&world.cluster.client, false, Connected)?;
+        world.expect(&world.cluster.node, false, Refused)
+    })?;
+    ensure!(world.ctl().admission(PORT)?.kept >= 3, "let in by something else");
     world.ensure_agreed()?;
     world.ensure_nothing_is_left()
 }
@@ -261,7 +252,7 @@ fn a_handoff_goes_on() -> Result<()> {
 #[test]
 fn a_handoff_goes_on_through_an_upgrade_of_the_kernel_programs() -> Result<()> {
     let mut world = World::new()?;
-    let new = Acceptor::start(serve(world.pod(), OTHER)?);
+    let _new = Acceptor::start(serve(world.pod(), OTHER)?);
     world.drain(&[&format!("--new=handoff=port:{OTHER}")])?;
     world.agent.stop()?;
     world.agent.set_program(env!("CARGO_BIN_EXE_agent"));
@@ -284,9 +275,8 @@ fn a_handoff_goes_on_through_an_upgrade_of_the_kernel_programs() -> Result<()> {
         ensure!(connected > 10, "it tried {connected} times only");
         launched
     })?;
-    let handed = |service: &Service| service.drain.as_ref().is_some_and(|d| d.handed_over > 0);
+    let handed = |s: &Service| s.drain.as_ref().is_some_and(|drain| drain.handed_over > 0);
     world.ctl().await_service(PORT, "our own gate hands over", handed)?;
-    drop(new);
     world.ensure_nothing_is_left()
 }
 
@@ -353,8 +343,8 @@ fn a_killed_agents_stragglers_are_refused_and_the_next_one_carries_again() -> Re
         world.expect(&world.cluster.client, by_v6, Refused)?;
     }
     world.launch()?;
-    let client = eventually_some(LIMIT, "somebody is let in", || Ok(world.connect().ok()))?;
-    let mut pair = Pair { client, server: peer.accept()? };
+    let carried = || Ok(world.served_by(&peer).ok());
+    let mut pair = eventually_some(LIMIT, "it carries", carried)?;
     pair.exchange()?;
     world.await_counts(0, 1)?;
     ensure!(world.metric("carried_total")? == 1 && world.metric("carrying")? == 1);
