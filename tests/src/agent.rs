@@ -171,6 +171,20 @@ impl Agent {
         Ok(())
     }
 
+    /// Sends SIGTERM and waits until a next agent may start on the same pin directory, while this process goes on
+    /// carrying the connections that it has.
+    pub fn hand_on(&mut self) -> Result<Process> {
+        let mut process = self.process.take().context("the agent does not run")?;
+        process.signal(Signal::TERM)?;
+        eventually(LIMIT, "it only goes on carrying", || {
+            if let Some(status) = process.exited()? {
+                bail!("drain-agent ended: {status}\n{}", self.log());
+            }
+            Ok(self.log().contains("goes on carrying"))
+        })?;
+        Ok(process)
+    }
+
     /// Stops it where it is, as a debugger or a machine without CPU time to spare does.
     pub fn pause(&self) -> Result<()> {
         self.process.as_ref().context("the agent does not run")?.signal(Signal::STOP)

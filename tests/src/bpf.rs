@@ -16,6 +16,7 @@ pub struct AgentMaps {
     followed: Option<u32>,
     sockets: Option<u32>,
     peers: Option<u32>,
+    targets: Option<u32>,
 }
 
 /// One entry of `FLOWS`.
@@ -45,7 +46,7 @@ impl AgentMaps {
     /// Finds the maps of the agent with this process id by its file descriptors.
     pub fn of(pid: u32) -> Result<Self> {
         let (mut flows, mut services, mut followed, mut sockets) = (None, None, None, None);
-        let mut peers = None;
+        let (mut peers, mut targets) = (None, None);
         for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
             // Descriptors come and go while the agent works.
             let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
@@ -57,12 +58,13 @@ impl AgentMaps {
                 "FOLLOWED" => followed = Some(id),
                 "SOCKETS" => sockets = Some(id),
                 "PEERS" => peers = Some(id),
+                "TARGETS" => targets = Some(id),
                 _ => {}
             }
         }
         let flows = flows.context("the agent has no map FLOWS")?;
         let services = services.context("the agent has no map SERVICES")?;
-        Ok(Self { flows, services, followed, sockets, peers })
+        Ok(Self { flows, services, followed, sockets, peers, targets })
     }
 
     /// Flows of one service.
@@ -95,6 +97,11 @@ impl AgentMaps {
         Ok(dump(self.peers.context("the agent has no map PEERS")?)?.len())
     }
 
+    /// How many listening sockets closed gates give connections to, of all services.
+    pub fn targets(&self) -> Result<usize> {
+        Ok(keys_of_sockets(self.targets.context("the agent has no map TARGETS")?)?.len())
+    }
+
     /// How many sockets send through the program that tells clients.
     pub fn sockets(&self) -> Result<usize> {
         Ok(self.cookies()?.len())
@@ -106,16 +113,8 @@ impl AgentMaps {
     }
 
     fn cookies(&self) -> Result<Vec<u64>> {
-        let id = self.sockets.context("the agent has no map SOCKETS")?.to_string();
-        let text = cmd::run("bpftool", &["-j", "map", "dump", "id", &id])?;
-        let entries: Value = serde_json::from_str(&text).context("bpftool map dump")?;
-        let entries = entries.as_array().context("a map that is no list")?;
-        // A socket cannot be shown, so that each is an error, with its key.
-        let cookie = |entry: &Value| {
-            let key = entry["key"].as_array().context("an entry without a key")?;
-            Ok(u64::from_ne_bytes(part(&bytes(key)?, 0)?))
-        };
-        entries.iter().map(cookie).collect()
+        let keys = keys_of_sockets(self.sockets.context("the agent has no map SOCKETS")?)?;
+        keys.iter().map(|key| Ok(u64::from_ne_bytes(part(key, 0)?))).collect()
     }
 
     /// Forgets a flow behind the tracker's back.
@@ -192,6 +191,16 @@ fn dump(id: u32) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         }
     }
     Ok(pairs)
+}
+
+/// Keys of a map of sockets.
+fn keys_of_sockets(id: u32) -> Result<Vec<Vec<u8>>> {
+    let text = cmd::run("bpftool", &["-j", "map", "dump", "id", &id.to_string()])?;
+    let entries: Value = serde_json::from_str(&text).context("bpftool map dump")?;
+    let entries = entries.as_array().context("a map that is no list")?;
+    // A socket cannot be shown, so that each is an error, with its key.
+    let key = |entry: &Value| bytes(entry["key"].as_array().context("an entry without a key")?);
+    entries.iter().map(key).collect()
 }
 
 fn bytes(list: &[Value]) -> Result<Vec<u8>> {

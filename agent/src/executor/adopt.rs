@@ -1,6 +1,9 @@
 //! Going on with the drains of an earlier agent, and undoing what it left half-done.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 use tracing::{error, info, warn};
 
@@ -73,20 +76,33 @@ fn revive(
         return Ok(Err(reason.into()));
     }
     let now = kernel.now();
-    if record.standing.lease_is_over(now) {
-        return Ok(Err("its lease is over".into()));
-    }
     // The kernel goes on treating clients by their address, and its layer here has to know it too; a gate that is to be
     // closed is, if all is well. If either fails, not to start is better than to open the gate.
+    // Of a drain whose lease is over too: what its end takes back must be known.
     if !record.standing.admission().is_empty() {
         kernel.guard(service, record.standing.admission(), record.standing.guarded_until())?;
     }
-    if let Some(until) = record.standing.closed_until() {
+    let mut takers = BTreeSet::new();
+    if let Some(until) = record.standing.closed_until().filter(|until| *until > now) {
+        takers = hand_over_again(kernel, service, &record);
         kernel.close_gate(service, until)?;
     }
     let (machine, actions) = Machine::adopt(record.standing.clone(), now);
     info!(%service, phase = machine.phase().name(), "going on with a drain of an earlier agent");
-    Ok(Ok(Adopted { entry: entry(service, machine, record, text), actions }))
+    let mut entry = entry(service, machine, record, text);
+    entry.takers = takers;
+    Ok(Ok(Adopted { entry, actions }))
+}
+
+/// Gates of an earlier agent know who takes over, but not our own ones that succeed those of another version.
+fn hand_over_again(kernel: &dyn Kernel, service: Service, record: &Record) -> BTreeSet<u64> {
+    let handoff = record.standing.new_connections().handoff();
+    let takers = handoff.map_or_else(|| Ok(BTreeSet::new()), |to| kernel.hand_over(service, to));
+    takers.unwrap_or_else(|error| {
+        // Nobody listens there just now, for example. It is tried again and again, and told then if it stays so.
+        info!(%service, error = explain(&error), "nobody is found yet who takes over new connections");
+        BTreeSet::new()
+    })
 }
 
 /// Whether a socket that listened at the drain's start still does, whose cookie is never reused.

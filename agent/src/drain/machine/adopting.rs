@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Machine, retiring::Aborting};
-use crate::drain::{Action, Admission, Boot, Phase, RetireSet, SettledBy, Spec};
+use crate::drain::{Action, Admission, Boot, NewConnections, Phase, RetireSet, SettledBy, Spec};
 
 /// What of a drain outlives the process that carries it out: all that cannot be asked of the kernel.
 ///
@@ -30,17 +30,17 @@ impl Standing {
         closed.then_some(self.gate_lease)
     }
 
-    /// Whether the drain has ended by itself.
-    pub fn lease_is_over(&self, now: Boot) -> bool {
-        now >= self.lease_until
-    }
-
     /// Which clients are treated differently from the others.
     pub fn admission(&self) -> &Admission {
         self.spec.admission()
     }
 
-    /// Until when they are.
+    /// What becomes of new connections once it is closed.
+    pub fn new_connections(&self) -> &NewConnections {
+        self.spec.new_connections()
+    }
+
+    /// Until when clients are treated differently.
     pub fn guarded_until(&self) -> Boot {
         self.closed_until().unwrap_or(self.lease_until)
     }

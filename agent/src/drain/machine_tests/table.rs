@@ -60,7 +60,7 @@ fn every_event_in_every_phase() {
         ("nobody renews it yet", Guarding, e.renewed(), None),
         ("nobody renews it yet", Guarding, e.renew_failed(), None),
         ("nobody opens it", Guarding, e.opened(), None),
-        ("the lists cannot be put in force: no drain", Guarding, e.failed(), Some((Serving, "unwatch ended"))),
+        ("the lists cannot be put in force: some may be, so take them out", Guarding, e.failed(), Some((Opening, "open"))),
         ("old news of the drain before", Guarding, e.hint(), Some((Guarding, ""))),
         ("old news of the drain before", Guarding, e.accepted(), Some((Guarding, ""))),
         ("old news of the drain before", Guarding, e.judged(), Some((Guarding, ""))),
