@@ -1,5 +1,7 @@
 use std::net::IpAddr;
 
+use drainctl_common::track::watch;
+
 use super::*;
 
 #[test]
