@@ -8,6 +8,7 @@ mod shell;
 mod test;
 mod tidy;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Task {
     Demo(launch::DemoOptions),
     /// Runs the benchmarks and prints each beside its bar.
     Bench(launch::BenchOptions),
+    /// Runs the tests, or a command, on other kernels.
+    Vm(vm::Options),
     /// Checks the house rules that no compiler knows.
     Tidy,
 }
@@ -72,6 +75,7 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Test(options) => test::run(&shell, &workspace, options),
         Task::Demo(options) => launch::demo(&shell, &workspace, options),
         Task::Bench(options) => launch::bench(&shell, &workspace, options),
+        Task::Vm(options) => vm::run(&shell, &workspace, options),
         Task::Tidy => tidy::run(&shell, &workspace),
     }
 }
@@ -99,6 +103,8 @@ mod tests {
     #[test]
     fn a_task_that_is_not_built_is_refused() {
         assert!(Cli::try_parse_from(["xtask", "tidy"]).is_ok());
-        assert!(Cli::try_parse_from(["xtask", "vm"]).is_err());
+        assert!(Cli::try_parse_from(["xtask", "vm", "--kernel", "6.1"]).is_ok());
+        assert!(Cli::try_parse_from(["xtask", "vm", "--kernel", "4.19"]).is_err());
+        assert!(Cli::try_parse_from(["xtask", "image"]).is_err());
     }
 }

@@ -143,12 +143,17 @@ pub(crate) fn system(workspace: &Workspace) -> Option<Compiler> {
 /// Where setup puts the bpf-linker for this LLVM: outside of target, so that `cargo clean` and other
 /// clones need not build it again, and beside no one else's.
 pub(crate) fn private_root(workspace: &Workspace, llvm: u32) -> PathBuf {
+    cache(workspace).join(format!("bpf-linker-{LINKER_VERSION}-llvm-{llvm}"))
+}
+
+/// What is fetched or built once for all clones.
+pub(crate) fn cache(workspace: &Workspace) -> PathBuf {
     let cache = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))
         .filter(|cache| cache.is_absolute())
         .unwrap_or_else(|| workspace.target.clone());
-    cache.join("drainctl").join(format!("bpf-linker-{LINKER_VERSION}-llvm-{llvm}"))
+    cache.join("drainctl")
 }
 
 fn private_linker(workspace: &Workspace, llvm: u32) -> PathBuf {

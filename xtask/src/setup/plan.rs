@@ -16,8 +16,17 @@ pub(crate) enum Scope {
     Demo,
     /// `cargo xtask test` and benchmarks as well.
     Everything,
+    /// Also what boots other kernels, for `cargo xtask vm`.
+    Machines,
     /// Also the servers and clients that only `cargo xtask test peers` runs.
     Peers,
+}
+
+impl Scope {
+    /// Whether it is for that too. Machines are a matter of their own.
+    fn includes(self, other: Self) -> bool {
+        other <= self && (other != Self::Machines || self == Self::Machines)
+    }
 }
 
 /// Something to be installed.
@@ -80,6 +89,11 @@ impl Tool {
         Self { program, package, scope: Scope::Everything }
     }
 
+    /// For `Scope::Machines`.
+    const fn machine(program: &'static str, package: &'static str) -> Self {
+        Self { program, package, scope: Scope::Machines }
+    }
+
     /// For `Scope::Peers`.
     const fn peer(program: &'static str, package: &'static str) -> Self {
         Self { program, package, scope: Scope::Peers }
@@ -90,7 +104,7 @@ impl Tool {
 pub(super) const VENV: &str = "python3 -m venv";
 
 /// All of them.
-pub(super) const TOOLS: [Tool; 16] = [
+pub(super) const TOOLS: [Tool; 24] = [
     Tool::demo("nginx", "nginx-light"),
     Tool::demo("iptables", "iptables"),
     Tool::new("nft", "nftables"),
@@ -101,6 +115,14 @@ pub(super) const TOOLS: [Tool; 16] = [
     Tool::new("node", "nodejs"),
     Tool::demo(VENV, "python3-venv"),
     Tool::new("go", "golang-go"),
+    Tool::machine("qemu-system-x86_64", "qemu-system-x86"),
+    Tool::machine("busybox", "busybox-static"),
+    Tool::machine("cpio", "cpio"),
+    Tool::machine("modprobe", "kmod"),
+    Tool::machine("ipvsadm", "ipvsadm"),
+    Tool::machine("lz4", "lz4"),
+    Tool::machine("zstd", "zstd"),
+    Tool::machine("xz", "xz-utils"),
     Tool::peer("apache2", "apache2-bin"),
     Tool::peer("haproxy", "haproxy"),
     Tool::peer("javac", "default-jdk-headless"),
@@ -111,7 +133,7 @@ pub(super) const TOOLS: [Tool; 16] = [
 
 /// The programs that `scope` needs.
 pub(super) fn tools(scope: Scope) -> impl Iterator<Item = &'static str> {
-    TOOLS.iter().filter(move |tool| tool.scope <= scope).map(|tool| tool.program)
+    TOOLS.iter().filter(move |tool| scope.includes(tool.scope)).map(|tool| tool.program)
 }
 
 /// Debian's Rust, as new as its browsers need it.
