@@ -5,6 +5,8 @@ use std::{collections::HashMap, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
+use tokio::task::JoinSet;
+
 use super::{
     testing::{ADMIN, NETNS, OWNER, WEB, at_once, reach, spec, state, world},
     *,
@@ -142,6 +144,7 @@ async fn chaos(seed: u64) {
     let (executor, kernel) = world();
     kernel.listen(ADMIN);
     kernel.listen(NEXT);
+    let mut asked = JoinSet::new();
     for _ in 0..150 {
         let service = if rng.random() { WEB } else { ADMIN };
         match rng.random_range(0..12) {
@@ -164,11 +167,11 @@ async fn chaos(seed: u64) {
                 ];
                 let spec = specs[rng.random_range(0..6)].clone();
                 let executor = executor.clone();
-                tokio::spawn(async move { executor.drain(services, spec, OWNER).await });
+                asked.spawn(async move { drop(executor.drain(services, spec, OWNER).await) });
             }
             5 => {
                 let executor = executor.clone();
-                tokio::spawn(async move { executor.undrain(service).await });
+                asked.spawn(async move { drop(executor.undrain(service).await) });
             }
             6 => executor.renew(service).await,
             7 if rng.random_bool(0.3) => {
@@ -206,6 +209,8 @@ async fn chaos(seed: u64) {
     for op in Op::ALL {
         kernel.mend(op);
     }
+    // A drain that was asked for must not begin behind what follows.
+    while asked.join_next().await.is_some() {}
     for service in [WEB, ADMIN] {
         let _ = executor.undrain(service).await.expect("nothing fails any more");
     }
