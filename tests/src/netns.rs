@@ -17,6 +17,10 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::{cmd, process::kill};
 
+/// New links have their link-local IPv6 address at once: while it is looked for duplicates, for a second or two, neighbours
+/// are not found. A kernel without IPv6 has nothing to be set.
+const NO_DAD: &str = "cd /proc/sys/net/ipv6/conf 2>/dev/null || exit 0; echo 0 >default/accept_dad; echo 0 >all/accept_dad";
+
 const PREFIX: &str = "drainctl-t-";
 
 /// A network namespace: one of our own, gone when this is dropped, or the host's.
@@ -39,6 +43,7 @@ impl Netns {
         cmd::run("ip", &["netns", "add", &name])?;
         let path = PathBuf::from("/run/netns").join(&name);
         let netns = Self::open(name, path, true)?;
+        cmd::run("ip", &["netns", "exec", &netns.name, "sh", "-c", NO_DAD])?;
         cmd::run("ip", &["-n", &netns.name, "link", "set", "lo", "up"])?;
         Ok(netns)
     }

@@ -88,9 +88,14 @@ fn metric(agent: &Agent, name: &str) -> Result<u64> {
 fn ensure_given_up(client: &Netns, addr: SocketAddr) -> Result<()> {
     match connect(client, addr) {
         Ok(mut client) => {
-            // It may be too late for that.
-            let _ = client.write_all(b"request");
-            ensure_reset(&client)
+            match client.write_all(b"request") {
+                Ok(()) => ensure_reset(&client),
+                // It came before that, and is told once only.
+                Err(error) => {
+                    ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
+                    Ok(())
+                }
+            }
         }
         Err(error) => {
             let kind = error.root_cause().downcast_ref().map(std::io::Error::kind);
