@@ -107,8 +107,6 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     let socket = Socket::bind(&options.socket)?;
     let pin_dir = PinDir::claim(&options.pin_dir)?;
     let (kernel, events) = open_kernel(options, &pin_dir)?;
-    let files = kernel::raise_open_files();
-    tracing::debug!(files, "limit of open files");
     let executor = Executor::spawn(Arc::clone(&kernel), events, options.max_carried as usize)?;
     tracing::info!(socket = %options.socket.display(), "listening");
     let seats = Seats::new(kernel.host_netns());

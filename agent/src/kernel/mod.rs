@@ -63,9 +63,7 @@ pub use start::{open, uninstall};
 pub use sys::give_memory_back;
 
 pub use handoff::HandoffError;
-pub use straggling::{
-    Listener as OwnListener, Listening, Outgoing, raise_open_files, reset_at_close, saved_syn,
-};
+pub use straggling::{Listener as OwnListener, Listening, Outgoing, reset_at_close, saved_syn};
 
 pub(crate) use error::explain;
 

@@ -3,7 +3,7 @@
 
 use std::{
     any::Any,
-    fs, io,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd as _, OwnedFd},
     time::Duration,
@@ -112,15 +112,4 @@ pub fn reset_at_close(socket: impl std::os::fd::AsFd, resets: bool) {
 /// SYN cookies.
 pub fn saved_syn(socket: impl std::os::fd::AsFd) -> Vec<u8> {
     sys::saved_syn(socket.as_fd()).unwrap_or_default()
-}
-
-/// Raises the number of open files to what is allowed; returns it.
-pub fn raise_open_files() -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let ceiling = fs::read_to_string("/proc/sys/fs/nr_open").ok();
-    let ceiling = ceiling.and_then(|text| text.trim().parse().ok()).unwrap_or(u64::MAX);
-    let wanted = maximum.unwrap_or(ceiling).min(ceiling);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
-    if raised.is_ok() { wanted } else { current.unwrap_or(u64::MAX) }
 }
