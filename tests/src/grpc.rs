@@ -4,6 +4,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File},
+    net::SocketAddr,
     path::PathBuf,
     process::{Command, Stdio},
     sync::Arc,
@@ -15,7 +16,7 @@ use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::{
-    cluster::{Pod, RPC_PORT, RPC_SERVICE},
+    cluster::{Pod, RPC_PORT},
     load::Tally,
     net::{self, Attempt},
     netns::Netns,
@@ -100,12 +101,14 @@ impl GrpcServer {
 }
 
 /// What the clients saw.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct GrpcTally {
     /// Unary calls, each with an id that the server notes.
     pub calls: Tally,
     /// Calls of seconds: messages of the server's, and messages to and fro.
     pub streams: Tally,
+    /// When calls of either kind failed: seconds of CLOCK_MONOTONIC.
+    pub failed_at: Vec<f64>,
 }
 
 /// Clients in a program of their own inside the client's namespace.
@@ -118,13 +121,13 @@ pub struct GrpcLoad {
 }
 
 impl GrpcLoad {
-    /// Starts `channels` channels, and returns when there was an answer on each.
-    pub fn start(client: &Netns, channels: u32) -> Result<Self> {
+    /// Starts `channels` channels to `target`, and returns when there was an answer on each.
+    pub fn start(client: &Netns, target: SocketAddr, channels: u32) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("drainctl-grpc-").tempdir()?;
         let (out, err) = (dir.path().join("out"), dir.path().join("err"));
         let place = Place {
             dir: dir.path().to_owned(),
-            addr: RPC_SERVICE.into(),
+            addr: target,
             executed: PathBuf::new(),
             args: vec![format!("--channels={channels}")],
         };

@@ -14,6 +14,7 @@ pub mod dist;
 pub mod fixture;
 pub mod frames;
 pub mod grpc;
+pub mod haproxy;
 pub mod heads;
 pub mod held;
 pub mod hostile;

@@ -1,13 +1,13 @@
 //! Every kind of client at once, and pods that serve them all: nginx and a gRPC server in each.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Result;
 
 use crate::{
-    cluster::{PORT, Pod, RPC_PORT, SERVICE},
+    cluster::{PORT, Pod, RPC_PORT, RPC_SERVICE, SERVICE},
     grpc::{GrpcLoad, GrpcServer},
-    load::{Load, Manner, Plan, Tally},
+    load::{Load, Manner, Plan, Sample, Tally},
     netns::Netns,
     nginx::{BODY, Nginx, large},
     rolling::Server,
@@ -63,6 +63,22 @@ pub struct Scale {
     pub channels: u32,
 }
 
+/// Where clients go.
+#[derive(Clone, Copy, Debug)]
+pub struct Entrance {
+    /// For HTTP/1.
+    pub http: SocketAddr,
+    /// For gRPC.
+    pub rpc: SocketAddr,
+}
+
+impl Entrance {
+    /// The service, by kube-proxy's rules.
+    pub fn service() -> Self {
+        Self { http: SERVICE.into(), rpc: RPC_SERVICE.into() }
+    }
+}
+
 /// One kind of client.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -83,12 +99,35 @@ pub struct Mix {
     grpc: GrpcLoad,
 }
 
+/// How it went for all of them.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Each kind of client.
+    pub rows: Vec<Row>,
+    /// The requests on short and kept connections, with their times.
+    pub requests: Vec<Sample>,
+    /// When requests of any kind failed: seconds of CLOCK_MONOTONIC, in no order.
+    pub failed_at: Vec<f64>,
+}
+
+impl Outcome {
+    /// Requests of all kinds.
+    pub fn total(&self) -> u64 {
+        self.rows.iter().map(|row| row.clients.total()).sum()
+    }
+
+    /// Those that failed.
+    pub fn failed(&self) -> u64 {
+        self.rows.iter().map(|row| row.clients.failed()).sum()
+    }
+}
+
 impl Mix {
     /// Starts them; every gRPC channel has had its first answers when this returns.
-    pub fn start(client: &Arc<Netns>, scale: Scale) -> Result<Self> {
-        let grpc = GrpcLoad::start(client, scale.channels)?;
+    pub fn start(client: &Arc<Netns>, scale: Scale, entrance: Entrance) -> Result<Self> {
+        let grpc = GrpcLoad::start(client, entrance.rpc, scale.channels)?;
         let start = |path, body, manner, (workers, pace)| {
-            let (target, at_most) = (SERVICE.into(), u64::MAX);
+            let (target, at_most) = (entrance.http, u64::MAX);
             Load::start(client, Plan { target, path, body, manner, workers, pace, at_most })
         };
         let slow = (scale.slow, Duration::from_millis(100));
@@ -100,24 +139,34 @@ impl Mix {
         })
     }
 
+    /// Requests of HTTP/1 so far.
+    pub fn sent(&self) -> u64 {
+        self.short.sent() + self.kept.sent() + self.slow.sent()
+    }
+
     /// Lets requests under way end, then stops the servers, whose records are complete only then.
-    pub fn finish(self, apps: &mut [App]) -> Result<Vec<Row>> {
+    pub fn finish(self, apps: &mut [App]) -> Result<Outcome> {
         // What takes long first: until it has ended, the others go on.
         self.grpc.stop()?;
         self.slow.stop();
+        let [short, kept, slow] = [&self.short, &self.kept, &self.slow].map(Load::timeline);
         let grpc = self.grpc.finish()?;
-        let slow = self.slow.finish()?;
-        let (kept, short) = (self.kept.finish()?, self.short.finish()?);
+        let tallies = (self.slow.finish()?, self.kept.finish()?, self.short.finish()?);
         apps.iter_mut().try_for_each(App::stop)?;
         let logged = |path| apps.iter().map(|app| app.nginx.served_of(path)).sum::<Result<u64>>();
         let executed = GrpcServer::executed(apps.iter().map(|app| &app.grpc))?;
         let row = |name, clients, served| Row { name, clients, served };
-        Ok(vec![
-            row("short connections", short, Some(logged("/ok")?)),
-            row("keep-alive", kept, Some(logged("/kept")?)),
-            row("slow downloads", slow, Some(logged("/large")?)),
+        let rows = vec![
+            row("short connections", tallies.2, Some(logged("/ok")?)),
+            row("keep-alive", tallies.1, Some(logged("/kept")?)),
+            row("slow downloads", tallies.0, Some(logged("/large")?)),
             row("gRPC calls", grpc.calls, Some(executed)),
             row("gRPC streams", grpc.streams, None),
-        ])
+        ];
+        let requests = [short.take(), kept.take()].concat();
+        let failed = requests.iter().copied().chain(slow.take()).filter(|sample| sample.failed);
+        let failed_at = failed.map(|sample| sample.at + f64::from(sample.took));
+        let failed_at = failed_at.chain(grpc.failed_at).collect();
+        Ok(Outcome { rows, requests, failed_at })
     }
 }

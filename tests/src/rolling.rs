@@ -6,13 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::{
     agent::Agent,
     cluster::{Cluster, PORT, Pod},
+    cmd,
+    haproxy::Haproxy,
+    load::Timeline,
     netns::Netns,
     nginx::Nginx,
+    ss::Sockets,
 };
 
 /// How late the rules follow, pod by pod.
@@ -31,6 +35,84 @@ pub enum Method<'a> {
     },
     /// SIGTERM at once.
     Terminate,
+    /// `preStop: sleep`, then SIGTERM.
+    Sleep(Duration),
+    /// `iptables -j REJECT --reject-with tcp-reset` for SYNs in the pod; then `ss`, once a second, until it shows no
+    /// connection or for so long; then SIGTERM.
+    Reject(Duration),
+    /// `set server … state drain` at the proxy in front; then a look at its sessions, ten times a second, until there are
+    /// none or for so long; then SIGTERM.
+    Proxy {
+        /// In front of all pods.
+        proxy: &'a Haproxy,
+        /// How long to wait, at most.
+        limit: Duration,
+    },
+}
+
+impl Method<'_> {
+    /// Takes the pod out of service, as far as this method goes. When it returns, the server may be stopped.
+    fn leave(self, pod: &Pod, index: usize, ports: &[u16]) -> Result<()> {
+        match self {
+            Self::Drain { agent, options } => {
+                let list: Vec<String> = ports.iter().map(u16::to_string).collect();
+                let list = list.join(",");
+                let args = [&["drain", "--port", &list], options].concat();
+                agent.ctl(&pod.netns).expect(0, &args)?;
+            }
+            Self::Terminate => {}
+            Self::Sleep(time) => thread::sleep(time), // not a wait for a state: this is the method
+            Self::Reject(limit) => {
+                refuse(pod, "-I", ports)?;
+                poll(limit, Duration::from_secs(1), || {
+                    let counts =
+                        ports.iter().map(|port| Ok(Sockets::of(&pod.netns, *port)?.flows()));
+                    Ok(counts.sum::<Result<u64>>()? == 0)
+                })?;
+            }
+            Self::Proxy { proxy, limit } => {
+                proxy.set_state(index, "drain")?;
+                poll(limit, Duration::from_millis(100), || Ok(proxy.sessions(index)? == 0))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Connection attempts that a gate has refused.
+    fn rejected(self, pod: &Pod, ports: &[u16]) -> Result<u64> {
+        let Self::Drain { agent, .. } = self else { return Ok(0) };
+        ports.iter().map(|port| Ok(agent.ctl(&pod.netns).service(*port)?.rejected)).sum()
+    }
+
+    /// Undoes what does not end with the pod.
+    fn come_back(self, pod: &Pod, index: usize, ports: &[u16]) -> Result<()> {
+        match self {
+            // The gate opens by itself for the new instance.
+            Self::Drain { .. } | Self::Terminate | Self::Sleep(_) => Ok(()),
+            Self::Reject(_) => refuse(pod, "-D", ports),
+            Self::Proxy { proxy, .. } => proxy.set_state(index, "ready"),
+        }
+    }
+}
+
+/// Inserts (`-I`) or deletes (`-D`) the rule in the pod.
+fn refuse(pod: &Pod, verb: &str, ports: &[u16]) -> Result<()> {
+    ports.iter().try_for_each(|port| {
+        let rule = format!(
+            "-w 5 {verb} INPUT -p tcp --syn --dport {port} -j REJECT --reject-with tcp-reset"
+        );
+        let args: Vec<&str> = rule.split(' ').collect();
+        pod.netns.run(|| cmd::run("iptables", &args)).map(drop)
+    })
+}
+
+/// Looks every so often, as scripts do; the limit is no error.
+fn poll(limit: Duration, every: Duration, look: impl Fn() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    while !look()? && start.elapsed() < limit {
+        thread::sleep(every); // not a wait for a state of ours: this is how the method looks
+    }
+    Ok(())
 }
 
 /// What runs in a pod, and is replaced.
@@ -67,8 +149,12 @@ impl Server for Nginx {
 /// How it went for one pod.
 #[derive(Clone, Debug)]
 pub struct Restart {
-    /// From the order to drain until the server could be stopped.
+    /// When the order came: seconds of CLOCK_MONOTONIC.
+    pub begun: f64,
+    /// From the order until the server could be stopped.
     pub drained_after: Duration,
+    /// From the order until the new instance served.
+    pub took: Duration,
     /// Connection attempts that the gate refused.
     pub rejected: u64,
 }
@@ -79,54 +165,37 @@ pub fn restart_all<S: Server>(
     servers: &mut [S],
     method: Method<'_>,
 ) -> Result<Vec<Restart>> {
-    let mut restarts = Vec::new();
-    for (index, server) in servers.iter_mut().enumerate() {
-        let delay = ENDPOINT_DELAYS[index % ENDPOINT_DELAYS.len()];
-        let restart = restart_one(cluster, index, server, method, delay)
-            .with_context(|| format!("restart of pod {}", index + 1))?;
-        restarts.push(restart);
-    }
-    Ok(restarts)
+    (0..servers.len()).map(|index| restart_one(cluster, servers, index, method)).collect()
 }
 
-fn restart_one<S: Server>(
+/// Restarts the server of one pod: each server is in the pod with its index, and an endpoint.
+pub fn restart_one<S: Server>(
     cluster: &Cluster,
+    servers: &mut [S],
     index: usize,
-    server: &mut S,
     method: Method<'_>,
-    delay: Duration,
 ) -> Result<Restart> {
-    let pod = &cluster.pods[index];
-    let all: Vec<usize> = (0..cluster.pods.len()).collect();
+    let all: Vec<usize> = (0..servers.len()).collect();
     let others: Vec<usize> = all.iter().copied().filter(|other| *other != index).collect();
-    let start = Instant::now();
-    let mut restart = Restart { drained_after: Duration::ZERO, rejected: 0 };
-    let drain = match method {
-        Method::Drain { agent, options } => {
-            let ports: Vec<String> = S::PORTS.iter().map(u16::to_string).collect();
-            let ports = ports.join(",");
-            let args = [&["drain", "--port", &ports], options].concat();
-            Some((agent, agent.ctl(&pod.netns).start(&args)?))
-        }
-        Method::Terminate => {
-            server.stop()?;
-            None
-        }
-    };
-    let late = delay.saturating_sub(start.elapsed());
-    thread::sleep(late); // not a wait for a state: this is how late the rules are
-    cluster.set_endpoints(&others)?;
-    if let Some((agent, drain)) = drain {
-        drain.wait()?.expect(0)?;
-        restart.drained_after = start.elapsed();
-        for port in S::PORTS {
-            restart.rejected += agent.ctl(&pod.netns).service(*port)?.rejected;
-        }
+    let delay = ENDPOINT_DELAYS[index % ENDPOINT_DELAYS.len()];
+    let (pod, server) = (&cluster.pods[index], &mut servers[index]);
+    let (begun, start) = (Timeline::now(), Instant::now());
+    let drained_after = thread::scope(|scope| {
+        let rules = scope.spawn(|| {
+            thread::sleep(delay); // not a wait for a state: this is how late the rules are
+            cluster.set_endpoints(&others)
+        });
+        method.leave(pod, index, S::PORTS)?;
+        let drained_after = start.elapsed();
         server.stop()?;
-    }
+        rules.join().map_err(|_| anyhow!("the change of the rules panicked"))??;
+        anyhow::Ok(drained_after)
+    })
+    .with_context(|| format!("restart of pod {}", index + 1))?;
+    let rejected = method.rejected(pod, S::PORTS)?;
+    method.come_back(pod, index, S::PORTS)?;
     server.start_again()?;
-    // The gate opens by itself for the new instance.
     S::await_ready(&cluster.client, pod).context("the new instance")?;
     cluster.set_endpoints(&all)?;
-    Ok(restart)
+    Ok(Restart { begun, drained_after, took: start.elapsed(), rejected })
 }

@@ -8,7 +8,7 @@ use drainctl_tests::{
     cluster::{Cluster, PORT, SERVICE},
     kubeproxy::Mode,
     load::{Load, Manner, Plan, Tally},
-    mix::{App, Mix, Row, Scale},
+    mix::{App, Entrance, Mix, Row, Scale},
     nginx::{BODY, Nginx},
     rolling::{self, Method, Server as _},
     wait::{LIMIT, eventually},
@@ -95,11 +95,11 @@ fn no_request_of_any_kind_of_client_fails() -> Result<()> {
     let agent = Agent::start()?;
     let pace = Duration::from_millis(40);
     let scale = Scale { short: (8, pace), kept: (16, pace), slow: 3, channels: 2 };
-    let mix = Mix::start(&cluster.client, scale)?;
+    let mix = Mix::start(&cluster.client, scale, Entrance::service())?;
     // A download whose connection has its turn late is followed by another one.
     let method = Method::Drain { agent: &agent, options: &["--spread", "1s"] };
     let restarts = rolling::restart_all(&cluster, &mut apps, method)?;
-    let rows = mix.finish(&mut apps)?;
+    let rows = mix.finish(&mut apps)?.rows;
     println!("{rows:#?}\n{restarts:?}");
     for Row { name, clients, served } in rows {
         ensure!(clients.failed() == 0 && clients.ok > 0, "{name}: {clients}");

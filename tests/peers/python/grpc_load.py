@@ -28,6 +28,7 @@ args = parser.parse_args()
 stop = threading.Event()
 lock = threading.Lock()
 start = time.monotonic()
+failed_at = []
 
 
 class Broken(Exception):
@@ -45,6 +46,8 @@ class Tally:
     def add(self, kind, text=None):
         with lock:
             self.counts[kind] += 1
+            if kind != "ok":
+                failed_at.append(time.monotonic())
             if text and len(self.samples) < SAMPLES:
                 self.samples.append(f"at {time.monotonic() - start:.3f}s: {text}")
 
@@ -175,5 +178,6 @@ for thread in threads:
 stop.wait()
 for thread in threads:
     thread.join()
-print(json.dumps({"calls": calls.summary(), "streams": streams.summary()}), flush=True)
+summary = {"calls": calls.summary(), "streams": streams.summary(), "failed_at": failed_at}
+print(json.dumps(summary), flush=True)
 os._exit(0)

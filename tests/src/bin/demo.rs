@@ -12,7 +12,7 @@ use drainctl_tests::{
     cluster::Cluster,
     kubeproxy::Mode,
     load::Tally,
-    mix::{App, Mix, Row, Scale},
+    mix::{App, Entrance, Mix, Outcome, Row, Scale},
     rolling::{self, Method, Restart, Server as _},
 };
 
@@ -61,19 +61,9 @@ fn demo() -> Result<Vec<String>> {
 
 /// What came out of one rolling restart.
 struct Run {
-    rows: Vec<Row>,
+    outcome: Outcome,
     restarts: Vec<Restart>,
     took: Duration,
-}
-
-impl Run {
-    fn requests(&self) -> u64 {
-        self.rows.iter().map(|row| row.clients.total()).sum()
-    }
-
-    fn failed(&self) -> u64 {
-        self.rows.iter().map(|row| row.clients.failed()).sum()
-    }
 }
 
 fn run(name: &str, method: Method<'_>) -> Result<Run> {
@@ -83,18 +73,18 @@ fn run(name: &str, method: Method<'_>) -> Result<Run> {
     for pod in &cluster.pods {
         App::await_ready(&cluster.client, pod)?;
     }
-    let mix = Mix::start(&cluster.client, SCALE)?;
+    let mix = Mix::start(&cluster.client, SCALE, Entrance::service())?;
     let start = Instant::now();
     let restarts = rolling::restart_all(&cluster, &mut apps, method)?;
     let took = start.elapsed();
-    Ok(Run { rows: mix.finish(&mut apps)?, restarts, took })
+    Ok(Run { outcome: mix.finish(&mut apps)?, restarts, took })
 }
 
 fn print(with: &Run, without: &Run) {
     println!("\n{:<18}{:^28}   {:^28}", "", "drainctl drain, SIGTERM", "SIGTERM alone");
     let heads = format!("{:>10}{:>10}{:>8}", "requests", "served", "failed");
     println!("{:<18}{heads}   {heads}   of these", "");
-    for (row, other) in with.rows.iter().zip(&without.rows) {
+    for (row, other) in with.outcome.rows.iter().zip(&without.outcome.rows) {
         let kinds = kinds(&other.clients);
         println!("{:<18}{}   {}   {kinds}", row.name, numbers(row), numbers(other));
     }
@@ -126,7 +116,7 @@ fn kinds(clients: &Tally) -> String {
 
 fn judge(with: &Run, without: &Run) -> Vec<String> {
     let mut complaints = Vec::new();
-    for Row { name, clients, served } in &with.rows {
+    for Row { name, clients, served } in &with.outcome.rows {
         if clients.failed() > 0 {
             complaints.push(format!("with drainctl, {name}: requests failed: {clients}"));
         }
@@ -138,10 +128,10 @@ fn judge(with: &Run, without: &Run) -> Vec<String> {
             complaints.push(format!("{name}: no request at all"));
         }
     }
-    if with.requests() < REQUESTS {
-        complaints.push(format!("only {} requests", with.requests()));
+    if with.outcome.total() < REQUESTS {
+        complaints.push(format!("only {} requests", with.outcome.total()));
     }
-    if without.failed() == 0 {
+    if without.outcome.failed() == 0 {
         complaints.push("plain SIGTERM failed no request, so this run proves nothing".into());
     }
     complaints

@@ -1,6 +1,6 @@
 //! One worker's way to the server.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
 use rustix::{
     io::Errno,
@@ -25,14 +25,14 @@ type Failed = (Failure, String);
 
 /// A client with at most one connection.
 pub(super) struct Client {
-    plan: Arc<Plan>,
+    plan: Plan,
     request: String,
     kept: Option<TcpStream>,
 }
 
 impl Client {
     /// Not connected yet.
-    pub(super) fn new(plan: Arc<Plan>) -> Self {
+    pub(super) fn new(plan: Plan) -> Self {
         let close = if plan.manner == Manner::OneRequest { "Connection: close\r\n" } else { "" };
         let request = format!("GET {} HTTP/1.1\r\nHost: test\r\n{close}\r\n", plan.path);
         Self { plan, request, kept: None }
@@ -227,7 +227,7 @@ mod tests {
         let plan = Plan { target, path, body, manner, workers: 1, pace, at_most: 1 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
-            let mut client = Client::new(Arc::new(plan));
+            let mut client = Client::new(plan);
             let mut outcomes = Vec::new();
             for _ in 0..count {
                 let outcome = client.ask().await;

@@ -2,6 +2,7 @@
 
 mod client;
 mod tally;
+mod timeline;
 
 use std::{
     net::SocketAddr,
@@ -23,6 +24,7 @@ use crate::netns::Netns;
 use client::Client;
 
 pub use tally::{Failure, Tally};
+pub use timeline::{Sample, Timeline};
 
 /// After this a request has failed, whatever it still waits for; a slow reader gets the time it takes.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,6 +65,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Load {
     sent: Arc<AtomicU64>,
+    timeline: Arc<Timeline>,
     stop: watch::Sender<bool>,
     thread: JoinHandle<Result<Tally>>,
 }
@@ -70,15 +73,22 @@ pub struct Load {
 impl Load {
     /// Starts it.
     pub fn start(client: &Arc<Netns>, plan: Plan) -> Self {
+        let timeline = Arc::new(Timeline::default());
         let sent = Arc::new(AtomicU64::new(0));
         let (stop, stopped) = watch::channel(false);
-        let (client, counter) = (Arc::clone(client), Arc::clone(&sent));
+        let client = Arc::clone(client);
+        let work = Work { plan, sent: Arc::clone(&sent), timeline: Arc::clone(&timeline) };
         let thread = thread::spawn(move || {
             client.enter()?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(run(plan, counter, stopped))
+            runtime.block_on(run(work, stopped))
         });
-        Self { sent, stop, thread }
+        Self { sent, timeline, stop, thread }
+    }
+
+    /// Every request that has ended, with its times.
+    pub fn timeline(&self) -> Arc<Timeline> {
+        Arc::clone(&self.timeline)
     }
 
     /// Requests started so far.
@@ -104,14 +114,18 @@ impl Load {
     }
 }
 
-async fn run(plan: Plan, sent: Arc<AtomicU64>, stopped: watch::Receiver<bool>) -> Result<Tally> {
-    let plan = Arc::new(plan);
+/// What all workers share.
+struct Work {
+    plan: Plan,
+    sent: Arc<AtomicU64>,
+    timeline: Arc<Timeline>,
+}
+
+async fn run(work: Work, stopped: watch::Receiver<bool>) -> Result<Tally> {
+    let work = Arc::new(work);
     let start = Instant::now();
-    let workers: Vec<_> = (0..plan.workers)
-        .map(|index| {
-            let (plan, sent) = (Arc::clone(&plan), Arc::clone(&sent));
-            tokio::spawn(worker(index, start, plan, sent, stopped.clone()))
-        })
+    let workers: Vec<_> = (0..work.plan.workers)
+        .map(|index| tokio::spawn(worker(index, start, Arc::clone(&work), stopped.clone())))
         .collect();
     let mut tally = Tally::default();
     for worker in workers {
@@ -123,16 +137,16 @@ async fn run(plan: Plan, sent: Arc<AtomicU64>, stopped: watch::Receiver<bool>) -
 async fn worker(
     index: u32,
     start: Instant,
-    plan: Arc<Plan>,
-    sent: Arc<AtomicU64>,
+    work: Arc<Work>,
     mut stopped: watch::Receiver<bool>,
 ) -> Tally {
+    let Work { plan, sent, timeline } = &*work;
     let mut tally = Tally::default();
     // Evenly spread over the first interval.
     let first = time::Instant::from_std(start + plan.pace / plan.workers.max(1) * index);
     let mut ticks = time::interval_at(first, plan.pace.max(Duration::from_nanos(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut client = Client::new(Arc::clone(&plan));
+    let mut client = Client::new(plan.clone());
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -141,7 +155,10 @@ async fn worker(
         if *stopped.borrow() || sent.fetch_add(1, Ordering::Relaxed) >= plan.at_most {
             return tally;
         }
-        match client.ask().await {
+        let begun = Timeline::now();
+        let outcome = client.ask().await;
+        timeline.add(begun, outcome.is_err());
+        match outcome {
             Ok(()) => tally.ok += 1,
             Err((kind, message)) => {
                 tally.add(kind, format!("at {:.3?}: {message}", start.elapsed()));

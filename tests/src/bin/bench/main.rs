@@ -4,8 +4,11 @@
 mod flows;
 mod limits;
 mod programs;
+mod restart;
 mod rows;
 mod stats;
+
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -64,17 +67,30 @@ const ROWS: [(&str, Measure); 7] = [
 #[derive(Parser)]
 struct Args {
     /// Rows to measure: gate, tracker, connections, keep-alive, exec-to-closed, close-to-exit, join. All if
-    /// none is named. `limits` stands alone: it prints what a full node costs the agent.
+    /// none is named. `limits` stands alone: it prints what a full node costs the agent. So does `restart`: rolling
+    /// restarts under full load, by drainctl and by what people do today; it takes the better part of an hour.
     rows: Vec<String>,
     /// With `limits`: how many connections the node has.
     #[arg(long, default_value = "1000000")]
     flows: usize,
+    /// With `restart`: how often every instance is replaced.
+    #[arg(long, default_value = "10")]
+    rounds: usize,
+    /// With `restart`: how many requests each way must stand, at least.
+    #[arg(long, default_value = "1000000")]
+    requests: u64,
+    /// With `restart`: a folder for the table (restart.md) and the picture (restart.svg).
+    #[arg(long)]
+    out: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
-    let Args { rows: wanted, flows } = Args::parse();
+    let Args { rows: wanted, flows, rounds, requests, out } = Args::parse();
     if wanted == ["limits"] {
         return limits::limits(flows);
+    }
+    if wanted == ["restart"] {
+        return restart::restart(&restart::Options { rounds, requests, out });
     }
     if let Some(unknown) = wanted.iter().find(|w| ROWS.iter().all(|(name, _)| name != w)) {
         let names: Vec<_> = ROWS.iter().map(|(name, _)| *name).collect();
