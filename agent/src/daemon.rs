@@ -25,8 +25,9 @@ use crate::{
 
 /// Threads that run tasks: the agent waits far more than it computes.
 const WORKERS: usize = 2;
-/// Threads that may block in the kernel at once.
-const BLOCKING_THREADS: usize = 16;
+/// Threads that may block in the kernel at once. They come as they are needed and go again, and most of those that
+/// look wait for a look that serves many of them.
+const BLOCKING_THREADS: usize = 128;
 /// How long stopping waits for answers under way.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 

@@ -59,6 +59,8 @@ pub struct Machine {
     reopen_at: Option<Boot>,
     /// When the next round of retiring is due; `None` while one is under way, or if there are none.
     retire_at: Option<Boot>,
+    /// When the newest one began.
+    round_began: Boot,
     /// Whether flows may be followed and told, which must not outlive the drain.
     restore_due: bool,
     aborting: Aborting,
@@ -85,6 +87,7 @@ impl Machine {
             ending: String::new(),
             reopen_at: None,
             retire_at: None,
+            round_began: never,
             restore_due: false,
             aborting: Aborting::NotYet,
         }
@@ -187,7 +190,7 @@ impl Machine {
             }
 
             (P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired, E::Retired) => {
-                self.retire_at = Some(now + RETIRE_STEP)
+                self.retired(now);
             }
             (P::Rejecting | P::Drained | P::Expired, E::Aborted) => self.aborted(now, &mut out),
             (P::Rejecting | P::Drained | P::Expired, E::AbortFailed(reason)) => {

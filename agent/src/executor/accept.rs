@@ -72,12 +72,14 @@ impl Task {
     /// Checks the services on a blocking thread.
     pub(super) fn drain(&mut self, request: Request) {
         let (kernel, done) = (Arc::clone(&self.kernel), self.done.clone());
-        tokio::task::spawn_blocking(move || {
+        let at_once = request.spec.at_once();
+        let work = move || {
             let check = |service: &Service| check(&*kernel, *service, &request.spec);
             let checks = request.services.iter().map(check).collect();
             // Nobody is there to take it once the agent has stopped.
             let _ = done.send(Internal::Checked(Checked { request, checks }));
-        });
+        };
+        if at_once { self.threads.spawn(work) } else { self.threads.spawn_looking(work) }
     }
 
     /// Begins the drain, or says why not.

@@ -43,7 +43,7 @@ impl Task {
             self.carry_out(service, action);
         }
         if let Some(entry) = self.entries.get_mut(&service) {
-            entry.drive(&self.kernel, &self.carrier, &self.done);
+            entry.drive(&self.kernel, &self.carrier, &self.threads, &self.done);
         }
     }
 
@@ -127,7 +127,7 @@ impl Task {
             warn!(%service, ?op, error, "an operation for a drain that is over failed");
         }
         if let Some(entry) = self.entries.get_mut(&service) {
-            entry.drive(&self.kernel, &self.carrier, &self.done);
+            entry.drive(&self.kernel, &self.carrier, &self.threads, &self.done);
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     DrainError, DrainView, Owner, Status,
-    ops::{Job, Op},
+    ops::{Job, Op, Threads},
     task::Internal,
 };
 use crate::{
@@ -162,6 +162,7 @@ impl Entry {
         &mut self,
         kernel: &Arc<dyn Kernel>,
         carrier: &Carrier,
+        threads: &Threads,
         done: &mpsc::UnboundedSender<Internal>,
     ) {
         if self.busy {
@@ -192,7 +193,7 @@ impl Entry {
             books: self.machine.spec().retire().is_any()
                 && matches!(self.machine.phase(), Phase::Rejecting | Phase::Expired),
         };
-        job.spawn(done.clone());
+        job.spawn(threads, done.clone());
     }
 
     /// Takes the next operation out of the queue. A reset that another drain has put off by joining is none.

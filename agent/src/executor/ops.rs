@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::{field::display, warn};
 
 use super::{
@@ -95,10 +95,65 @@ pub(super) struct OpDone {
     pub(super) result: Result<Answer, KernelError>,
 }
 
+/// How many operations that look at sockets or walk maps may be under way at once: nearly as many as the daemon has
+/// threads that block, since most of them wait for the same look. The threads that are left are for gates.
+const LOOKING: usize = 112;
+
+/// Where operations are carried out.
+#[derive(Clone)]
+pub(super) struct Threads {
+    looking: Arc<Semaphore>,
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        Self { looking: Arc::new(Semaphore::new(LOOKING)) }
+    }
+}
+
+impl Threads {
+    /// Carries out what is quick.
+    pub(super) fn spawn(&self, work: impl FnOnce() + Send + 'static) {
+        tokio::task::spawn_blocking(work);
+    }
+
+    /// Carries out what may take long, in its turn.
+    pub(super) fn spawn_looking(&self, work: impl FnOnce() + Send + 'static) {
+        let looking = Arc::clone(&self.looking);
+        match Arc::clone(&looking).try_acquire_owned() {
+            Ok(turn) => self.spawn(|| in_turn(turn, work)),
+            Err(_) => drop(tokio::spawn(async move {
+                if let Ok(turn) = looking.acquire_owned().await {
+                    tokio::task::spawn_blocking(|| in_turn(turn, work));
+                }
+            })),
+        }
+    }
+}
+
+/// Others get the turn when the work is over, even by a panic.
+fn in_turn(turn: OwnedSemaphorePermit, work: impl FnOnce()) {
+    work();
+    drop(turn);
+}
+
+impl Op {
+    /// Whether it looks at sockets or walks maps.
+    fn is_looking(&self) -> bool {
+        match self {
+            Self::Verify | Self::Retire(_) | Self::Restore { .. } => true,
+            Self::Abort | Self::LogSources | Self::HandOver(_) | Self::TakeStragglers => true,
+            Self::Guard(_) | Self::Close(_) | Self::Renew(_) | Self::Open | Self::Forget => false,
+            Self::Watch(_) | Self::ReadArrivals => false,
+        }
+    }
+}
+
 impl Job {
     /// Carries it out on a blocking thread; the answer comes back through `done`.
-    pub(super) fn spawn(self, done: mpsc::UnboundedSender<Internal>) {
-        tokio::task::spawn_blocking(move || {
+    pub(super) fn spawn(self, threads: &Threads, done: mpsc::UnboundedSender<Internal>) {
+        let is_looking = self.op.is_looking();
+        let work = move || {
             let Self { service, epoch, op, .. } = self;
             // A panic must not leave the service without an answer for ever: no gate would open again.
             let result = catch_unwind(AssertUnwindSafe(|| self.run())).unwrap_or_else(|_| {
@@ -106,7 +161,8 @@ impl Job {
             });
             // Nobody is there to take it once the agent has stopped.
             let _ = done.send(Internal::Done(OpDone { service, epoch, op, result }));
-        });
+        };
+        if is_looking { threads.spawn_looking(work) } else { threads.spawn(work) }
     }
 
     fn run(&self) -> Result<Answer, KernelError> {

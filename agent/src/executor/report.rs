@@ -8,7 +8,7 @@ use std::{
 use super::{Status, entry::Entry, explain};
 use crate::{
     drain::{Boot, Counts, Exempt, Lingerers, NewConnections, Service, StateName, full_map},
-    kernel::{Admitted, Kernel, KernelError, Look, Steered},
+    kernel::{Admitted, Kernel, KernelError, Look, Steered, by_port},
 };
 
 /// What was seen of a service.
@@ -52,18 +52,6 @@ pub(super) fn look_at(kernel: &dyn Kernel, asked: &[Asked]) -> Vec<Seen> {
             see(kernel, *service, look, lingerers.as_deref())
         })
         .collect()
-}
-
-/// A look taken apart by port.
-fn by_port(look: Look) -> HashMap<u16, Look> {
-    let mut parts: HashMap<u16, Look> = HashMap::new();
-    for listener in look.listeners {
-        parts.entry(listener.local.port()).or_default().listeners.push(listener);
-    }
-    for socket in look.sockets {
-        parts.entry(socket.local.port()).or_default().sockets.push(socket);
-    }
-    parts
 }
 
 fn see(

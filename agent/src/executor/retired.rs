@@ -108,7 +108,7 @@ impl Task {
         let Some(entry) = entry else { return };
         if let Some(attempt) = entry.restoring.take() {
             entry.push(Op::Restore { attempt });
-            entry.drive(&self.kernel, &self.carrier, &self.done);
+            entry.drive(&self.kernel, &self.carrier, &self.threads, &self.done);
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
     DrainError, Owner, Status, Totals, Update,
     accept::{Checked, Request, Waiting},
     entry::Entry,
-    ops::OpDone,
+    ops::{OpDone, Threads},
     report::{self, Asked, Seen},
 };
 use crate::{
@@ -90,6 +90,7 @@ pub(super) struct Task {
     pub(super) epochs: u64,
     /// The agent is stopping.
     stop: Option<oneshot::Sender<()>>,
+    pub(super) threads: Threads,
     /// See [`LOOKS`].
     looks: Arc<Semaphore>,
 }
@@ -120,6 +121,7 @@ impl Task {
             parked: Vec::new(),
             epochs: 0,
             stop: None,
+            threads: Threads::default(),
             looks: Arc::new(Semaphore::new(LOOKS)),
         }
     }

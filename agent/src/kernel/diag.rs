@@ -24,13 +24,13 @@ const TRIES: usize = 5;
 /// Larger than any message of a dump (`NLMSG_GOODSIZE` and what `recvmsg` made the kernel grow to).
 const BUFFER: usize = 64 * 1024;
 
-/// Looks at all TCP sockets of the namespace this thread is in, with this local port or with any. Without `marks`, all
-/// connections are [`Class::Counted`].
-pub(super) fn look(port: Option<u16>, marks: Option<&Asked<'_>>) -> Result<Look, KernelError> {
+/// Looks at all TCP sockets of the namespace this thread is in with one of these local ports, or with any if none is
+/// named. Without `marks`, all connections are [`Class::Counted`].
+pub(super) fn look(ports: &[u16], marks: Option<&Asked<'_>>) -> Result<Look, KernelError> {
     let mut look = Look::default();
     // Sockets bound to `::` are AF_INET6 also where the peer came by IPv4 (v4-mapped).
     for family in [AF_INET, AF_INET6] {
-        let found = dump_whole(family, port.unwrap_or(0), marks)
+        let found = dump_whole(family, ports, marks)
             .map_err(|e| KernelError::op("ask inet_diag for TCP sockets of family", family, e))?;
         look.listeners.extend(found.listeners);
         look.sockets.extend(found.sockets);
@@ -116,9 +116,9 @@ enum DumpError {
 }
 
 /// A dump that was not interrupted by a change of the table it walked.
-fn dump_whole(family: u8, port: u16, marks: Option<&Asked<'_>>) -> Result<Look, DumpError> {
+fn dump_whole(family: u8, ports: &[u16], marks: Option<&Asked<'_>>) -> Result<Look, DumpError> {
     for _ in 0..TRIES {
-        if let Some(look) = dump(family, port, marks)? {
+        if let Some(look) = dump(family, ports, marks)? {
             return Ok(look);
         }
     }
@@ -126,11 +126,11 @@ fn dump_whole(family: u8, port: u16, marks: Option<&Asked<'_>>) -> Result<Look, 
 }
 
 /// One dump; `None` if the kernel marks it as interrupted.
-fn dump(family: u8, port: u16, marks: Option<&Asked<'_>>) -> Result<Option<Look>, DumpError> {
+fn dump(family: u8, ports: &[u16], marks: Option<&Asked<'_>>) -> Result<Option<Look>, DumpError> {
     let mut netlink = Netlink::new(NETLINK_SOCK_DIAG)?;
     netlink.bind_auto()?;
     netlink.connect(&NetlinkAddr::new(0, 0))?;
-    let request = request(family, port, marks);
+    let request = request(family, ports, marks);
     netlink.send(&request, 0)?;
     let mut buffer = vec![0; BUFFER];
     let mut dump = Dump { marks, ..Dump::default() };
@@ -177,11 +177,13 @@ impl Dump<'_> {
     }
 }
 
-fn request(family: u8, port: u16, marks: Option<&Asked<'_>>) -> Vec<u8> {
+fn request(family: u8, ports: &[u16], marks: Option<&Asked<'_>>) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-    socket_id.source_port = port;
+    if let [port] = ports {
+        socket_id.source_port = *port;
+    }
     let states = StateFlags::all()
         .difference(StateFlags::TIME_WAIT | StateFlags::CLOSE | StateFlags::SYN_SENT);
     let request = InetRequest {
@@ -195,11 +197,37 @@ fn request(family: u8, port: u16, marks: Option<&Asked<'_>>) -> Vec<u8> {
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
-    if let Some(marks) = marks {
-        bytes.extend(marks.attribute());
-        // The first field of the header (`struct nlmsghdr`) is the length of the whole.
-        let length = bytes.len() as u32;
-        bytes[..4].copy_from_slice(&length.to_ne_bytes());
+    bytes.extend(marks.map(Asked::attribute).into_iter().flatten());
+    if ports.len() > 1 {
+        bytes.extend(one_of(ports));
+    }
+    // The first field of the header (`struct nlmsghdr`) is the length of the whole.
+    let length = bytes.len() as u32;
+    bytes[..4].copy_from_slice(&length.to_ne_bytes());
+    bytes
+}
+
+/// The attribute with a program for the kernel that picks sockets with one of these local ports. For each port it
+/// compares; a match goes to the end of the program, and what goes beyond the end is left out.
+fn one_of(ports: &[u16]) -> Vec<u8> {
+    /// `INET_DIAG_REQ_BYTECODE`, `INET_DIAG_BC_JMP` and `INET_DIAG_BC_S_EQ` (Linux 4.16).
+    const BYTECODE: u16 = 1;
+    const JUMP: u8 = 1;
+    const SOURCE_PORT_IS: u8 = 11;
+    /// Size of `struct inet_diag_bc_op`, in which lengths of jumps are counted; a comparison takes two.
+    const OP: u16 = 4;
+    let length = (3 * ports.len() as u16 - 1) * OP;
+    let mut bytes = [4 + length, BYTECODE].map(u16::to_ne_bytes).concat();
+    let mut op = |code: u8, yes: u16, no: u16| {
+        bytes.extend([code, yes as u8]);
+        bytes.extend(no.to_ne_bytes());
+    };
+    for (number, port) in (1..).zip(ports) {
+        op(SOURCE_PORT_IS, 2 * OP, 3 * OP);
+        op(0, 0, *port);
+        if number < ports.len() as u16 {
+            op(JUMP, OP, length - (3 * number - 1) * OP);
+        }
     }
     bytes
 }

@@ -135,7 +135,7 @@ fn a_dump_that_failed_is_never_an_empty_look() {
 #[test]
 fn a_request_names_family_port_and_states() {
     for family in [AF_INET, AF_INET6] {
-        let bytes = request(family, 8080, None);
+        let bytes = request(family, &[8080], None);
         // nlmsghdr (16 bytes), then struct inet_diag_req_v2 (56 bytes).
         assert_eq!(bytes.len(), 72);
         assert_eq!(bytes[..4], 72_u32.to_ne_bytes());

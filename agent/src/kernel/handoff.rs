@@ -73,7 +73,7 @@ impl Parts<'_> {
 
     fn find(&self, service: Service, to: Handoff) -> Result<(Found, Serving), KernelError> {
         let asked = self.marks.asked(service.netns, Some(service.port));
-        let look = self.namespaces.inside(service.netns, || diag::look(None, asked.as_ref()))?;
+        let look = self.namespaces.inside(service.netns, || diag::look(&[], asked.as_ref()))?;
         let found = match to {
             Handoff::Port(port) => of_port(service, port, &look)?,
             Handoff::Pid(pid) => of_process(service, pid, &look)?,
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     fn look_here() -> Look {
-        diag::look(None, None).unwrap()
+        diag::look(&[], None).unwrap()
     }
 
     fn here(port: u16) -> Service {

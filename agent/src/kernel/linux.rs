@@ -21,6 +21,7 @@ use super::{
     Reconciled, RetireLacks, RetireOrder, Steered, Tracked, Watch, destroy, diag, finish,
     gate::{self, Gates},
     hop::Hops,
+    looks::Looks,
     marks::Marks,
     netns::Namespaces,
     peers::Peers,
@@ -68,6 +69,7 @@ pub struct Linux {
     pub(super) retiring: Retiring,
     pub(super) hops: Hops,
     pub(super) marks: Marks,
+    pub(super) looks: Looks,
     /// See [`Linux::let_gate_settle`].
     pub(super) unsettled: Unsettled,
     /// Lost flows that were accounted for by a later reconciliation.
@@ -131,12 +133,18 @@ impl Kernel for Linux {
     }
 
     fn look(&self, netns: u32, port: Option<u16>) -> Result<Look, KernelError> {
-        self.let_gate_settle(netns);
-        let marks = self.marks.asked(netns, port);
-        let mut look = self.namespaces.inside(netns, || diag::look(port, marks.as_ref()))?;
+        let settle = || self.let_gate_settle(netns);
+        let mut look = match port {
+            Some(port) => self.looks.look(netns, port, &self.namespaces, &self.marks, settle)?,
+            None => {
+                settle();
+                let marks = self.marks.asked(netns, None);
+                self.namespaces.inside(netns, || diag::look(&[], marks.as_ref()))?
+            }
+        };
         probes::mark(&self.probes, &self.tracker, netns, &mut look)?;
         self.peers.sort_out(netns, &mut look);
-        self.peers.note_clients(netns, &look);
+        self.peers.note_clients(netns, port, &look);
         Ok(look)
     }
 

@@ -24,6 +24,9 @@ const NSFS_MAGIC: u64 = 0x6e73_6673;
 /// Where `ip netns` keeps its names.
 const NAMED: &str = "/run/netns";
 
+/// The namespace of this thread.
+const OWN: &str = "/proc/thread-self/ns/net";
+
 /// How a path is opened that may lead to a namespace, or to a FIFO, which must not keep us waiting.
 const LOOK: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
 
@@ -59,25 +62,18 @@ impl Namespaces {
         fd.ok_or(KernelError::NoNetns(netns))
     }
 
-    /// Runs `f` on a thread of its own inside the namespace.
-    pub(super) fn inside<T: Send>(
+    /// Runs `f` with this thread inside the namespace. A thread of its own for each call would cost more than most of
+    /// what is done there: its stack is mapped and unmapped, for which all others have to wait.
+    pub(super) fn inside<T>(
         &self,
         netns: u32,
-        f: impl FnOnce() -> Result<T, KernelError> + Send,
+        f: impl FnOnce() -> Result<T, KernelError>,
     ) -> Result<T, KernelError> {
         let fd = self.open(netns)?;
-        let enter = || {
-            move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::Network))
-                .map_err(|e| KernelError::op("enter network namespace", netns, e))?;
-            f()
-        };
-        std::thread::scope(|s| {
-            let thread = std::thread::Builder::new()
-                .name(format!("netns-{netns}"))
-                .spawn_scoped(s, enter)
-                .map_err(|e| KernelError::op("start a thread for network namespace", netns, e))?;
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        let home = open(OWN, LOOK, Mode::empty()).map_err(|e| KernelError::op("open", OWN, e))?;
+        enter(&fd).map_err(|e| KernelError::op("enter network namespace", netns, e))?;
+        let _back = Back(home);
+        f()
     }
 
     /// See [`super::Kernel::netns_cookie`].
@@ -92,6 +88,23 @@ impl Namespaces {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, PathBuf>> {
         self.paths.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Brings this thread back to where it was when it is dropped, even by a panic.
+struct Back(OwnedFd);
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        if let Err(error) = enter(&self.0) {
+            // What needs a namespace enters it first. But this one would live as long as the thread.
+            tracing::error!(%error, "a thread cannot leave a network namespace");
+        }
+    }
+}
+
+/// Has this thread live in a namespace.
+fn enter(netns: &OwnedFd) -> rustix::io::Result<()> {
+    move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
 }
 
 /// Inode number of the node's own namespace.

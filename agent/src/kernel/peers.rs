@@ -121,12 +121,13 @@ impl Peers {
 
     /// Notes the clients that have flows now, of services that keep clients and have waited long enough: those that
     /// were there before the agent, and those whose flow has been open for long.
-    pub(super) fn note_clients(&self, netns: u32, look: &Look) {
+    pub(super) fn note_clients(&self, netns: u32, port: Option<u16>, look: &Look) {
         let mut in_force = lock(&self.in_force);
         let due = |(service, in_force): (&Service, &mut InForce)| {
             let keep = in_force.admission.keep_clients()?;
             let now = Instant::now();
-            if service.netns != netns || in_force.note_at.is_some_and(|at| now < at) {
+            let is_seen = service.netns == netns && port.is_none_or(|port| port == service.port);
+            if !is_seen || in_force.note_at.is_some_and(|at| now < at) {
                 return None;
             }
             in_force.note_at = Some(now + keep / 4);

@@ -1,58 +1,43 @@
 //! The retire programs and their maps, from the agent's side.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, sync::Mutex, time::Duration};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{HashMap, MapData, MapError, ProgramArray, SockHash},
     programs::{Iter, SkMsg, SockOps},
 };
-use drainctl_common::{
-    ServiceKey,
-    retire::{self, Rule, barrier, protocol, told},
-    track::next,
-};
+use drainctl_common::{ServiceKey, retire::Rule, track::next};
 
 use super::{
-    Barrier, Followed, KernelError, Protocol, RetireLacks, RetireOrder, Told, ToldBy, explain,
+    Followed, KernelError, RetireLacks, RetireOrder, explain,
+    followed::{Flows, service_of},
     linux::lock,
     loaded::{begin_scan, finish_scan, is_missing, map, program},
     netns::Namespaces,
     objects::RETIRE,
     offsets::{Offsets, RetireOffsets},
     pins::Pins,
+    scans::Scans,
     sys,
     tracker::{FLOWS, Sizes, Tracker, key},
     walk::Walkable,
 };
-use crate::{
-    drain::{Boot, Service},
-    failpoint,
-};
-
-/// A service is scanned again for flows that were missed after so long, or after this many times what a scan
-/// takes, whichever is longer.
-const RESCAN: Duration = Duration::from_secs(1);
-const RESCAN_SHARE: u32 = 20;
+use crate::{drain::Service, failpoint};
 
 /// Maps that the next agent goes on with.
 const PINNED: [&str; 3] = ["FOLLOWED", "RETIRING", "SOCKETS"];
 
 /// Retiring on this machine, or why it is not possible.
 pub(super) struct Retiring {
-    programs: Result<Mutex<Programs>, String>,
-    scans: Mutex<BTreeMap<Service, Scans>>,
+    loaded: Result<Loaded, String>,
+    scans: Scans,
 }
 
-/// How a service was scanned.
-#[derive(Clone, Copy)]
-struct Scans {
-    number: u32,
-    next: Instant,
+/// What is there where retiring is possible.
+struct Loaded {
+    programs: Mutex<Programs>,
+    flows: Flows,
 }
 
 impl Retiring {
@@ -63,8 +48,8 @@ impl Retiring {
         offsets: &Offsets,
         tracker: ProgramArray<MapData>,
     ) -> Self {
-        let programs = Programs::start(pins, sizes, offsets, tracker);
-        let programs = programs.map(Mutex::new).map_err(|error| {
+        let loaded = Loaded::start(pins, sizes, offsets, tracker);
+        let loaded = loaded.map_err(|error| {
             let reason = explain(&error);
             tracing::warn!(
                 reason,
@@ -72,7 +57,7 @@ impl Retiring {
             );
             reason
         });
-        Self { programs, scans: Mutex::default() }
+        Self { loaded, scans: Scans::default() }
     }
 
     /// See [`Kernel::retire`](super::Kernel::retire).
@@ -83,51 +68,37 @@ impl Retiring {
         namespaces: &Namespaces,
         tracker: &Mutex<Tracker>,
     ) -> Result<(), KernelError> {
-        let Ok(programs) = &self.programs else { return Ok(()) };
+        let Ok(Loaded { programs, .. }) = &self.loaded else { return Ok(()) };
         lock(programs).order(service, order)?;
         failpoint::pass("retire: rule written");
-        let before = lock(&self.scans).get(&service).copied();
-        let started = Instant::now();
-        if before.is_some_and(|scans| started < scans.next) {
-            return Ok(());
-        }
-        if before.is_none() {
-            // Noted first: as long as any service is noted, the tracker goes on here.
-            let first = Scans { number: 0, next: started };
-            lock(&self.scans).insert(service, first);
+        if self.scans.begin(service) {
+            // As long as any service is noted, the tracker goes on here.
             lock(programs).follow_tracker()?;
             lock(tracker).join_new(service, true)?;
         }
-        // No lock is held while the kernel goes through its table: other services have rounds and gates.
-        let joined = namespaces.inside(service.netns, || {
-            let scan = begin_scan(&mut lock(programs).ebpf, "join")?;
-            finish_scan(scan, "join")
+        self.scans.scan_if_due(service, || {
+            // No lock is held while the kernel goes through its table: other services have rounds and gates.
+            namespaces.inside(service.netns, || {
+                let scan = begin_scan(&mut lock(programs).ebpf, "join")?;
+                finish_scan(scan, "join")
+            })
         })?;
         failpoint::pass("retire: joined");
-        // Once more soon: what was being established during the first scan may have been missed.
-        let number = before.map_or(1, |scans| scans.number.saturating_add(1));
-        let took = started.elapsed();
-        let pause = if number == 1 { Duration::ZERO } else { RESCAN.max(took * RESCAN_SHARE) };
-        let us = took.as_micros();
-        tracing::debug!(%service, joined, us, "scanned for flows to follow");
-        if let Some(scans) = lock(&self.scans).get_mut(&service) {
-            *scans = Scans { number, next: Instant::now() + pause };
-        }
         Ok(())
     }
 
     /// See [`Kernel::followed`](super::Kernel::followed).
     pub(super) fn followed(&self, service: Service) -> Result<Vec<Followed>, KernelError> {
-        match &self.programs {
-            Ok(programs) => lock(programs).followed(service),
+        match &self.loaded {
+            Ok(Loaded { flows, .. }) => flows.of(service),
             Err(_) => Ok(Vec::new()),
         }
     }
 
     /// See [`Kernel::unfollow`](super::Kernel::unfollow).
     pub(super) fn unfollow(&self, cookies: &[u64]) -> Result<(), KernelError> {
-        match &self.programs {
-            Ok(programs) => lock(programs).unfollow(cookies),
+        match &self.loaded {
+            Ok(Loaded { flows, .. }) => flows.forget(cookies),
             Err(_) => Ok(()),
         }
     }
@@ -138,44 +109,45 @@ impl Retiring {
         service: Service,
         tracker: &Mutex<Tracker>,
     ) -> Result<(), KernelError> {
-        let Ok(programs) = &self.programs else { return Ok(()) };
+        let Ok(Loaded { programs, flows }) = &self.loaded else { return Ok(()) };
         // Nobody joins any more, nobody is told any more; then those programs end that are still at it.
         lock(tracker).join_new(service, false)?;
         lock(programs).revoke(service)?;
         failpoint::pass("restore: revoked");
         sys::settle();
-        lock(programs).let_go(service)?;
+        let cookies: Vec<u64> = flows.of(service)?.iter().map(|flow| flow.cookie).collect();
+        lock(programs).let_go(&cookies)?;
+        sys::settle(); // A program may still write to what is removed now.
+        flows.forget(&cookies)?;
         failpoint::pass("restore: let go");
-        let mut scans = lock(&self.scans);
-        scans.remove(&service);
-        if scans.is_empty() { lock(programs).leave_tracker() } else { Ok(()) }
+        if self.scans.end(service) { lock(programs).leave_tracker() } else { Ok(()) }
     }
 
     /// Services whose flows are told to leave, or in the sockhash.
     pub(super) fn services(&self) -> Result<BTreeSet<Service>, KernelError> {
-        let Ok(programs) = &self.programs else { return Ok(BTreeSet::new()) };
+        let Ok(Loaded { programs, flows }) = &self.loaded else { return Ok(BTreeSet::new()) };
         let programs = lock(programs);
-        let service = |key: ServiceKey| Service { netns: key.netns, port: key.port };
         let rules = programs.retiring.keys();
         let mut services = rules
             .filter(|key| !matches!(key, Err(MapError::KeyNotFound))) // It ended while we walked.
-            .map(|key| key.map(service))
+            .map(|key| key.map(service_of))
             .collect::<Result<BTreeSet<_>, _>>()
             .map_err(|e| KernelError::op("read map", "RETIRING", e))?;
-        programs.followed.for_each("FOLLOWED", |_, flow| {
-            services.insert(service(flow.service));
-        })?;
+        services.extend(flows.services()?);
         Ok(services)
     }
 
     /// Nothing retires: new connections are not joined, even if an earlier agent left it so.
     pub(super) fn rest(&self) -> Result<(), KernelError> {
-        self.programs.as_ref().map_or(Ok(()), |programs| lock(programs).leave_tracker())
+        match &self.loaded {
+            Ok(Loaded { programs, .. }) => lock(programs).leave_tracker(),
+            Err(_) => Ok(()),
+        }
     }
 
     /// See [`Kernel::retire_lacks`](super::Kernel::retire_lacks).
     pub(super) fn lacks(&self) -> RetireLacks {
-        RetireLacks { telling: self.programs.as_ref().err().cloned() }
+        RetireLacks { telling: self.loaded.as_ref().err().cloned() }
     }
 }
 
@@ -183,13 +155,12 @@ impl Retiring {
 struct Programs {
     ebpf: Ebpf,
     retiring: HashMap<MapData, ServiceKey, Rule>,
-    followed: Walkable<u64, retire::Followed>,
     sockets: SockHash<MapData, u64>,
     /// Where the tracker goes on.
     tracker: ProgramArray<MapData>,
 }
 
-impl Programs {
+impl Loaded {
     /// Loads the programs; `tracker` is where it goes on with them.
     fn start(
         pins: &Pins,
@@ -212,15 +183,14 @@ impl Programs {
             let after: &mut SockOps = program(&mut ebpf, name)?;
             after.load().map_err(|e| KernelError::op("load program", name, e))?;
         }
-        Ok(Self {
-            retiring: map(&mut ebpf, "RETIRING", HashMap::try_from)?,
-            followed: map(&mut ebpf, "FOLLOWED", Walkable::new)?,
-            sockets,
-            tracker,
-            ebpf,
-        })
+        let flows = Flows::new(map(&mut ebpf, "FOLLOWED", Walkable::new)?);
+        let retiring = map(&mut ebpf, "RETIRING", HashMap::try_from)?;
+        let programs = Programs { retiring, sockets, tracker, ebpf };
+        Ok(Self { programs: Mutex::new(programs), flows })
     }
+}
 
+impl Programs {
     /// Sets what flows of the service are told, from their turn on.
     fn order(&mut self, service: Service, order: &RetireOrder) -> Result<(), KernelError> {
         let bit = |wanted, bit| if wanted { bit } else { 0 };
@@ -263,31 +233,6 @@ impl Programs {
         Ok(())
     }
 
-    /// All flows of the service that are or were followed.
-    fn followed(&self, service: Service) -> Result<Vec<Followed>, KernelError> {
-        let mut flows = Vec::new();
-        let wanted = key(service);
-        self.followed.for_each("FOLLOWED", |cookie, flow: retire::Followed| {
-            if flow.service == wanted {
-                flows.push(told_of(cookie, &flow));
-            }
-        })?;
-        Ok(flows)
-    }
-
-    /// Forgets flows, which must have ended or be out of the sockhash.
-    fn unfollow(&mut self, cookies: &[u64]) -> Result<(), KernelError> {
-        for cookie in cookies {
-            match self.followed.map.remove(cookie) {
-                Err(e) if !is_missing(&e) => {
-                    return Err(KernelError::op("remove from map FOLLOWED flow", cookie, e));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
     /// Nothing of the service is told from the next message on.
     fn revoke(&mut self, service: Service) -> Result<(), KernelError> {
         match self.retiring.remove(&key(service)) {
@@ -298,10 +243,9 @@ impl Programs {
         }
     }
 
-    /// The service's sockets leave the sockhash.
-    fn let_go(&mut self, service: Service) -> Result<(), KernelError> {
-        let cookies: Vec<u64> = self.followed(service)?.iter().map(|flow| flow.cookie).collect();
-        for cookie in &cookies {
+    /// Sockets leave the sockhash.
+    fn let_go(&mut self, cookies: &[u64]) -> Result<(), KernelError> {
+        for cookie in cookies {
             match self.sockets.remove(cookie) {
                 // It has ended, or never was in it.
                 Err(e) if !is_missing(&e) => {
@@ -310,8 +254,7 @@ impl Programs {
                 _ => {}
             }
         }
-        sys::settle(); // A program may still write to what is removed now.
-        self.unfollow(&cookies)
+        Ok(())
     }
 }
 
@@ -352,40 +295,4 @@ fn load(pins: &Pins, sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelErro
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// A flow as the rest of the agent sees it.
-fn told_of(cookie: u64, flow: &retire::Followed) -> Followed {
-    let by = match flow.told {
-        0 => None,
-        bits if bits & told::HEADER != 0 => Some(ToldBy::Header),
-        _ => Some(ToldBy::Goaway),
-    };
-    Followed {
-        cookie,
-        protocol: match flow.protocol {
-            protocol::HTTP1 => Protocol::Http1,
-            protocol::HTTP2 => Protocol::Http2,
-            protocol::TLS => Protocol::Tls,
-            protocol::UPGRADED => Protocol::Upgraded,
-            _ => Protocol::Unknown,
-        },
-        barrier: match flow.barrier {
-            barrier::NONE => None,
-            barrier::FOREIGN => Some(Barrier::Foreign),
-            barrier::ULP => Some(Barrier::Ulp),
-            barrier::UNSUPPORTED => Some(Barrier::Mptcp),
-            barrier::ZEROCOPY => Some(Barrier::ZeroCopy),
-            barrier::NO_ROOM => Some(Barrier::NoRoom),
-            _ => Some(Barrier::Refused),
-        },
-        told: by.map(|by| Told { by, at: Boot::from_nanos(flow.told_ns) }),
-        closes: flow.flags & retire::Followed::CLOSES != 0,
-        answered: flow.responses.is_idle() && !flow.responses.pipelines(),
-        turn: Boot::from_nanos(flow.turn_ns),
-        sent: (flow.sent_ns != 0).then(|| Boot::from_nanos(flow.sent_ns)),
-        received: flow.received,
-        sent_in_all: flow.sent_in_all,
-        received_in_all: (flow.received_in_all != 0).then_some(flow.received_in_all),
-    }
 }

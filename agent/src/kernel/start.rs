@@ -25,6 +25,7 @@ use super::{
     gate::Gates,
     hop::Hops,
     linux::{Config, Linux, lock},
+    looks::Looks,
     losses::Losses,
     marks::Marks,
     netns::{self, Namespaces},
@@ -100,6 +101,7 @@ pub fn open(
         peers,
         gates: Arc::new(Mutex::new(gates)),
         drains: Mutex::new(drains),
+        looks: Looks::default(),
         retiring,
         unsettled,
         forgiven: Mutex::default(),
@@ -234,7 +236,7 @@ impl Linux {
     fn adopt_netns(&self, netns: u32) -> Result<(usize, u64), KernelError> {
         self.namespaces.inside(netns, || {
             let ports: HashSet<u16> =
-                diag::look(None, None)?.listeners.iter().map(|l| l.local.port()).collect();
+                diag::look(&[], None)?.listeners.iter().map(|l| l.local.port()).collect();
             let mut tracker = self.tracker();
             for &port in &ports {
                 if !tracker.know_if_room(Service { netns, port })? {

@@ -59,15 +59,18 @@ impl<K: Pod, V: Pod> Walkable<K, V> {
         mut each: impl FnMut(K, V),
     ) -> Result<(), KernelError> {
         let (mut position, mut room) = (None, AT_ONCE);
+        let mut entries = Entries::new(room);
         loop {
-            let mut entries = Entries::new(room);
             match self.batch(&mut position, &mut entries) {
                 Ok(()) => entries.hand_over(&mut each),
                 Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
                     entries.hand_over(&mut each); // These were the last.
                     return Ok(());
                 }
-                Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => room *= 2,
+                Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => {
+                    room *= 2;
+                    entries = Entries::new(room);
+                }
                 Err(e) if position.is_none() && is_unknown(&e) => {
                     return self.one_by_one(name, each);
                 }
@@ -134,8 +137,8 @@ impl<K, V> Entries<K, V> {
         Self { keys: Vec::with_capacity(room), values: Vec::with_capacity(room) }
     }
 
-    fn hand_over(self, each: &mut impl FnMut(K, V)) {
-        self.keys.into_iter().zip(self.values).for_each(|(key, value)| each(key, value));
+    fn hand_over(&mut self, each: &mut impl FnMut(K, V)) {
+        self.keys.drain(..).zip(self.values.drain(..)).for_each(|(key, value)| each(key, value));
     }
 }
 

@@ -11,8 +11,11 @@ use crate::{
     kernel::RetireOrder,
 };
 
-/// Time from the end of one round to the next.
+/// Time from the end of one round to the next, at least.
 pub const RETIRE_STEP: Duration = Duration::from_millis(250);
+/// The same at most. In between, the pause is as long as the round took: where there are many connections, or many
+/// drains at once, looking at them must not be all that is done.
+const LONGEST_STEP: Duration = Duration::from_secs(1);
 
 /// How far the reset at the deadline has got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,9 +40,16 @@ impl Machine {
     pub(super) fn retire_if_due(&mut self, now: Boot, out: &mut Vec<Action>) {
         if self.retire_at.is_some_and(|at| now >= at) {
             self.retire_at = None;
+            self.round_began = now;
             self.restore_due = self.spec.retire().set != RetireSet::NONE;
             out.push(Action::Retire(self.order()));
         }
+    }
+
+    /// A round is over.
+    pub(super) fn retired(&mut self, now: Boot) {
+        let took = now.since(self.round_began);
+        self.retire_at = Some(now + took.clamp(RETIRE_STEP, LONGEST_STEP));
     }
 
     fn order(&self) -> RetireOrder {
