@@ -29,6 +29,8 @@ impl Rule {
     pub const HTTP1: u32 = 1;
     /// HTTP/2: GOAWAY.
     pub const HTTP2: u32 = 2;
+    /// Those too that another listener accepts in the service's place: the agent, which carries them.
+    pub const CARRIED: u32 = 1 << 2;
 }
 
 /// One flow of a retiring service; value of the `FOLLOWED` map, keyed by socket cookie. Written by the

@@ -212,6 +212,13 @@ impl Agent {
         Ctl::new(self, netns)
     }
 
+    /// A counter or gauge of the agent that has no labels, without its prefix `drainctl_`.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let text = String::from_utf8(self.http("GET", "/metrics", "")?.body)?;
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("drainctl_{name} ")));
+        Ok(line.with_context(|| format!("no {name} in {text}"))?.parse()?)
+    }
+
     /// A request to its socket, from the namespace and user of this process.
     pub fn http(&self, method: &str, path: &str, body: &str) -> Result<http::Response> {
         http::unix(&self.socket(), method, path, body)

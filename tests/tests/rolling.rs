@@ -87,6 +87,23 @@ fn no_request_of_a_slow_load_fails() -> Result<()> {
 
 #[test]
 fn no_request_of_any_kind_of_client_fails() -> Result<()> {
+    // A download whose connection has its turn late is followed by another one.
+    restart_under_every_load(&["--spread", "1s"]).map(drop)
+}
+
+/// Clients that keep their connections keep those too that the agent carries to a peer, and must be told to leave
+/// them: else no drain would end.
+#[test]
+fn no_request_of_any_kind_of_client_fails_when_new_connections_are_forwarded_at_once() -> Result<()>
+{
+    let forward = format!("forward={}", SERVICE.ip());
+    let carried = restart_under_every_load(&["--quiet", "0s", "--new", &forward])?;
+    ensure!(carried > 0, "nothing was carried, so this shows nothing");
+    Ok(())
+}
+
+/// Returns how many connections were carried.
+fn restart_under_every_load(options: &[&str]) -> Result<u64> {
     let cluster = Cluster::new(3, Mode::Iptables)?;
     let mut apps = cluster.pods.iter().map(App::start).collect::<Result<Vec<_>>>()?;
     for pod in &cluster.pods {
@@ -96,8 +113,7 @@ fn no_request_of_any_kind_of_client_fails() -> Result<()> {
     let pace = Duration::from_millis(40);
     let scale = Scale { short: (8, pace), kept: (16, pace), slow: 3, channels: 2 };
     let mix = Mix::start(&cluster.client, scale, Entrance::service())?;
-    // A download whose connection has its turn late is followed by another one.
-    let method = Method::Drain { agent: &agent, options: &["--spread", "1s"] };
+    let method = Method::Drain { agent: &agent, options };
     let restarts = rolling::restart_all(&cluster, &mut apps, method)?;
     let rows = mix.finish(&mut apps)?.rows;
     println!("{rows:#?}\n{restarts:?}");
@@ -106,7 +122,7 @@ fn no_request_of_any_kind_of_client_fails() -> Result<()> {
         let counted = served.is_none_or(|served| served == clients.total());
         ensure!(counted, "{name}: served {served:?} of {}", clients.total());
     }
-    Ok(())
+    agent.metric("carried_total")
 }
 
 /// The last replica is replaced under a load of one request every 3 s: the drain begins in the middle

@@ -89,7 +89,7 @@ unsafe extern "C" fn join(ctx: *mut IterContext) -> i32 {
     let Some(rule) = (unsafe { RETIRING.get(service) }) else { return 0 };
     // SAFETY: `sock` is a full socket.
     let cookie = unsafe { bpf_get_socket_cookie(sock.as_ptr().cast_mut()) };
-    if is_exempt(cookie) {
+    if is_exempt(cookie, rule) {
         return 0;
     }
     let insert = |key: &u64| {
@@ -111,16 +111,19 @@ unsafe extern "C" fn join(ctx: *mut IterContext) -> i32 {
     0
 }
 
-/// Whether the drain has nothing to do with this flow, by what the tracker says. The tracker takes such flows to no
-/// [`join_new`] either.
+/// Whether the drain has nothing to do with this flow, by what the tracker says.
 #[inline(always)]
-fn is_exempt(cookie: u64) -> bool {
+fn is_exempt(cookie: u64, rule: &Rule) -> bool {
     // SAFETY: the class is read at once; if the flow ends meanwhile, it is nobody's any more.
-    unsafe { FLOWS.get(cookie) }.is_some_and(|flow| flow.service.class != class::COUNTED)
+    unsafe { FLOWS.get(cookie) }.is_some_and(|flow| match flow.service.class {
+        class::COUNTED => false,
+        class::STEERED => rule.what & Rule::CARRIED == 0,
+        _ => true,
+    })
 }
 
 /// Takes in a connection that has just been accepted. The tracker has seen that its service is watched for
-/// this.
+/// this, and that it counts or was steered.
 #[sock_ops]
 fn join_new(ctx: SockOpsContext) -> u32 {
     // SAFETY: the verifier checks the access, and the pointers before they are used.
@@ -138,6 +141,9 @@ fn join_new(ctx: SockOpsContext) -> u32 {
     let Some(rule) = (unsafe { RETIRING.get(service) }) else { return 1 };
     // SAFETY: the context is the one the kernel passed.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    if is_exempt(cookie, rule) {
+        return 1;
+    }
     let insert = |key: &u64| {
         let ops: *mut bpf_sock_ops = ctx.ops;
         // SAFETY: as above; the helper takes the socket from the context.

@@ -13,8 +13,8 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use drainctl_common::{
     ServiceKey,
-    class::COUNTED,
-    track::{Event, Flow, fault, next, watch},
+    class::{COUNTED, STEERED},
+    track::{Event, Flow, ServiceCounts, fault, next, watch},
 };
 
 use crate::{
@@ -51,35 +51,44 @@ fn established(ctx: &SockOpsContext) {
     let Some(counts) = flows::counts_or_new(&service) else { return };
     ask_for_states(ctx);
     let class = class::of(ctx, &service, counts);
-    if class != COUNTED {
-        return exempt(ctx, &service.of_class(class));
+    if class == COUNTED {
+        counted(ctx, &service, counts);
+    } else {
+        exempt(ctx, &service.of_class(class));
     }
+    // SAFETY: `counts` points to a live map value.
+    let watch = unsafe { (&raw const (*counts).watch).read_volatile() };
+    if watch & watch::JOIN != 0 && (class == COUNTED || class == STEERED) {
+        flows::go_on(ctx, next::ACCEPTED); // If it fails, the next scan takes the connection in.
+    }
+}
+
+/// Counts a flow of the service.
+#[inline(always)]
+fn counted(ctx: &SockOpsContext, service: &ServiceKey, counts: *mut ServiceCounts) {
     let now = flows::now();
     // SAFETY: `counts` points to a live map value.
     unsafe {
         (*counts).last_new_ns = now;
-        (*counts).last_peer = clients::client(ctx, &service).addr;
+        (*counts).last_peer = clients::client(ctx, service).addr;
         counter::add(&raw mut (*counts).accepted, 1);
     }
-    let flow = Flow { service, since_ns: now, flags: 0, zero: 0 };
+    let flow = Flow { service: *service, since_ns: now, flags: 0, zero: 0 };
     if let Counted::NoRoom = flows::count(counts, cookie(ctx), &flow) {
         let lost = flows::lose(counts);
         if lost & (lost - 1) == 0 {
-            let ServiceKey { netns, port, .. } = service;
+            let ServiceKey { netns, port, .. } = *service;
             warn!(
                 ctx,
                 "no room to count a flow of port {} in netns {} (lost: {})", port, netns, lost
             );
         }
     }
-    flows::tell(&service, counts, Event::ACCEPTED, watch::FLOWS);
+    flows::tell(service, counts, Event::ACCEPTED, watch::FLOWS);
     // SAFETY: `counts` points to a live map value.
     let watch = unsafe { (&raw const (*counts).watch).read_volatile() };
     if watch & watch::CLIENTS != 0 {
-        clients::remember(ctx, &service, now);
-    }
-    if watch & watch::JOIN != 0 {
-        flows::go_on(ctx, next::ACCEPTED); // If it fails, the next scan takes the connection in.
+        clients::remember(ctx, service, now);
     }
 }
 

@@ -189,7 +189,7 @@ pub struct DrainStatus {
     pub keep_closed: bool,
     /// What happens to new connections once the gate is closed.
     pub new: NewConnections,
-    /// With a handoff: connection attempts that were given to the new server.
+    /// With a handoff or forwarding: connection attempts that were given to the new server, or to the agent to be carried.
     pub handed_over: u64,
     /// With a handoff: listening sockets of the new server that take new connections now. Without any, they are refused.
     pub takers: u64,

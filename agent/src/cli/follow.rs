@@ -50,7 +50,7 @@ pub(super) async fn follow(
     let mut backoff = Backoff::new();
     let mut told = false;
     loop {
-        if let Some(verdict) = watched.verdict() {
+        if let Some(verdict) = watched.verdict(Instant::now()) {
             return Ok(verdict);
         }
         let lost = match client.events(&watched.ids()).await {
@@ -106,11 +106,14 @@ async fn read(
                     progress.changed(changed);
                 }
                 progress.redraw(watched, now);
-                if let Some(verdict) = watched.verdict() {
+                if let Some(verdict) = watched.verdict(now) {
                     return Ok(Some(verdict));
                 }
             }
-            () = sleep_until(patience) => return Ok(Some(watched.overdue())),
+            () = sleep_until(patience) => {
+                let verdict = watched.verdict(Instant::now());
+                return Ok(Some(verdict.unwrap_or_else(|| watched.overdue())));
+            }
             _ = redraw.tick(), if progress.is_live() => progress.redraw(watched, Instant::now()),
         }
     }

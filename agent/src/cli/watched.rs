@@ -16,6 +16,10 @@ const VERDICT_GRACE: Duration = Duration::from_secs(2);
 /// The same where it resets what remains at the deadline, and only then looks whether the port is empty.
 const ABORT_GRACE: Duration = Duration::from_secs(10);
 
+/// Where new connections are carried to a peer: for how long none must have come before the end. What comes later finds
+/// the namespace gone, if it belongs to a pod.
+const CARRY_QUIET: Duration = Duration::from_secs(1);
+
 /// How long after a service was seen serving its reason may take to arrive.
 const REASON_GRACE: Duration = Duration::from_millis(250);
 
@@ -55,6 +59,8 @@ struct Entry {
     deadline: Instant,
     /// Whether we have seen it draining.
     was_draining: bool,
+    /// When we last heard of a connection that was carried, or of the drain for the first time.
+    carried_at: Instant,
     /// Since when it is seen serving after it drained.
     lifted: Option<Instant>,
     /// Why its drain ended.
@@ -65,6 +71,7 @@ impl Entry {
     fn new(status: ServiceStatus, now: Instant) -> Self {
         let mut entry = Self {
             deadline: now,
+            carried_at: now,
             was_draining: false,
             lifted: None,
             ended: None,
@@ -78,6 +85,10 @@ impl Entry {
         if let Some(drain) = &status.drain {
             let left = Duration::from_millis(drain.deadline_in_ms);
             self.deadline = now.checked_add(left).unwrap_or(self.deadline);
+        }
+        let attempts = |status: &ServiceStatus| status.drain.as_ref().map_or(0, |d| d.handed_over);
+        if carried(&status) > 0 || attempts(&status) != attempts(&self.status) {
+            self.carried_at = now;
         }
         if status.state == StateName::Serving {
             self.lifted = self.lifted.or(self.was_draining.then_some(now));
@@ -142,20 +153,22 @@ impl Watched {
             Goal::Wait(..) => self.deadline(now),
             Goal::Drain if self.aborts() => self.deadline(now) + ABORT_GRACE,
             // The agent has said all that it will say.
-            Goal::Drain if self.drained(false).is_some() => self.deadline(now),
+            Goal::Drain if self.drained().is_some() => {
+                self.quiet_at().filter(|at| *at > now).unwrap_or_else(|| self.deadline(now))
+            }
             Goal::Drain => self.deadline(now) + VERDICT_GRACE,
         };
         match self.lifted() {
-            Some(lifted) if self.verdict().is_none() => late.min(lifted + REASON_GRACE),
+            Some(lifted) if self.verdict(now).is_none() => late.min(lifted + REASON_GRACE),
             _ => late,
         }
     }
 
     /// What is known for sure, if anything is.
-    pub(super) fn verdict(&self) -> Option<Verdict> {
+    pub(super) fn verdict(&self, now: Instant) -> Option<Verdict> {
         match self.goal {
-            Goal::Drain => self.ended().or_else(|| self.drained(true)),
-            Goal::Wait(Until::Drained, _) => self.ended().or_else(|| self.drained(false)),
+            Goal::Drain => self.ended().or_else(|| self.over(now)),
+            Goal::Wait(Until::Drained, _) => self.ended().or_else(|| self.drained()),
             Goal::Wait(Until::Serving, _) => self
                 .entries
                 .iter()
@@ -211,21 +224,32 @@ impl Watched {
         Some(Verdict::Ended(format!("port {}: {reason}", entry.status.port)))
     }
 
-    /// Whether all are drained; or, if `expired_is_final`, either drained or expired.
-    fn drained(&self, expired_is_final: bool) -> Option<Verdict> {
-        let all = |states: &[StateName]| self.services().all(|s| states.contains(&s.state));
-        // The service is drained, but its namespace must not go before they have ended.
-        if expired_is_final && all(&[StateName::Drained]) && self.carried() > 0 {
-            return None;
+    fn all_are(&self, states: &[StateName]) -> bool {
+        self.services().all(|service| states.contains(&service.state))
+    }
+
+    /// Whether all are drained.
+    fn drained(&self) -> Option<Verdict> {
+        // Drained and unknown contradict each other: not to be taken for zero.
+        let proven = || self.unknown().map_or(Verdict::Reached, Verdict::Unknown);
+        self.all_are(&[StateName::Drained]).then(proven)
+    }
+
+    /// Whether all are drained or expired. A namespace must not go before what is carried has ended.
+    fn over(&self, now: Instant) -> Option<Verdict> {
+        if let Some(verdict) = self.drained() {
+            let quiet = self.quiet_at().is_none_or(|at| now >= at);
+            return (self.carried() == 0 && quiet).then_some(verdict);
         }
-        if all(&[StateName::Drained]) {
-            // Drained and unknown contradict each other: not to be taken for zero.
-            return Some(self.unknown().map_or(Verdict::Reached, Verdict::Unknown));
-        }
-        if expired_is_final && all(&[StateName::Drained, StateName::Expired]) {
-            return Some(self.unknown().map_or(Verdict::Remaining, Verdict::Unknown));
-        }
-        None
+        let final_states = [StateName::Drained, StateName::Expired];
+        let remaining = || self.unknown().map_or(Verdict::Remaining, Verdict::Unknown);
+        self.all_are(&final_states).then(remaining)
+    }
+
+    /// Once nothing is carried: from when on nothing has been for long enough. None where nothing ever is.
+    fn quiet_at(&self) -> Option<Instant> {
+        let forwarding = self.entries.iter().filter(|entry| forwards(&entry.status));
+        forwarding.map(|entry| entry.carried_at + CARRY_QUIET).max().filter(|_| self.carried() == 0)
     }
 
     fn unknown(&self) -> Option<String> {
@@ -238,145 +262,14 @@ impl Watched {
 
 /// Connections of this service that the agent carries to a peer.
 pub(super) fn carried(service: &ServiceStatus) -> u64 {
+    if forwards(service) { service.steered } else { 0 }
+}
+
+fn forwards(service: &ServiceStatus) -> bool {
     let forwards = |drain: &DrainStatus| matches!(drain.new, NewConnections::Forward(_));
-    if service.drain.as_ref().is_some_and(forwards) { service.steered } else { 0 }
+    service.drain.as_ref().is_some_and(forwards)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{api::protocol::Forward, cli::fake::service};
-    use StateName::{Drained, Expired, Rejecting, Serving, Settling};
-
-    fn unknown(mut status: ServiceStatus) -> ServiceStatus {
-        status.unknown = Some("map full".into());
-        status
-    }
-
-    #[test]
-    fn verdicts_of_a_drain() {
-        let table = [
-            ("settling goes on", vec![service(1, Settling)], None),
-            ("rejecting goes on", vec![service(1, Rejecting)], None),
-            ("drained", vec![service(1, Drained)], Some(Verdict::Reached)),
-            ("expired", vec![service(1, Expired)], Some(Verdict::Remaining)),
-            ("one of two", vec![service(1, Drained), service(2, Rejecting)], None),
-            ("expired waits for the other", vec![service(1, Expired), service(2, Rejecting)], None),
-            ("mixed", vec![service(1, Expired), service(2, Drained)], Some(Verdict::Remaining)),
-            ("serving waits for its reason", vec![service(1, Serving)], None),
-            (
-                "expired and unknown",
-                vec![unknown(service(1, Expired))],
-                Some(Verdict::Unknown("port 1: map full".into())),
-            ),
-            (
-                "drained and unknown is not zero",
-                vec![unknown(service(1, Drained))],
-                Some(Verdict::Unknown("port 1: map full".into())),
-            ),
-            ("unknown goes on until the deadline", vec![unknown(service(1, Rejecting))], None),
-        ];
-        for (what, services, verdict) in table {
-            let watched = Watched::new(Goal::Drain, services, Instant::now());
-            assert_eq!(watched.verdict(), verdict, "{what}");
-        }
-    }
-
-    #[test]
-    fn an_end_is_told_with_its_reason() {
-        let now = Instant::now();
-        let mut watched = Watched::new(Goal::Drain, vec![service(1, Rejecting)], now);
-        assert!(watched.apply(StreamEvent::Status { service: service(1, Serving) }, now).is_some());
-        assert_eq!(watched.verdict(), None);
-        assert_eq!(watched.patience(now), now + REASON_GRACE);
-        assert_eq!(watched.overdue(), Verdict::Ended("port 1 is serving again".into()));
-        let ended = StreamEvent::Ended { service: service(1, Serving), reason: "undrained".into() };
-        watched.apply(ended, now);
-        assert_eq!(watched.verdict(), Some(Verdict::Ended("port 1: undrained".into())));
-    }
-
-    #[test]
-    fn an_agent_that_says_nothing_by_the_deadline_is_unknown() {
-        let now = Instant::now();
-        let watched = Watched::new(Goal::Drain, vec![service(1, Rejecting)], now);
-        assert_eq!(watched.patience(now), now + Duration::from_secs(25) + VERDICT_GRACE);
-        assert!(matches!(watched.overdue(), Verdict::Unknown(_)));
-    }
-
-    #[test]
-    fn an_agent_that_resets_connections_at_the_deadline_gets_the_time_for_it() {
-        let now = Instant::now();
-        let mut aborting = service(1, Rejecting);
-        let drain = aborting.drain.as_mut().unwrap();
-        (drain.retire.at_deadline, drain.deadline_in_ms) = (AtDeadline::Abort, 0);
-        let mut watched = Watched::new(Goal::Drain, vec![aborting.clone()], now);
-        assert_eq!(watched.verdict(), None, "rejecting at the deadline is no verdict");
-        assert_eq!(watched.patience(now), now + ABORT_GRACE);
-        let later = now + Duration::from_secs(1);
-        watched.apply(StreamEvent::Status { service: aborting.clone() }, later);
-        assert_eq!(watched.patience(later), later + ABORT_GRACE, "it is still at it");
-        aborting.state = Drained;
-        watched.apply(StreamEvent::Status { service: aborting }, later);
-        assert_eq!(watched.verdict(), Some(Verdict::Reached));
-    }
-
-    #[test]
-    fn a_drain_waits_for_what_is_carried_too() {
-        let now = Instant::now();
-        let mut carrying = service(1, Drained);
-        let to = vec!["10.0.0.2".parse().unwrap()];
-        let forward = Forward { to, proxy_protocol: false };
-        carrying.drain.as_mut().unwrap().new = NewConnections::Forward(forward);
-        carrying.steered = 2;
-        let mut watched = Watched::new(Goal::Drain, vec![carrying.clone()], now);
-        assert_eq!(watched.verdict(), None);
-        assert_eq!(watched.patience(now), now + Duration::from_secs(25), "the drain's deadline");
-        assert_eq!(watched.overdue(), Verdict::Remaining);
-        let goal = Goal::Wait(Until::Drained, now);
-        let waited = Watched::new(goal, vec![carrying.clone()], now);
-        assert_eq!(waited.verdict(), Some(Verdict::Reached), "the state alone was waited for");
-        carrying.steered = 0;
-        watched.apply(StreamEvent::Status { service: carrying }, now);
-        assert_eq!(watched.verdict(), Some(Verdict::Reached));
-        let mut handed = service(1, Drained);
-        handed.steered = 2;
-        let watched = Watched::new(Goal::Drain, vec![handed], now);
-        assert_eq!(watched.verdict(), Some(Verdict::Reached), "they are somebody else's");
-    }
-
-    #[test]
-    fn waiting_for_a_drain_that_has_not_begun() {
-        let now = Instant::now();
-        let goal = Goal::Wait(Until::Drained, now + Duration::from_secs(1));
-        let mut watched = Watched::new(goal, vec![service(1, Serving)], now);
-        assert_eq!(watched.verdict(), None);
-        assert_eq!(watched.overdue(), Verdict::Remaining);
-        watched.apply(StreamEvent::Status { service: service(1, Expired) }, now);
-        assert_eq!(watched.verdict(), None, "an expired drain may still come to zero");
-        watched.apply(StreamEvent::Status { service: service(1, Drained) }, now);
-        assert_eq!(watched.verdict(), Some(Verdict::Reached));
-    }
-
-    #[test]
-    fn waiting_for_traffic() {
-        let now = Instant::now();
-        let goal = Goal::Wait(Until::Serving, now + Duration::from_secs(1));
-        let mut watched = Watched::new(goal, vec![service(1, Drained)], now);
-        assert_eq!(watched.verdict(), None);
-        watched.apply(StreamEvent::Status { service: service(1, Serving) }, now);
-        assert_eq!(watched.verdict(), Some(Verdict::Reached));
-    }
-
-    #[test]
-    fn the_deadline_moves_with_the_drain() {
-        let now = Instant::now();
-        let mut watched = Watched::new(Goal::Drain, vec![service(1, Settling)], now);
-        assert_eq!(watched.deadline(now), now + Duration::from_secs(25));
-        let mut renewed = service(1, Rejecting);
-        renewed.drain.as_mut().unwrap().deadline_in_ms = 60_000;
-        watched.apply(StreamEvent::Status { service: renewed }, now);
-        assert_eq!(watched.deadline(now), now + Duration::from_secs(60));
-        let other = StreamEvent::Status { service: service(2, Serving) };
-        assert!(watched.apply(other, now).is_none(), "somebody else's service");
-    }
-}
+#[path = "watched_tests.rs"]
+mod tests;

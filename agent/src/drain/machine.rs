@@ -249,7 +249,7 @@ impl Machine {
                 (self.recheck_at.min(deadline).min(self.gate_lease), true)
             }
             Phase::Expired => (self.recheck_at.min(self.gate_lease), true),
-            Phase::Drained => (self.recheck_at.min(self.gate_lease), false),
+            Phase::Drained => (self.recheck_at.min(self.gate_lease), self.carries()),
             Phase::Opening => (self.reopen_at.unwrap_or(now + BACKUP), false),
         };
         let round = self.retire_at.filter(|_| retires).unwrap_or(at);
@@ -315,9 +315,7 @@ impl Machine {
         if self.phase == Phase::Rejecting && now >= self.deadline {
             self.deadline_passed(now, out);
         }
-        if self.phase != Phase::Drained {
-            self.retire_if_due(now, out);
-        }
+        self.retire_if_due(now, out);
         if now >= self.recheck_at && self.lease_until > self.gate_lease {
             out.push(Action::RenewGate { lease_until: self.lease_until });
         }

@@ -89,6 +89,11 @@ impl NewConnections {
         matches!(self, Self::Drop | Self::Forward(_))
     }
 
+    /// Whether the agent carries them to a peer.
+    pub fn carries(&self) -> bool {
+        matches!(self, Self::Forward(_))
+    }
+
     /// Checks what types cannot say.
     pub(super) fn check(&self) -> Result<(), ForwardError> {
         match self {

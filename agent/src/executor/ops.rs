@@ -217,6 +217,7 @@ impl Job {
             started: self.started,
             netns_cookie: self.netns_cookie,
             retire: &self.retire,
+            carried: self.new.carries(),
             ledger: &self.ledger,
         }
     }

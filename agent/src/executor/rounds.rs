@@ -10,7 +10,7 @@ use std::{
 use super::verify::check_netns;
 use crate::{
     drain::{Boot, Retire, RetireReport, RetireSet, Retirement, Round, Service, remaining},
-    kernel::{Abort, Kernel, KernelError, RetireOrder},
+    kernel::{Abort, Class, Kernel, KernelError, RetireOrder},
 };
 
 /// What a round or a reset works on.
@@ -23,6 +23,8 @@ pub(super) struct Flows<'a> {
     /// Of the namespace in which the drain began.
     pub(super) netns_cookie: Option<u64>,
     pub(super) retire: &'a Retire,
+    /// Whether connections that the agent carries are to leave too.
+    pub(super) carried: bool,
     pub(super) ledger: &'a Mutex<Retirement>,
 }
 
@@ -104,9 +106,14 @@ impl Flows<'_> {
             RetireSet::NONE => vec![],
             _ => self.kernel.followed(self.service)?,
         };
-        let look = self.kernel.look(netns, Some(port))?;
+        let mut look = self.kernel.look(netns, Some(port))?;
         // After the look: the cookie is never reused, so the look was taken in the right namespace.
         check_netns(self.kernel, netns, self.netns_cookie)?;
+        look.sockets.retain(|socket| match socket.class {
+            Class::Counted => true,
+            Class::Steered => self.carried,
+            Class::Ignored | Class::Probe => false,
+        });
         Ok(self.ledger().round(self.retire, self.started, &followed, &look, now))
     }
 

@@ -194,12 +194,13 @@ impl Programs {
     /// Sets what flows of the service are told, from their turn on.
     fn order(&mut self, service: Service, order: &RetireOrder) -> Result<(), KernelError> {
         let bit = |wanted, bit| if wanted { bit } else { 0 };
+        let carried = bit(order.carried, Rule::CARRIED);
         let rule = Rule {
             until_ns: order.until.as_nanos(),
             start_ns: order.start.as_nanos(),
             spread_ns: nanos(order.spread),
             patient_until_ns: order.patient_until.as_nanos(),
-            what: bit(order.http1, Rule::HTTP1) | bit(order.http2, Rule::HTTP2),
+            what: bit(order.http1, Rule::HTTP1) | bit(order.http2, Rule::HTTP2) | carried,
             zero: 0,
         };
         self.retiring

@@ -11,6 +11,8 @@ pub struct RetireOrder {
     pub http1: bool,
     /// HTTP/2 connections get a GOAWAY.
     pub http2: bool,
+    /// Those too that the agent carries to a peer: the service's clients, who are to leave as well.
+    pub carried: bool,
     /// When the turns begin.
     pub start: Boot,
     /// Over how long the turns are spread; 0: all at once.

@@ -59,6 +59,9 @@ pub(super) fn listen_here(how: Listening) -> io::Result<OwnedFd> {
         Listening::Accepting => sys::save_syn(fd.as_fd())?,
         Listening::Silent => sys::drop_all(fd.as_fd())?,
     }
+    // What it accepts has the service's port: without this, a new server could not bind to it meanwhile
+    // (`inet_csk_get_port`).
+    sockopt::set_socket_reuseaddr(&fd, true)?;
     bind(&fd, &SocketAddr::new(any, 0))?;
     listen(&fd, BACKLOG)?;
     Ok(fd)

@@ -36,9 +36,15 @@ impl Machine {
         self.phase == Phase::Rejecting && self.aborting == Aborting::UnderWay
     }
 
+    /// Whether connections that the agent carries are to leave too: there may be some even after zero.
+    pub(super) fn carries(&self) -> bool {
+        self.spec.new_connections().carries()
+    }
+
     /// Begins the next round, if it is time and none is under way: one that takes long delays the next.
     pub(super) fn retire_if_due(&mut self, now: Boot, out: &mut Vec<Action>) {
-        if self.retire_at.is_some_and(|at| now >= at) {
+        let is_over = self.phase == Phase::Drained && !self.carries();
+        if !is_over && self.retire_at.is_some_and(|at| now >= at) {
             self.retire_at = None;
             self.round_began = now;
             self.restore_due = self.spec.retire().set != RetireSet::NONE;
@@ -57,6 +63,7 @@ impl Machine {
         RetireOrder {
             http1: retire.set.http1,
             http2: retire.set.http2,
+            carried: self.carries(),
             start: self.started,
             spread: retire.spread,
             patient_until: self.started + self.spec.timeout() / 2,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    drain::{AtDeadline, RetireRequest},
+    drain::{AtDeadline, Forward, NewConnections, RetireRequest},
     kernel::RetireOrder,
 };
 
@@ -34,6 +34,7 @@ fn an_order_says_what_when_and_until_when() {
     let expected = RetireOrder {
         http1: true,
         http2: false,
+        carried: false,
         start: t(0),
         spread: Duration::from_secs(3),
         patient_until: t(12_500),
@@ -84,6 +85,17 @@ fn where_there_are_no_rounds() {
     assert_eq!((summary(&actions).as_str(), wake(&actions)), ("", t(4003)), "nobody is left");
     machine.step(judged(flows(1), t(4000)), t(4000)).expect("legal");
     assert_eq!(step(&mut machine, Event::Timer, 4501), "retire", "somebody came");
+}
+
+#[test]
+fn connections_that_are_carried_are_made_to_leave_even_after_zero() {
+    let to = "10.0.0.2".parse().expect("a peer");
+    let forward = Forward { to: vec![to], proxy_protocol: false };
+    let spec = spec(|options| options.new = NewConnections::Forward(forward.clone()));
+    let mut machine = machine_with(spec, Phase::Drained);
+    machine.step(Event::Retired, t(3500)).expect("legal");
+    let actions = machine.step(Event::Timer, t(4501)).expect("legal");
+    assert!(order(&actions).is_some_and(|order| order.carried), "{actions:?}");
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl Retirement {
     /// Takes in what is there, counts what has happened, and says what is to be done. A flow counts from the
     /// first round that knows of it on.
     ///
-    /// `followed` must have been read *before* the look was taken: a flow that is in it and not in the look
+    /// `look` is of the flows that are to leave. `followed` must have been read *before* the look was taken: a flow that is in it and not in the look
     /// has ended then. The other way round it could as well have been accepted in between.
     pub fn round(
         &mut self,
@@ -74,8 +74,7 @@ impl Retirement {
             let followed = followed.get(&socket.cookie).copied();
             self.see(socket, followed, &rules)
         };
-        let counted = look.sockets.iter().filter(|socket| socket.class == Class::Counted);
-        let finish = counted.filter_map(to_finish).collect();
+        let finish = look.sockets.iter().filter_map(to_finish).collect();
         Round { finish, gone: self.count_gone(&followed) }
     }
 

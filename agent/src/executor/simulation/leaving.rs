@@ -82,6 +82,7 @@ impl Simulation {
             started: self.machine.started(),
             netns_cookie: self.netns_cookie,
             retire: self.machine.spec().retire(),
+            carried: self.machine.spec().new_connections().carries(),
             ledger: &self.ledger,
         }
     }
