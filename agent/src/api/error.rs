@@ -83,7 +83,7 @@ impl From<DrainError> for ApiError {
             DrainError::NoSuchService(_) => {
                 Self::not_found(format!("{error}; check the port and the namespace"))
             }
-            DrainError::Conflict { .. } => {
+            DrainError::Conflict { .. } | DrainError::TooMany { .. } => {
                 let (status, code) = (StatusCode::CONFLICT, ErrorCode::Conflict);
                 Self { status, code, message: error.to_string() }
             }

@@ -67,13 +67,11 @@ pub(super) async fn events<D: Drains>(
     }
     let updates = app.drains.subscribe();
     let (lines, body) = mpsc::channel(BUFFERED_LINES);
-    let mut stream = Stream::new(app, &services, lines);
-    stream.keep_alive = renewable(&stream.app, &caller, &services).await;
-    stream.renew().await;
-    let first = stream.app.told(services).await?;
+    let stream = Stream::new(app, &services, lines);
+    // The client has its answer now: where many ask at once, a look may take longer than an answer may.
     tokio::spawn(async move {
-        // The only way to fail is that the client is gone.
-        let _ = stream.run(first, updates).await;
+        // The only way to fail is that the client is gone, or the agent is stopping.
+        let _ = stream.run(&caller, services, updates).await;
     });
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::new(Lines(body))).into_response())
 }
@@ -115,7 +113,7 @@ impl HttpBody for Lines {
     }
 }
 
-/// The client is gone, or does not read.
+/// The client is gone, or does not read; or the agent is stopping.
 struct ClientGone;
 
 struct Stream<D> {
@@ -164,14 +162,30 @@ impl<D: Drains> Stream<D> {
     }
 
     async fn run(
+        self,
+        caller: &Caller,
+        services: Vec<Service>,
+        updates: broadcast::Receiver<Update>,
+    ) -> Result<(), ClientGone> {
+        let client = self.lines.clone();
+        tokio::select! {
+            done = self.follow(caller, services, updates) => done,
+            () = client.closed() => Err(ClientGone),
+        }
+    }
+
+    async fn follow(
         mut self,
-        first: Vec<ServiceStatus>,
+        caller: &Caller,
+        services: Vec<Service>,
         mut updates: broadcast::Receiver<Update>,
     ) -> Result<(), ClientGone> {
-        for status in first {
+        self.keep_alive = renewable(&self.app, caller, &services).await;
+        self.renew().await;
+        // It fails only if the agent is stopping.
+        for status in self.app.told(services).await.map_err(|_| ClientGone)? {
             self.tell(status).await?;
         }
-        let client = self.lines.clone();
         while !self.followed.is_empty() {
             tokio::select! {
                 update = updates.recv() => match update {
@@ -180,7 +194,6 @@ impl<D: Drains> Stream<D> {
                     Err(broadcast::error::RecvError::Closed) => return Ok(()),
                 },
                 () = tokio::time::sleep_until(self.wake_at()) => self.on_time().await?,
-                () = client.closed() => return Err(ClientGone),
             }
         }
         Ok(())

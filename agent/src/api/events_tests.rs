@@ -1,7 +1,7 @@
 //! The stream against a fake executor, in virtual time.
 
 use super::*;
-use crate::api::testing::{Asked, FakeDrains, WEB, app_user, draining, serving};
+use crate::api::testing::{Asked, FakeDrains, WEB, app_user, draining, node_admin, serving};
 
 const OTHER: Service = Service { netns: WEB.netns, port: 9090 };
 
@@ -9,10 +9,8 @@ const OTHER: Service = Service { netns: WEB.netns, port: 9090 };
 async fn start(drains: &FakeDrains, services: &[Service]) -> mpsc::Receiver<Bytes> {
     let (lines, written) = mpsc::channel(BUFFERED_LINES);
     let updates = drains.subscribe();
-    let mut stream = Stream::new(drains.app(), services, lines);
-    stream.keep_alive = services.to_vec();
-    let first = stream.app.told(services.to_vec()).await.unwrap();
-    tokio::spawn(async move { stream.run(first, updates).await.is_ok() });
+    let (stream, services) = (Stream::new(drains.app(), services, lines), services.to_vec());
+    tokio::spawn(async move { stream.run(&node_admin(), services, updates).await.is_ok() });
     written
 }
 
@@ -123,7 +121,7 @@ async fn leases_are_renewed_before_a_third_has_passed() {
     for renewals in 1..=3_u32 {
         next(&mut written).await;
         let asked = drains.asked();
-        assert_eq!(asked, vec![Asked::Renew(WEB); renewals as usize]);
+        assert_eq!(asked, vec![Asked::Renew(WEB); 1 + renewals as usize]);
         assert!(begin.elapsed() <= (Duration::from_secs(3) + COUNTS_EVERY) * renewals);
     }
 }
@@ -135,9 +133,8 @@ async fn a_client_that_does_not_read_is_dropped() {
     let (lines, mut written) = mpsc::channel(1);
     let updates = drains.subscribe();
     let stream = Stream::new(drains.app(), &[WEB], lines);
-    let first = stream.app.told(vec![WEB]).await.unwrap();
     let begin = Instant::now();
-    assert!(stream.run(first, updates).await.is_err());
+    assert!(stream.run(&node_admin(), vec![WEB], updates).await.is_err());
     assert!(begin.elapsed() >= UNREAD_FOR);
     assert!(written.recv().await.is_some());
     assert!(written.recv().await.is_none());
@@ -148,10 +145,33 @@ async fn it_ends_when_the_client_goes() {
     let drains = FakeDrains::new();
     let (lines, written) = mpsc::channel(BUFFERED_LINES);
     let stream = Stream::new(drains.app(), &[WEB], lines);
-    let first = stream.app.told(vec![WEB]).await.unwrap();
-    let running = tokio::spawn(stream.run(first, drains.subscribe()));
+    let updates = drains.subscribe();
+    let running =
+        tokio::spawn(async move { stream.run(&node_admin(), vec![WEB], updates).await.is_err() });
     drop(written);
-    assert!(running.await.unwrap().is_err());
+    assert!(running.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_answered_before_its_first_look_which_ends_when_the_client_goes() {
+    let drains = FakeDrains::new();
+    drains.looks_take(Duration::from_secs(60));
+    let begin = Instant::now();
+    let ask = async || {
+        let query = EventsQuery { services: WEB.to_string() };
+        events(State(drains.app()), Params(query), Calling(app_user())).await.unwrap().into_body()
+    };
+    let mut body = std::pin::pin!(ask().await);
+    assert!(begin.elapsed() < Duration::from_secs(1));
+    let frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
+    assert!(frame.unwrap().unwrap().is_data() && begin.elapsed() >= Duration::from_secs(60));
+    body.set(Body::empty());
+    drop(ask().await);
+    let asked = Instant::now();
+    while drains.followers() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await; // virtual
+    }
+    assert!(asked.elapsed() < Duration::from_secs(1), "before the look was over");
 }
 
 #[tokio::test]

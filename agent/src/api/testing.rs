@@ -5,6 +5,7 @@ mod kernel;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::sync::broadcast;
@@ -94,6 +95,7 @@ pub(super) struct FakeDrains {
     leaving: Arc<Mutex<HashMap<u64, Leaving>>>,
     asked: Arc<Mutex<Vec<Asked>>>,
     updates: broadcast::Sender<Update>,
+    looks_take: Arc<Mutex<Duration>>,
 }
 
 /// A connection from port `cookie` of 10.0.0.2 that the server has accepted.
@@ -137,7 +139,7 @@ pub(super) fn serving(service: Service) -> Status {
 
 /// Draining, with a lease of nine seconds, started by [`app_user`].
 pub(super) fn draining(service: Service, state: StateName, flows: u64) -> Status {
-    let seconds = std::time::Duration::from_secs;
+    let seconds = Duration::from_secs;
     let spec = Spec::try_from(SpecRequest::default()).expect("the defaults fit");
     let drain = DrainView {
         started: NOW,
@@ -162,6 +164,7 @@ impl FakeDrains {
             leaving: Arc::default(),
             asked: Arc::default(),
             updates: broadcast::Sender::new(4),
+            looks_take: Arc::default(),
         }
     }
 
@@ -183,6 +186,11 @@ impl FakeDrains {
 
     pub(super) fn say(&self, service: Service, ended: Option<&str>) {
         let _ = self.updates.send(Update { service, ended: ended.map(Into::into) });
+    }
+
+    /// Makes each look of the executor so slow.
+    pub(super) fn looks_take(&self, time: Duration) {
+        *self.looks_take.lock().unwrap() = time;
     }
 
     /// How many streams follow the updates.
@@ -238,6 +246,8 @@ impl Drains for FakeDrains {
         Ok(was_draining)
     }
     async fn status(&self, services: Vec<Service>) -> Result<Vec<Status>, DrainError> {
+        let time = *self.looks_take.lock().unwrap();
+        tokio::time::sleep(time).await;
         Ok(services.into_iter().map(|service| self.get(service)).collect())
     }
     async fn prove(&self, service: Service) -> Result<Status, DrainError> {

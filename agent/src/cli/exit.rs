@@ -25,7 +25,7 @@ pub enum Exit {
     NoSuchService = 6,
     /// The count cannot be verified, or the agent was lost until the deadline: not to be taken for zero.
     Unverifiable = 7,
-    /// Another drain of the service has other options.
+    /// Another drain of the service has other options, or too many services of its namespace are draining.
     Conflict = 8,
     /// The drain ended before the service was drained: undrain, lease over, namespace gone, new instance.
     Ended = 9,
@@ -44,7 +44,7 @@ Exit codes:
     5  not permitted
     6  no such service: nothing listens there, and there is no connection and no drain
     7  the count cannot be verified, or the agent was lost: do not take it for zero
-    8  conflict: the service is already draining with other options
+    8  conflict: the service is already draining with other options, or too many of its namespace are
     9  the drain ended before the service was drained (undrain, lease, new instance, ...)
   130  interrupted by Ctrl-C; the drain stays in place";
 

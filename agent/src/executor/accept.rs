@@ -21,6 +21,13 @@ use crate::{
     kernel::{Kernel, KernelError, TcpState},
 };
 
+/// Most drains at once in one network namespace, and most prefixes in the lists of these. All drains of the node share
+/// maps of the kernel: as many pods as a node usually has, 110, leave room for the node itself.
+const MOST_DRAINS: usize = 128;
+const MOST_PREFIXES: usize = 512;
+/// In the host's namespace it may be so many times as many.
+const HOST: usize = 8;
+
 /// A request for a drain.
 pub(super) struct Request {
     services: Vec<Service>,
@@ -154,12 +161,37 @@ impl Task {
         if let Some(check) = checks.iter().find(missing) {
             return Some(DrainError::NoSuchService(check.service));
         }
+        self.contradiction(request).or_else(|| self.too_many(request))
+    }
+
+    fn contradiction(&self, request: &Request) -> Option<DrainError> {
         request.services.iter().find_map(|service| {
             let entry = self.entries.get(service).filter(|entry| entry.is_draining())?;
             let closed = entry.machine.settled_by().is_some();
             let difference = entry.machine.spec().contradiction(&request.spec, closed)?;
             Some(DrainError::Conflict { service: *service, difference })
         })
+    }
+
+    /// Whether there is no room for the drains that this request would begin. All of its services are in one namespace.
+    fn too_many(&self, request: &Request) -> Option<DrainError> {
+        let netns = request.services.first()?.netns;
+        let new = request.services.iter().filter(|service| !self.is_draining(**service)).count();
+        let there = self.entries.values().filter(|each| each.service.netns == netns);
+        let there: Vec<usize> = there
+            .filter(|entry| entry.is_draining())
+            .map(|entry| entry.machine.spec().admission().lists().count())
+            .collect();
+        let prefixes = new * request.spec.admission().lists().count();
+        let times = if netns == self.kernel.host_netns() { HOST } else { 1 };
+        let most = if new > 0 && there.len() + new > MOST_DRAINS * times {
+            (MOST_DRAINS * times, "drains")
+        } else if prefixes > 0 && there.iter().sum::<usize>() + prefixes > MOST_PREFIXES * times {
+            (MOST_PREFIXES * times, "prefixes in lists of clients")
+        } else {
+            return None;
+        };
+        Some(DrainError::TooMany { netns, most: most.0, what: most.1 })
     }
 
     fn begin(&mut self, request: Request, checks: Vec<Check>) {

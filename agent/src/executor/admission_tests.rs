@@ -44,6 +44,26 @@ async fn health_checks_fail_while_users_are_served() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lists_of_one_namespace_cannot_take_the_room_of_all() {
+    let (executor, kernel) = world();
+    kernel.listen(ADMIN);
+    let lists = |count: u8| {
+        let prefixes = move || (1..=count).map(|n| format!("10.{n}.0.0/16").parse().expect("one"));
+        let change = |list: &mut AdmissionRequest| list.ignore = prefixes().collect();
+        with(change, SETTLING)
+    };
+    let many: Vec<_> = (1..=8).map(|port| Service { port, ..WEB }).collect();
+    for service in &many {
+        kernel.listen(*service);
+    }
+    executor.drain(many, lists(60), OWNER).await.expect("480 of 512");
+    executor.drain(vec![ADMIN], lists(32), OWNER).await.expect("512");
+    let refused = executor.drain(vec![WEB], lists(1), OWNER).await;
+    assert!(matches!(refused, Err(DrainError::TooMany { most: 512, .. })));
+    executor.drain(vec![WEB], with(|_| (), SETTLING), OWNER).await.expect("it has no lists");
+}
+
+#[tokio::test(start_paused = true)]
 async fn ignored_connections_are_not_waited_for() {
     let (executor, kernel) = world();
     let old = kernel.connect_from(WEB, from(PROBER)).expect("serving");

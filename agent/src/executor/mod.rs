@@ -100,6 +100,18 @@ pub enum DrainError {
         "--new forward: every address leads back to port {} in network namespace {} itself; name a peer", .0.port, .0.netns
     )]
     OnlyItself(Service),
+    /// The maps that all drains share have no more room for one namespace.
+    #[error(
+        "network namespace {netns} may have {most} {what} at once, and has no room for this; undrain some services first"
+    )]
+    TooMany {
+        /// Which namespace.
+        netns: u32,
+        /// How many it may have.
+        most: usize,
+        /// Of what, in words.
+        what: &'static str,
+    },
     /// The kernel layer failed.
     #[error("the kernel refused")]
     Kernel(#[from] KernelError),

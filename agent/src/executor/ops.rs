@@ -95,9 +95,9 @@ pub(super) struct OpDone {
     pub(super) result: Result<Answer, KernelError>,
 }
 
-/// How many operations that look at sockets or walk maps may be under way at once: nearly as many as the daemon has
-/// threads that block, since most of them wait for the same look. The threads that are left are for gates.
-const LOOKING: usize = 112;
+/// How many operations that look at sockets or walk maps may be under way at once: many, since most of them wait for the
+/// same look. Of the threads that block (see [`crate::daemon`]) others are for statuses, and the rest are for gates.
+const LOOKING: usize = 80;
 
 /// Where operations are carried out.
 #[derive(Clone)]

@@ -95,9 +95,9 @@ pub(super) struct Task {
     looks: Arc<Semaphore>,
 }
 
-/// How many looks for those who ask for a status may be under way at once; the others wait for their turn. Threads
-/// that block are few, and drains need them.
-const LOOKS: usize = 4;
+/// How many looks for those who ask for a status may be under way at once; the others wait for their turn. Most of them
+/// wait for the same look as others. Threads that block are few, and drains need them.
+const LOOKS: usize = 32;
 
 impl Task {
     pub(super) fn new(

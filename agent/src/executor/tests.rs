@@ -57,6 +57,34 @@ async fn connections_that_go_on_arriving_are_cut_off_by_max_settle() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_namespace_cannot_take_the_room_of_all() {
+    let (executor, kernel) = world();
+    let in_netns = |netns| (1..=129).map(move |port| Service { netns, port });
+    let (ours, next, host) = (in_netns(NETNS), NETNS + 1, kernel.host_netns());
+    [next, host].iter().for_each(|netns| kernel.add_netns(*netns));
+    let all = ours.clone().chain(in_netns(next)).chain(in_netns(host));
+    for service in all {
+        kernel.listen(service);
+    }
+    let ours: Vec<Service> = ours.collect();
+    let (last, fitting) = ours.split_last().expect("some");
+    for services in fitting.chunks(64) {
+        executor.drain(services.to_vec(), at_once(), OWNER).await.expect("there is room");
+    }
+    let refused = executor.drain(vec![ours[0], *last], at_once(), OWNER).await;
+    assert!(matches!(refused, Err(DrainError::TooMany { netns: NETNS, most: 128, .. })));
+    assert!(!kernel.gate_is_closed(*last));
+    assert!(executor.drain(vec![ours[0]], at_once(), OWNER).await.expect("it is one of them"));
+    for services in [next, host].map(|netns| in_netns(netns).take(64).collect::<Vec<_>>()) {
+        executor.drain(services, at_once(), OWNER).await.expect("others have theirs");
+    }
+    let host: Vec<Service> = in_netns(host).skip(64).collect();
+    executor.drain(host, at_once(), OWNER).await.expect("the host has room for more");
+    executor.undrain(ours[0]).await.expect("running");
+    executor.drain(vec![*last], at_once(), OWNER).await.expect("there is room again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn quiet_0_returns_with_all_gates_closed() {
     let (executor, kernel) = world();
     kernel.listen(ADMIN);

@@ -46,9 +46,17 @@ const STEADY: Duration = Duration::from_secs(10);
 const USER_HZ: f64 = 100.0;
 /// For what may take long with a million connections.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Kernel memory of a connection, bytes, rounded up: its socket, and its entries in the tracker's maps.
+const MEMORY: u64 = 4096;
+/// Memory of the machine that is left to others, bytes. Connections are opened only as long as there is more.
+const RESERVE: u64 = 4 << 30;
+/// After how many connections that is looked at.
+const CHECK_EVERY: usize = 10_000;
 
 /// Measures and prints all, with so many connections on the node.
 pub(crate) fn limits(flows: usize) -> Result<()> {
+    check_memory(flows as u64 * MEMORY)?;
+    println!("load average before: {}", fs::read_to_string("/proc/loadavg")?.trim());
     let files = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
     let room = (flows + 100_000).to_string();
@@ -64,11 +72,15 @@ pub(crate) fn limits(flows: usize) -> Result<()> {
     let services = open_services(netns)?;
     meter.row("10,000 services", "")?;
     let busy = flows.div_ceil(BUSY);
+    let before = available()?;
     let (opened, cpu) = meter.during(|| fill(full, busy, flows))?;
     let each = cpu.as_secs_f64() * 1e6 / flows as f64;
+    let memory = before.saturating_sub(available()?) as f64 / flows as f64;
     meter.row(
         &format!("{flows} connections"),
-        &format!("opened in {opened:.0?}, agent {each:.2} µs each"),
+        &format!(
+            "opened in {opened:.0?}, {memory:.0} bytes of the machine each, agent {each:.2} µs each"
+        ),
     )?;
     let (list, cpu) = meter.during(|| list(&agent))?;
     meter.row(
@@ -134,12 +146,37 @@ impl Meter {
     }
 }
 
+/// Memory that this machine could give, bytes.
+fn available() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib: u64 = line.context("MemAvailable")?.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib << 10)
+}
+
+fn check_memory(wanted: u64) -> Result<()> {
+    let available = available()?;
+    ensure!(
+        available >= wanted + RESERVE,
+        "{} MiB of memory are available, and {} MiB are needed; give a smaller --flows",
+        available >> 20,
+        (wanted + RESERVE) >> 20,
+    );
+    Ok(())
+}
+
+/// Services that the agent knows: each has had a connection.
 fn open_services(netns: &[Netns]) -> Result<Vec<OwnedFd>> {
     let mut listeners = Vec::new();
     for netns in netns {
         let here = netns.run(|| {
             let ports = FIRST_PORT..FIRST_PORT + PORTS as u16;
-            ports.map(|port| listener(port, 64)).collect::<Result<Vec<_>>>()
+            let open = |port| {
+                let server = listener(port, 64)?;
+                reset(TcpStream::connect((Ipv4Addr::LOCALHOST, port))?)?;
+                Ok(server)
+            };
+            ports.map(open).collect::<Result<Vec<_>>>()
         })?;
         listeners.extend(here);
     }
@@ -173,6 +210,9 @@ fn fill(netns: &Netns, busy: usize, flows: usize) -> Result<()> {
         let open = |half: usize| {
             netns.run(|| {
                 for number in (half..flows).step_by(2) {
+                    if number % CHECK_EVERY == half {
+                        check_memory(0)?;
+                    }
                     open_one(number / BUSY, number % BUSY)?;
                 }
                 Ok(())
