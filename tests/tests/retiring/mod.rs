@@ -56,7 +56,16 @@ impl Retiring {
     pub(crate) fn at_once(&self) -> RetireOrder {
         let now = self.linux.now();
         let (spread, until) = (Duration::ZERO, now + Duration::from_secs(600));
-        RetireOrder { http1: true, http2: true, start: now, spread, patient_until: now, until }
+        let carried = false;
+        RetireOrder {
+            http1: true,
+            http2: true,
+            carried,
+            start: now,
+            spread,
+            patient_until: now,
+            until,
+        }
     }
 
     /// A new connection.
