@@ -1,5 +1,7 @@
 //! Slow, stalled and malicious clients of the agent do not stop the drains of others.
 
+use std::net::{Ipv4Addr, TcpListener};
+
 use anyhow::{Result, ensure};
 use drainctl_tests::{
     agent::Agent,
@@ -55,5 +57,33 @@ fn others_drain_while_a_pod_attacks_the_agent() -> Result<()> {
         Ok(open < 150)
     })?;
     agent.ctl(&bad.netns).expect(0, &["status"])?;
+    Ok(())
+}
+
+#[test]
+fn one_pod_cannot_take_the_room_for_the_drains_of_others() -> Result<()> {
+    let cluster = Cluster::new(2, Mode::Iptables)?;
+    let [bad, good] = [&cluster.pods[0], &cluster.pods[1]];
+    let _server = serve(good, PORT)?;
+    let ports: Vec<u16> = (1001..=1129).collect();
+    let listen = |port: &u16| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port))?);
+    let _listeners =
+        bad.netns.run(|| ports.iter().map(listen).collect::<Result<Vec<TcpListener>>>())?;
+    let mut agent = Agent::start()?;
+    agent.be_quiet();
+    let ctl = agent.ctl(&bad.netns);
+    let drain = |code, ports: &[u16]| {
+        let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
+        ctl.expect(code, &["drain", "--port", &ports, "--quiet", "0s", "--no-wait"])
+    };
+    for fitting in ports[..128].chunks(16) {
+        drain(0, fitting)?;
+    }
+    let here = |port: u16| (Ipv4Addr::LOCALHOST, port).into();
+    ensure!(connect(&bad.netns, here(ports[127])).is_err(), "its gate is closed");
+    drain(8, &ports[128..])?.says("128 drains")?;
+    drop(connect(&bad.netns, here(ports[128]))?);
+    drain(0, &ports[..1])?; // It joins its own.
+    agent.ctl(&good.netns).expect(0, &["drain", "--port", "80", "--quiet", "0s"])?;
     Ok(())
 }
