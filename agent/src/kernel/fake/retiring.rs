@@ -10,8 +10,8 @@ use super::{FakeKernel, model::Model};
 use crate::{
     drain::{Boot, Service},
     kernel::{
-        Abort, Barrier, Finish, Followed, Protocol, RetireOrder, Socket, SocketInfo, TcpState,
-        Told, ToldBy,
+        Abort, Barrier, Class, Finish, Followed, Protocol, RetireOrder, Socket, SocketInfo,
+        TcpState, Told, ToldBy,
     },
 };
 
@@ -170,6 +170,7 @@ impl Model {
             .values()
             .filter(|(of, socket)| *of == service && socket.state == TcpState::Established)
             .filter(|(of, socket)| !self.is_ignored(*of, socket.peer.ip()))
+            .filter(|(_, socket)| socket.class == Class::Counted)
             .map(|(_, socket)| socket.cookie)
             .collect();
         for cookie in flows {
