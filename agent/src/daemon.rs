@@ -31,6 +31,9 @@ const BLOCKING_THREADS: usize = 128;
 /// How long stopping waits for answers under way.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
+/// How often a daemon that is stopping says what it still carries.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
 /// What the daemon is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -135,7 +138,18 @@ async fn carry_to_the_end(executor: &Executor, signals: &mut Signals) {
     );
     tokio::select! {
         () = executor.idle() => {}
+        () = tell_what_is_carried(executor) => {}
         () = signals.asked_to_stop() => tracing::warn!(carried = executor.carried().now, "carried connections are reset"),
+    }
+}
+
+/// Says at once and then each minute what a service manager may be waiting for.
+async fn tell_what_is_carried(executor: &Executor) {
+    loop {
+        for (service, connections) in executor.carried_by_service() {
+            tracing::info!(%service, connections, "still carries");
+        }
+        tokio::time::sleep(TELL_EVERY).await;
     }
 }
 

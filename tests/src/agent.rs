@@ -94,6 +94,23 @@ impl Agent {
         Ok(())
     }
 
+    /// Starts it so that it dies at this place before it answers.
+    pub fn die_at(&mut self, place: &str, options: &[&str]) -> Result<()> {
+        self.set_failpoint(Some(place));
+        let started = self.launch(options);
+        self.set_failpoint(None);
+        match started {
+            Err(error) if format!("{error:#}").contains("SIGABRT") => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => bail!("it does not come to {place:?}"),
+        }
+    }
+
+    /// Waits until it has died by itself.
+    pub fn await_death(&mut self) -> Result<()> {
+        eventually(LIMIT, "the agent dies", || Ok(!self.is_running()?))
+    }
+
     /// Keeps the log to itself when dropped.
     pub fn be_quiet(&mut self) {
         self.quiet = true;

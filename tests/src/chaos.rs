@@ -4,7 +4,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -15,11 +15,27 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::{
     cluster::PORT,
-    fixture::Fixture,
-    net::{self, Attempt, Pair},
+    fixture::{Fixture, await_agreement, serve},
+    load::{Load, Manner, Plan},
+    net::{self, Acceptor, Attempt, Pair},
     netns::Netns,
+    nginx::{BODY, Nginx},
     wait::{LIMIT, eventually},
 };
+
+/// Where the new server of a handoff listens, and one that nobody drains.
+const NEXT: u16 = 8081;
+const OTHER: u16 = 8082;
+
+/// What drains ask for beside closing the gate, and what becomes then of a client while it is closed. Nobody gets to the
+/// old server in any case: its connections are counted after each round.
+const KINDS: [(&[&str], &[Attempt]); 4] = [
+    (&[], &[Attempt::Refused]),
+    (&["--ignore=203.0.113.0/24", "--fail-health-from=10.244.1.1"], &[Attempt::Refused]),
+    (&["--new=handoff=port:8081"], &[Attempt::Connected]),
+    // Carried to where nobody listens, and reset; refused while no agent runs.
+    (&["--new=forward=10.244.0.2:9"], &[Attempt::Connected, Attempt::Refused]),
+];
 
 /// Most connections that are held at a time.
 const MOST: usize = 20;
@@ -31,8 +47,10 @@ pub struct Tally {
     pub rounds: u64,
     /// After how many of them the service was draining.
     pub draining: u64,
-    /// Connection attempts that were refused while they had to be.
+    /// Connection attempts that did not get to the server that drains while they had not to.
     pub refused: u64,
+    /// Requests to another server of the pod that were served all the while.
+    pub served: u64,
 }
 
 /// SplitMix64: the same moments for the same seed, as far as the machine lets them be the same.
@@ -51,8 +69,9 @@ impl Random {
 /// Watches a gate that must be closed.
 #[derive(Default)]
 struct Watch {
-    /// Whether it must be closed now. Locked during an attempt, so that none is under way when this changes.
-    closed: Mutex<bool>,
+    /// Whether it must be closed now, and in a drain of which of [`KINDS`]. Locked during an attempt, so that none is
+    /// under way when this changes.
+    closed: Mutex<Option<usize>>,
     over: AtomicBool,
     refused: AtomicU64,
 }
@@ -64,6 +83,9 @@ struct Watch {
 pub fn run(rounds: u64, seed: u64) -> Result<Tally> {
     let mut fixture = Fixture::new()?;
     fixture.agent.be_quiet();
+    let _next = Acceptor::start(serve(fixture.pod(), NEXT)?);
+    let _served = Nginx::start_on(Arc::clone(&fixture.pod().netns), &[OTHER])?;
+    let load = load(&fixture);
     let watch = Watch::default();
     let addr = fixture.pod().addr();
     let client = Netns::at(fixture.cluster.client.path().clone())?;
@@ -74,7 +96,7 @@ pub fn run(rounds: u64, seed: u64) -> Result<Tally> {
         let mut held = Vec::new();
         let played = (0..rounds).try_for_each(|number| {
             let played = play(&mut fixture, &mut random, &mut held, &watch);
-            tally.draining += u64::from(*watch.must_be_closed());
+            tally.draining += u64::from(watch.must_be_closed().is_some());
             played.with_context(|| format!("round {number}\n{}", fixture.agent.log()))
         });
         watch.over.store(true, Ordering::SeqCst);
@@ -83,12 +105,16 @@ pub fn run(rounds: u64, seed: u64) -> Result<Tally> {
         played
     })?;
     tally.refused = watch.refused.load(Ordering::SeqCst);
+    let served = load.finish()?;
+    ensure!(served.failed() == 0, "{served}");
+    tally.served = served.ok;
+    await_agreement(&fixture.agent, fixture.pod(), OTHER)?;
     end(fixture)?;
     Ok(tally)
 }
 
 impl Watch {
-    fn must_be_closed(&self) -> MutexGuard<'_, bool> {
+    fn must_be_closed(&self) -> MutexGuard<'_, Option<usize>> {
         self.closed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -97,13 +123,37 @@ impl Watch {
         while !self.over.load(Ordering::SeqCst) {
             thread::sleep(Duration::from_millis(1)); // not a wait for a state: the pause between two looks
             let closed = self.must_be_closed();
-            if *closed {
+            if let Some(kind) = *closed {
                 let attempt = net::attempt(client, addr, LIMIT)?;
-                ensure!(attempt == Attempt::Refused, "a closed gate has opened: {attempt:?}");
+                let (options, expected) = KINDS[kind];
+                ensure!(expected.contains(&attempt), "a gate has opened: {attempt:?} {options:?}");
                 self.refused.fetch_add(1, Ordering::SeqCst);
             }
         }
         Ok(())
+    }
+}
+
+/// Requests to a server that nobody drains, by clients that never retry.
+fn load(fixture: &Fixture) -> Load {
+    let target = SocketAddr::new(fixture.pod().v4.into(), OTHER);
+    let (pace, at_most, workers) = (Duration::from_millis(20), u64::MAX, 2);
+    let (path, body, manner) = ("/ok", BODY, Manner::OneRequest);
+    let plan = Plan { target, path, body, manner, workers, pace, at_most };
+    Load::start(&fixture.cluster.client, plan)
+}
+
+/// What is asked for in a round: a drain of this kind, an undrain, or nothing.
+fn verb(random: &mut Random, kind: usize) -> Option<Vec<&'static str>> {
+    const SETTLES: &[&str] = &["--quiet=200ms", "--min-settle=100ms"];
+    let drain = |how: &[&'static str]| {
+        Some([&["drain", "--port", "80", "--no-wait"], how, KINDS[kind].0].concat())
+    };
+    match random.below(5) {
+        0 => Some(vec!["undrain", "--port", "80"]),
+        1 => drain(SETTLES),
+        2 | 3 => drain(&["--quiet=0s"]),
+        _ => None,
     }
 }
 
@@ -115,19 +165,15 @@ fn play(
     watch: &Watch,
 ) -> Result<()> {
     let was_closed = *watch.must_be_closed();
-    let verb = match random.below(5) {
-        0 => Some(&["undrain", "--port", "80"][..]),
-        1 => Some(
-            &["drain", "--port", "80", "--quiet", "200ms", "--min-settle", "100ms", "--no-wait"][..],
-        ),
-        2 | 3 => Some(&["drain", "--port", "80", "--quiet", "0s", "--no-wait"][..]),
-        _ => None,
-    };
-    if verb.is_some_and(|verb| verb[0] == "undrain") {
-        *watch.must_be_closed() = false;
+    // Who joins a drain asks for the same.
+    let kind = was_closed.unwrap_or_else(|| random.below(KINDS.len() as u64) as usize);
+    let verb = verb(random, kind);
+    let undrains = verb.as_ref().is_some_and(|verb| verb[0] == "undrain");
+    if undrains {
+        *watch.must_be_closed() = None;
     }
-    let asked = verb.map(|verb| fixture.ctl().start(verb)).transpose()?;
-    if !was_closed && verb.is_none() && held.len() < MOST {
+    let asked = verb.as_ref().map(|verb| fixture.ctl().start(verb)).transpose()?;
+    if was_closed.is_none() && verb.is_none() && held.len() < MOST {
         held.extend(fixture.pairs(random.below(4) as usize)?);
     }
     let leaving = random.below(3).min(held.len() as u64);
@@ -139,16 +185,21 @@ fn play(
     if let Some(asked) = asked {
         asked.wait()?;
     }
-    let mut closed = was_closed;
+    let mut closed = false;
     eventually(LIMIT, "what the agent says of the gate is so", || {
         let state = fixture.service()?.state;
         closed = matches!(state.as_str(), "rejecting" | "drained" | "expired");
-        let attempt = fixture.attempt()?;
-        Ok(state != "settling" && closed == (attempt == Attempt::Refused))
+        Ok(match (state.as_str(), closed) {
+            ("settling", _) => false,
+            (_, false) => fixture.attempt()? == Attempt::Connected,
+            (_, true) => {
+                let attempt = net::attempt(&fixture.cluster.client, fixture.pod().addr(), LIMIT)?;
+                KINDS[kind].1.contains(&attempt)
+            }
+        })
     })?;
-    let undrained = verb.is_some_and(|verb| verb[0] == "undrain");
-    ensure!(closed || undrained || !was_closed, "the drain has ended by itself");
-    *watch.must_be_closed() = closed;
+    ensure!(closed || undrains || was_closed.is_none(), "the drain has ended by itself");
+    *watch.must_be_closed() = closed.then_some(kind);
     let sockets = fixture.await_agreement()?;
     ensure!(sockets.flows() == held.len() as u64, "{sockets:?}, and {} are held", held.len());
     Ok(())
@@ -159,11 +210,5 @@ fn end(mut fixture: Fixture) -> Result<()> {
     fixture.ctl().expect(0, &["undrain", "--port", "80"])?;
     fixture.ensure_untouched()?;
     ensure!(fixture.service()?.port == PORT);
-    fixture.agent.crash()?;
-    let output = fixture.agent.uninstall()?;
-    ensure!(output.status.success(), "{output:?}");
-    let left = fixture.agent.bpffs().contents()?;
-    ensure!(left.is_empty(), "{left:?}");
-    ensure!(fixture.attempt()? == Attempt::Connected);
-    Ok(())
+    fixture.ensure_nothing_is_left()
 }

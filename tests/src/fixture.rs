@@ -100,6 +100,17 @@ impl Fixture {
         await_agreement(&self.agent, self.pod(), PORT)
     }
 
+    /// Uninstalls, whatever is under way: nothing is left, and clients get in.
+    pub fn ensure_nothing_is_left(&mut self) -> Result<()> {
+        self.agent.crash()?;
+        let output = self.agent.uninstall()?;
+        ensure!(output.status.success(), "{output:?}");
+        let left = self.agent.bpffs().contents()?;
+        ensure!(left.is_empty(), "{left:?}");
+        ensure!(self.attempt()? == Attempt::Connected);
+        Ok(())
+    }
+
     /// Checks that nothing has been done to the port: serving, and a client gets in.
     pub fn ensure_untouched(&self) -> Result<()> {
         let service = self.service()?;

@@ -37,3 +37,4 @@ pub mod ss;
 pub mod vanish;
 pub mod wait;
 pub mod wire;
+pub mod world;

@@ -1,6 +1,9 @@
 //! Who may drain what. Every refusal is shown beside the same thing being allowed.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, ensure};
 use drainctl_tests::{
@@ -9,10 +12,11 @@ use drainctl_tests::{
     cmd,
     ctl::Ctl,
     fixture::Fixture,
+    http,
     kubeproxy::Mode,
     net::{self, Acceptor, Attempt, Listening, Server},
     netns::Netns,
-    nginx::Nginx,
+    nginx::{BODY, Nginx},
     wait::LIMIT,
 };
 use rustix::thread::set_thread_res_uid;
@@ -80,12 +84,7 @@ fn an_unprivileged_user_cannot_drain_a_port_of_root_on_the_host() -> Result<()> 
 #[test]
 fn a_user_may_drain_a_port_of_its_own_on_the_host() -> Result<()> {
     let host = Netns::host()?;
-    // The socket belongs to the user of the thread that makes it.
-    let server = host.run(|| {
-        let uid = rustix::process::Uid::from_raw(NOBODY);
-        set_thread_res_uid(uid, uid, uid)?;
-        Server::start_here(Listening::on(Ipv4Addr::LOCALHOST, 0))
-    })?;
+    let server = server_of_nobody(&host, Listening::on(Ipv4Addr::LOCALHOST, 0))?;
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port()?));
     let _server = Acceptor::start(server);
     let agent = Agent::start()?;
@@ -93,7 +92,56 @@ fn a_user_may_drain_a_port_of_its_own_on_the_host() -> Result<()> {
     ensure_allowed(&nobody, &host, addr)?;
     let other = agent.ctl(&host).as_user(NOBODY - 1)?;
     other.expect(5, &drain(&addr.port().to_string()))?;
-    ensure_serving(&agent.ctl(&host), &host, addr)
+    ensure_serving(&agent.ctl(&host), &host, addr)?;
+
+    // Nor does it get what it has not: the agent's own connections, or somebody else's server.
+    let port = addr.port().to_string();
+    let (_root, of_root) = privileged_server(&host)?;
+    let handoff = format!("handoff=port:{}", of_root.port());
+    let forward = "forward=192.0.2.1";
+    for (new, why) in [(forward, "--new forward"), (&handoff, "belongs to user 0")] {
+        nobody.expect(5, &[&drain(&port)[..], &["--new", new]].concat())?.says(why)?;
+        ensure_serving(&agent.ctl(&host), &host, addr)?;
+    }
+    let next = server_of_nobody(&host, Listening::on(Ipv4Addr::LOCALHOST, 0))?;
+    let handoff = format!("handoff=port:{}", next.port()?);
+    nobody.expect(0, &[&drain(&port)[..], &["--new", &handoff]].concat())?;
+    nobody.expect(0, &["undrain", "--port", &port]).map(drop)
+}
+
+/// The socket belongs to the user of the thread that makes it.
+fn server_of_nobody(netns: &Netns, how: Listening) -> Result<Server> {
+    netns.run(|| {
+        let uid = rustix::process::Uid::from_raw(NOBODY);
+        set_thread_res_uid(uid, uid, uid)?;
+        Server::start_here(how)
+    })
+}
+
+#[test]
+fn what_is_carried_for_a_user_counts_as_that_users() -> Result<()> {
+    let cluster = Cluster::new(2, Mode::Iptables)?;
+    let [pod, peer] = [&cluster.pods[0], &cluster.pods[1]];
+    let _old = server_of_nobody(&pod.netns, Listening::on(Ipv6Addr::UNSPECIFIED, 8080))?;
+    let new = Nginx::start_on(Arc::clone(&peer.netns), &[8080])?;
+    let agent = Agent::start()?;
+    let nobody = agent.ctl(&pod.netns).as_user(NOBODY)?;
+    let to = format!("forward={}", peer.v4);
+    nobody.expect(0, &[&drain("8080")[..], &["--new", &to]].concat())?;
+    let addr = SocketAddr::new(pod.v4.into(), 8080);
+    ensure!(http::get(&cluster.client, addr, "/ok")?.body == BODY);
+    let refuse = |uid: u32| {
+        let uid = uid.to_string();
+        let to = peer.v4.to_string();
+        let rule = ["-I", "OUTPUT", "-d", &to, "-m", "owner", "--uid-owner", &uid, "-j", "DROP"];
+        pod.netns.run(|| cmd::run("iptables", &rule)).map(drop)
+    };
+    refuse(0)?;
+    ensure!(http::get(&cluster.client, addr, "/ok")?.body == BODY, "it is not the agent's");
+    refuse(NOBODY)?;
+    ensure!(http::get(&cluster.client, addr, "/ok").is_err(), "it is that user's");
+    ensure!(new.served()? == 2);
+    Ok(())
 }
 
 #[test]

@@ -2,27 +2,16 @@
 //! their address, probes pass, and a new server takes over while nobody runs, and the next agent goes on with it.
 //! What only a process can do, the next one does again.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use drainctl_agent::kernel::VERSION;
 use drainctl_tests::{
-    agent::Agent,
-    cluster::{Cluster, PORT, Pod},
-    ctl::{Ctl, Service},
+    cluster::PORT,
     fixture::serve,
     kubelet::Kubelet,
-    kubeproxy::Mode,
-    net::{Acceptor, Attempt, Pair, Server, attempt, connect},
-    netns::Netns,
+    net::{Attempt, Pair, attempt},
     wait::{LIMIT, eventually, eventually_some},
+    world::{World, ensure_reset, forwarding},
 };
 use rustix::process::Signal;
 
@@ -35,121 +24,13 @@ const LISTS: &[&str] =
     &["--ignore=10.244.0.2", "--allow=fd00:244:1::1", "--fail-health-from=10.244.1.1"];
 const UNDRAIN: &[&str] = &["undrain", "--port", "80"];
 
-/// A client, a pod that drains, a peer, and an agent that comes and goes.
-struct World {
-    agent: Agent,
-    /// Of the agent.
-    options: Vec<String>,
-    /// In the pod that drains, on its port 80.
-    old: Server,
-    cluster: Cluster,
-}
-
-impl World {
-    fn new() -> Result<Self> {
-        Self::with(&[])
-    }
-
-    fn with(options: &[&str]) -> Result<Self> {
-        let cluster = Cluster::new(2, Mode::Iptables)?;
-        let old = serve(&cluster.pods[0], PORT)?;
-        let options = options.iter().map(ToString::to_string).collect();
-        let mut world = Self { agent: Agent::prepare()?, options, old, cluster };
-        world.launch()?;
-        Ok(world)
-    }
-
-    fn launch(&mut self) -> Result<()> {
-        self.agent.launch(&self.options.iter().map(String::as_str).collect::<Vec<_>>())
-    }
-
-    fn pod(&self) -> &Pod {
-        &self.cluster.pods[0]
-    }
-
-    fn ctl(&self) -> Ctl<'_> {
-        self.agent.ctl(&self.pod().netns)
-    }
-
-    /// Begins a drain that closes the gate at once, and waits until it has.
-    fn drain(&self, options: &[&str]) -> Result<()> {
-        let fixed = ["drain", "--port", "80", "--quiet", "0s", "--no-wait", "--retire", "none"];
-        self.ctl().expect(0, &[&fixed[..], &["--timeout", "55s"], options].concat())?;
-        let closed = |service: &Service| ["rejecting", "drained"].contains(&service.state.as_str());
-        self.ctl().await_service(PORT, "the gate is closed", closed).map(drop)
-    }
-
-    /// Connects to the drained port; the other end is this server's.
-    fn served_by(&self, server: &Server) -> Result<Pair> {
-        let client = connect(&self.cluster.client, self.pod().addr())?;
-        Ok(Pair { client, server: server.accept()? })
-    }
-
-    /// Tries to connect by IPv4 (or IPv6) and insists on the outcome; what gets in is the old server's.
-    fn expect(&self, from: &Netns, by_v6: bool, expected: Attempt) -> Result<()> {
-        let addr = if by_v6 { self.pod().addr6() } else { self.pod().addr() };
-        let got = attempt(from, addr, LIMIT)?;
-        ensure!(got == expected, "{addr}: {got:?} instead of {expected:?}");
-        if got == Connected {
-            drop(self.old.accept()?);
-        }
-        Ok(())
-    }
-
-    /// What [`LISTS`] say, for each kind of client.
-    fn expect_lists_in_force(&self) -> Result<()> {
-        let (client, node) = (&self.cluster.client, &self.cluster.node);
-        self.expect(client, false, Connected).context("ignored")?;
-        self.expect(client, true, Refused).context("a stranger")?;
-        self.expect(node, false, Refused).context("a health check")?;
-        self.expect(node, true, Connected).context("allowed")
-    }
-
-    fn expect_open(&self) -> Result<()> {
-        for from in [&self.cluster.client, &self.cluster.node] {
-            self.expect(from, false, Connected)?;
-            self.expect(from, true, Connected)?;
-        }
-        Ok(())
-    }
-
-    fn await_counts(&self, flows: u64, steered: u64) -> Result<Service> {
-        let what = format!("{flows} flows and {steered} that are steered");
-        self.ctl().await_service(PORT, &what, |s| (s.flows, s.steered) == (flows, steered))
-    }
-
-    fn metric(&self, name: &str) -> Result<u64> {
-        let text = String::from_utf8(self.agent.http("GET", "/metrics", "")?.body)?;
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("drainctl_{name} ")));
-        Ok(line.with_context(|| format!("no {name} in {text}"))?.parse()?)
-    }
-
-    /// Tracker and look never had to be mended since this agent started.
-    fn ensure_agreed(&self) -> Result<()> {
-        for name in ["disagreements_total", "repairs_total", "flows_after_drained_total"] {
-            ensure!(self.metric(name)? == 0, "{name}: {}", self.agent.log());
-        }
-        Ok(())
-    }
-
-    /// Checks this before the agent is killed, while nobody runs, and with the next one.
-    fn with_and_without_an_agent(&mut self, check: impl Fn(&Self) -> Result<()>) -> Result<()> {
-        check(self)?;
-        self.agent.crash()?;
-        check(self).context("while nobody runs")?;
-        self.launch()?;
-        check(self).context("with the next agent")
-    }
-
-    /// Uninstalls in the middle of a drain: nothing is left, and everybody gets in.
-    fn ensure_nothing_is_left(&mut self) -> Result<()> {
-        self.agent.crash()?;
-        let output = self.agent.uninstall()?;
-        ensure!(output.status.success(), "{output:?}");
-        let left = self.agent.bpffs().contents()?;
-        ensure!(left.is_empty(), "{left:?}");
-        self.expect_open()
-    }
+/// What [`LISTS`] say, for each kind of client.
+fn expect_lists_in_force(world: &World) -> Result<()> {
+    let (client, node) = (&world.cluster.client, &world.cluster.node);
+    world.expect(client, false, Connected).context("ignored")?;
+    world.expect(client, true, Refused).context("a stranger")?;
+    world.expect(node, false, Refused).context("a health check")?;
+    world.expect(node, true, Connected).context("allowed")
 }
 
 #[test]
@@ -158,16 +39,16 @@ fn lists_stay_in_force() -> Result<()> {
     let mut ignored = vec![world.served_by(&world.old)?];
     world.drain(LISTS)?;
     ignored.push(world.served_by(&world.old)?);
-    world.expect_lists_in_force()?;
+    expect_lists_in_force(&world)?;
     let before = world.ctl().admission(PORT)?;
     world.agent.crash()?;
     ignored.push(world.served_by(&world.old)?);
-    world.expect_lists_in_force()?;
+    expect_lists_in_force(&world)?;
     world.launch()?;
     let after = world.ctl().admission(PORT)?;
     ensure!(after.ignored >= before.ignored + 2, "the gate itself decided: {before:?} {after:?}");
     ensure!(after.allowed > before.allowed && after.failed_health > before.failed_health);
-    world.expect_lists_in_force()?;
+    expect_lists_in_force(&world)?;
     let ctl = world.ctl();
     let service = ctl.await_state(PORT, "drained")?;
     ensure!((service.flows, service.ignored) == (0, 3), "{service:?}");
@@ -250,37 +131,6 @@ fn a_handoff_goes_on() -> Result<()> {
 }
 
 #[test]
-fn a_handoff_goes_on_through_an_upgrade_of_the_kernel_programs() -> Result<()> {
-    let mut world = World::new()?;
-    let _new = Acceptor::start(serve(world.pod(), OTHER)?);
-    world.drain(&[&format!("--new=handoff=port:{OTHER}")])?;
-    world.agent.stop()?;
-    world.agent.set_program(env!("CARGO_BIN_EXE_agent"));
-    let (stop, client) = (AtomicBool::new(false), Arc::clone(&world.cluster.client));
-    let addr = world.pod().addr();
-    thread::scope(|scope| {
-        let probe = scope.spawn(|| {
-            let mut connected = 0_u64;
-            while !stop.load(Ordering::Relaxed) {
-                let got = attempt(&client, addr, LIMIT)?;
-                ensure!(got == Connected, "after {connected} connections: {got:?}");
-                connected += 1;
-            }
-            Ok(connected)
-        });
-        let version = (VERSION + 1).to_string();
-        let launched = world.agent.launch(&["--abi", &version]);
-        stop.store(true, Ordering::Relaxed);
-        let connected = probe.join().map_err(|_| anyhow::anyhow!("the probe panicked"))??;
-        ensure!(connected > 10, "it tried {connected} times only");
-        launched
-    })?;
-    let handed = |s: &Service| s.drain.as_ref().is_some_and(|drain| drain.handed_over > 0);
-    world.ctl().await_service(PORT, "our own gate hands over", handed)?;
-    world.ensure_nothing_is_left()
-}
-
-#[test]
 fn dropped_attempts_are_dropped_again() -> Result<()> {
     let mut world = World::new()?;
     world.drain(&["--new", "drop"])?;
@@ -313,23 +163,6 @@ fn probes_are_noted_while_nobody_runs() -> Result<()> {
     drop(probe);
     world.ctl().await_service(PORT, "no probe", |service| service.probes == 0)?;
     world.ensure_nothing_is_left()
-}
-
-/// A world that forwards to its second pod, and the server there.
-fn forwarding() -> Result<(World, Server)> {
-    let world = World::new()?;
-    let peer = serve(&world.cluster.pods[1], PORT)?;
-    world.drain(&[&format!("--new=forward={}", world.cluster.pods[1].v4)])?;
-    Ok((world, peer))
-}
-
-/// Both ends get a RST.
-fn ensure_reset(pair: &Pair) -> Result<()> {
-    for mut end in [&pair.client, &pair.server] {
-        let error = std::io::Read::read(&mut end, &mut [0]).err().context("no error")?;
-        ensure!(error.kind() == std::io::ErrorKind::ConnectionReset, "{error}");
-    }
-    Ok(())
 }
 
 #[test]

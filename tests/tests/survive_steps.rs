@@ -1,7 +1,7 @@
 //! The agent is killed inside each step of a drain, an undrain, a start and an upgrade, and the next one finishes
 //! what it was at, or takes it back.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use drainctl_agent::kernel::VERSION;
 use drainctl_tests::{
     agent::Agent,
@@ -28,18 +28,6 @@ fn fixture() -> Result<Fixture> {
     Ok(Fixture { agent, server, cluster })
 }
 
-/// Starts it so that it dies at this place before it answers.
-fn die_at(agent: &mut Agent, place: &str, options: &[&str]) -> Result<()> {
-    agent.set_failpoint(Some(place));
-    let started = agent.launch(options);
-    agent.set_failpoint(None);
-    match started {
-        Err(error) if format!("{error:#}").contains("SIGABRT") => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => bail!("it does not come to this place"),
-    }
-}
-
 /// What is said is true, whoever died before; then everything can be undone.
 fn check(mut fixture: Fixture, must_be_closed: Option<bool>) -> Result<()> {
     let closed = fixture.attempt()? == Attempt::Refused;
@@ -55,12 +43,7 @@ fn check(mut fixture: Fixture, must_be_closed: Option<bool>) -> Result<()> {
     fixture.ensure_untouched()?;
     drop(pair);
     fixture.agent.stop()?;
-    let output = fixture.agent.uninstall()?;
-    ensure!(output.status.success(), "{output:?}");
-    let left = fixture.agent.bpffs().contents()?;
-    ensure!(left.is_empty(), "{left:?}");
-    ensure!(fixture.attempt()? == Attempt::Connected);
-    Ok(())
+    fixture.ensure_nothing_is_left()
 }
 
 /// Dies at this place while it drains or undrains.
@@ -73,12 +56,12 @@ fn killed_while_draining(place: &str) -> Result<()> {
     let accepted = fixture.ctl().run(DRAIN)?.code == Some(0);
     // Before the answer, or in the first round after it.
     if !accepted || place.starts_with("retire") {
-        eventually(LIMIT, "it dies", || Ok(!fixture.agent.is_running()?))?;
+        fixture.agent.await_death()?;
     }
     let drained = accepted && !fixture.agent.is_running()?;
     if !drained && accepted {
         fixture.ctl().run(UNDRAIN)?;
-        eventually(LIMIT, "it dies", || Ok(!fixture.agent.is_running()?))?;
+        fixture.agent.await_death()?;
     }
     ensure!(!fixture.agent.is_running()?);
     if drained {
@@ -133,7 +116,7 @@ fn killed_inside_a_start() -> Result<()> {
         let pair = fixture.pair()?;
         fixture.ctl().expect(0, DRAIN)?;
         fixture.agent.crash()?;
-        die_at(&mut fixture.agent, place, &[])?;
+        fixture.agent.die_at(place, &[])?;
         ensure!(fixture.attempt()? == Attempt::Refused);
         fixture.agent.launch(&[])?;
         drop(pair);
@@ -150,7 +133,7 @@ fn killed_while_upgrading(place: &str, goes_on: bool) -> Result<()> {
     let pair = fixture.pair()?;
     fixture.ctl().expect(0, DRAIN)?;
     fixture.agent.crash()?;
-    die_at(&mut fixture.agent, place, &next)?;
+    fixture.agent.die_at(place, &next)?;
     ensure!(fixture.attempt()? == Attempt::Refused);
     let (options, gone) = if goes_on { (&next[..], VERSION) } else { (&[][..], NEXT) };
     fixture.agent.launch(options)?;

@@ -94,6 +94,23 @@ pub enum Denied {
          on the node, or as the server's user in its unit or container"
     )]
     NoAuthorityOnNode,
+    /// Would have connections of the agent made in the node's namespace.
+    #[error(
+        "in the node's own network namespace only root of the initial user and pid namespace may have new connections \
+         carried (--new forward): the agent makes them, and firewalls would take them for its own; run it as root on \
+         the node, or use --new handoff"
+    )]
+    ForwardOnNode,
+    /// Would give connections to somebody else's server.
+    #[error(
+        "a listening socket that is to take over belongs to user {owner}, and only who has CAP_NET_ADMIN over the \
+         namespace (in the node's: root of the initial user and pid namespace) may hand connections to another \
+         user's server; run the new server as the same user"
+    )]
+    SocketOfAnother {
+        /// User id that owns it.
+        owner: u32,
+    },
 }
 
 impl Caller {
@@ -140,6 +157,34 @@ pub fn may(action: Action, caller: &Caller, target: &Target) -> Result<(), Denie
         Action::Change if target.netns == target.host_netns => may_change_on_node(caller, target),
         Action::Change => may_change_own(caller, target),
     }
+}
+
+/// Whether the caller, who may drain the service, may also have its new connections carried by the agent.
+///
+/// # Errors
+/// It may not, and why.
+pub fn may_forward(caller: &Caller, netns: u32, host_netns: u32) -> Result<(), Denied> {
+    let may = caller.is_node_admin() || netns != host_netns;
+    if may { Ok(()) } else { Err(Denied::ForwardOnNode) }
+}
+
+/// Whether the caller, who may drain a service of this namespace, may also give its new connections to listening
+/// sockets of these users.
+///
+/// # Errors
+/// It may not, and why.
+pub fn may_hand_over(
+    caller: &Caller,
+    netns: u32,
+    host_netns: u32,
+    owners: impl IntoIterator<Item = u32>,
+) -> Result<(), Denied> {
+    let rules = caller.netns == netns && netns != host_netns && caller.rules_its_netns();
+    if caller.is_node_admin() || rules {
+        return Ok(());
+    }
+    let other = owners.into_iter().find(|owner| *owner != caller.uid);
+    other.map_or(Ok(()), |owner| Err(Denied::SocketOfAnother { owner }))
 }
 
 fn may_change_own(caller: &Caller, target: &Target) -> Result<(), Denied> {

@@ -107,6 +107,30 @@ fn the_nodes_namespace() {
 }
 
 #[test]
+fn nobody_gets_more_than_they_have() {
+    let admin = Caller { net_admin: true, ..in_pod() };
+    let no_forward = Err(Denied::ForwardOnNode);
+    let another = |owner| Err(Denied::SocketOfAnother { owner });
+    let cap = Caller { net_admin: true, ..on_node() };
+    #[rustfmt::skip]
+    let table = [
+        // who, where, whose sockets take over, forward, handoff
+        ("a user of a pod, its own server", in_pod(), POD, vec![1000, 1000], Ok(()), Ok(())),
+        ("a user of a pod, another's", in_pod(), POD, vec![1000, 0], Ok(()), another(0)),
+        ("CAP_NET_ADMIN in a pod", admin, POD, vec![0], Ok(()), Ok(())),
+        ("a user of the node, its own server", on_node(), HOST, vec![1000], no_forward, Ok(())),
+        ("a user of the node, another's", on_node(), HOST, vec![33], no_forward, another(33)),
+        ("CAP_NET_ADMIN on the node", cap, HOST, vec![33], no_forward, another(33)),
+        ("root of the node", node_admin(), HOST, vec![33], Ok(()), Ok(())),
+        ("root of the node, in a pod", node_admin(), POD, vec![33], Ok(()), Ok(())),
+    ];
+    for (what, caller, netns, owners, forward, handoff) in table {
+        assert_eq!(may_forward(&caller, netns, HOST), forward, "{what}");
+        assert_eq!(may_hand_over(&caller, netns, HOST, owners), handoff, "{what}");
+    }
+}
+
+#[test]
 fn another_namespace() {
     use Action::{Change, Read};
     let lives_on_node = Err(Denied::OtherNamespace { lives_in: HOST });

@@ -87,7 +87,7 @@ impl From<DrainError> for ApiError {
                 let (status, code) = (StatusCode::CONFLICT, ErrorCode::Conflict);
                 Self { status, code, message: error.to_string() }
             }
-            DrainError::NoClientHistory => Self::usage(error.to_string()),
+            DrainError::NoClientHistory | DrainError::NoRoom => Self::usage(error.to_string()),
             DrainError::OnlyItself(_) => {
                 Self::bad_request(StatusCode::BAD_REQUEST, error.to_string())
             }

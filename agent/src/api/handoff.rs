@@ -4,9 +4,15 @@ use std::os::unix::fs::MetadataExt as _;
 
 use procfs::process::{Process, all_processes};
 
-use super::{auth::Caller, error::ApiError, protocol::NewConnections};
+use super::{
+    app::App,
+    auth::{Caller, may_forward, may_hand_over},
+    drains::Drains,
+    error::ApiError,
+    protocol::NewConnections,
+};
 use crate::{
-    drain::Handoff,
+    drain::{Handoff, Service},
     kernel::{HandoffError, KernelError},
 };
 
@@ -24,6 +30,32 @@ pub(super) async fn as_the_agent_names_it(
     let found = found.map_err(|error| ApiError::internal(&error))?;
     let found = found.ok_or(KernelError::Handoff(HandoffError::NoProcess(pid)))?;
     Ok(NewConnections::Handoff(Handoff::Pid(found)))
+}
+
+/// Checks that the caller, who may drain the service, may also have its new connections treated like this: nobody is to
+/// get more than they have, be it from the agent or from another user's server.
+pub(super) async fn authorize<D: Drains>(
+    app: &App<D>,
+    caller: &Caller,
+    service: Service,
+    new: &NewConnections,
+) -> Result<(), ApiError> {
+    let (netns, host) = (service.netns, app.kernel.host_netns());
+    let may = match new {
+        NewConnections::Reject | NewConnections::Drop => Ok(()),
+        NewConnections::Forward(_) => may_forward(caller, netns, host),
+        NewConnections::Handoff(to) => {
+            let to = *to;
+            let owners = app.kernel(move |kernel| {
+                let takers = kernel.takers(service, to)?;
+                let listeners = kernel.look(netns, None)?.listeners.into_iter();
+                let takers = listeners.filter(|listener| takers.contains(&listener.cookie));
+                Ok(takers.map(|listener| listener.uid).collect::<Vec<u32>>())
+            });
+            may_hand_over(caller, netns, host, owners.await?)
+        }
+    };
+    may.map_err(|why| ApiError::denied(caller, "drain", &format!("{service} like this"), why))
 }
 
 /// The id that process `pid` of the pid namespace with this inode number has in our own.

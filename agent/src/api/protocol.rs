@@ -189,9 +189,10 @@ pub struct DrainStatus {
     pub keep_closed: bool,
     /// What happens to new connections once the gate is closed.
     pub new: NewConnections,
-    /// With a handoff or forwarding: connection attempts that were given to the new server, or to the agent to be carried.
+    /// Connection attempts that were given to them.
     pub handed_over: u64,
-    /// With a handoff: listening sockets of the new server that take new connections now. Without any, they are refused.
+    /// Listening sockets that take new connections now: of the new server, with a handoff; of the agent, if it carries
+    /// or drops them. While there is none, a closed gate refuses them.
     pub takers: u64,
     /// Why the gate was closed; null while settling.
     pub settled_by: Option<SettledBy>,

@@ -103,6 +103,9 @@ async fn start_drain<D: Drains>(
     }
     // Only now: it reads all of /proc, and its answer is nobody else's business.
     let new = handoff::as_the_agent_names_it(request.new.clone(), &caller).await?;
+    for &service in &services {
+        handoff::authorize(&app, &caller, service, &new).await?;
+    }
     let request = DrainRequest { new, ..request };
     let spec = spec(&request)?;
     let owner = Owner { uid: caller.uid, netns: caller.netns };

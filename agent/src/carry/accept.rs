@@ -56,14 +56,14 @@ async fn accept(line: &Arc<Line>, listener: &TcpListener) {
 }
 
 fn admit(line: &Arc<Line>, client: TcpStream) {
-    let counts = &line.shared.counts;
+    let shared = &line.shared;
     match admission(line, &client).unwrap_or(Admission::Stranger) {
         Admission::Loop(token) => {
-            counts.send_modify(|counts| counts.loops += 1);
-            line.shared.attempts.arrived(token);
+            shared.count(|counts| counts.loops += 1);
+            shared.attempts.arrived(token);
         }
-        Admission::Stranger => counts.send_modify(|counts| counts.strangers += 1),
-        Admission::Carry => match line.take_seat() {
+        Admission::Stranger => shared.count(|counts| counts.strangers += 1),
+        Admission::Carry => match shared.seats.take(line.service) {
             Some(seat) => {
                 let line = Arc::clone(line);
                 tokio::spawn(async move {
@@ -72,7 +72,7 @@ fn admit(line: &Arc<Line>, client: TcpStream) {
                 });
                 return;
             }
-            None => counts.send_modify(|counts| counts.over_limit += 1),
+            None => shared.count(|counts| counts.over_limit += 1),
         },
     }
     kernel::reset_at_close(&client, true);

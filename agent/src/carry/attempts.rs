@@ -23,19 +23,19 @@ pub(super) struct Attempts {
 }
 
 /// One attempt; over when it is dropped.
-pub(super) struct Attempt<'a> {
-    attempts: &'a Attempts,
+pub(super) struct Attempt {
+    attempts: Arc<Attempts>,
     pub(super) token: u64,
     came_back: Arc<Notify>,
 }
 
 impl Attempts {
     /// A new attempt, with a token of its own.
-    pub(super) fn begin(&self) -> Attempt<'_> {
+    pub(super) fn begin(self: &Arc<Self>) -> Attempt {
         let token = self.secret.hash_one(self.number.fetch_add(1, Ordering::Relaxed));
         let came_back = Arc::new(Notify::new());
         self.lock().insert(token, Arc::clone(&came_back));
-        Attempt { attempts: self, token, came_back }
+        Attempt { attempts: Arc::clone(self), token, came_back }
     }
 
     /// A connection with this token was accepted.
@@ -51,7 +51,7 @@ impl Attempts {
     }
 }
 
-impl Attempt<'_> {
+impl Attempt {
     /// Ready if the attempt comes back to us; once.
     pub(super) async fn came_back(&self) {
         self.came_back.notified().await;
@@ -63,7 +63,7 @@ impl Attempt<'_> {
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for Attempt {
     fn drop(&mut self) {
         self.attempts.lock().remove(&self.token);
     }
@@ -75,7 +75,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_attempt_hears_of_its_own_return_only_and_is_forgotten_with_it() {
-        let attempts = Attempts::default();
+        let attempts = Arc::new(Attempts::default());
         let (one, other) = (attempts.begin(), attempts.begin());
         assert_ne!(one.token, other.token);
         attempts.arrived(one.token);

@@ -15,15 +15,13 @@ pub(super) struct Line {
     pub(super) shared: Arc<Shared>,
     pub(super) service: Service,
     pub(super) proxy_protocol: bool,
+    pub(super) uid: u32,
     targets: Mutex<Targets>,
     /// No more connections come.
     pub(super) closed: watch::Sender<bool>,
     /// What is carried is to be reset.
     pub(super) cut: watch::Sender<bool>,
 }
-
-/// Room for one carried connection; given back when dropped.
-pub(super) struct Seat(Arc<Shared>);
 
 impl Line {
     /// Begins to accept.
@@ -39,6 +37,7 @@ impl Line {
             shared,
             service,
             proxy_protocol: route.proxy_protocol,
+            uid: route.uid,
             targets: Mutex::new(Targets::new(&route.targets)),
             closed: watch::Sender::new(false),
             cut: watch::Sender::new(false),
@@ -61,24 +60,5 @@ impl Line {
 
     pub(super) fn targets(&self) -> MutexGuard<'_, Targets> {
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Room for one more connection, unless there are as many as may be.
-    pub(super) fn take_seat(&self) -> Option<Seat> {
-        let taken = self.shared.counts.send_if_modified(|counts| {
-            let is_room = counts.now < self.shared.limit;
-            if is_room {
-                counts.now += 1;
-                counts.total += 1;
-            }
-            is_room
-        });
-        taken.then(|| Seat(Arc::clone(&self.shared)))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.count(|counts| counts.now -= 1);
     }
 }

@@ -21,14 +21,15 @@ const NETNS: u32 = 7;
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A carrier, and where its clients connect.
-struct World {
-    carrier: Carrier,
+pub(super) struct World {
+    pub(super) kernel: Arc<FakeKernel>,
+    pub(super) carrier: Carrier,
     service: Service,
     addr: SocketAddr,
 }
 
 impl World {
-    fn new(route: Route) -> Self {
+    pub(super) fn new(route: Route) -> Self {
         Self::with_limit(route, 10)
     }
 
@@ -40,43 +41,43 @@ impl World {
         let bound = rustix::net::getsockname(&listener.socket).unwrap();
         let port = SocketAddr::try_from(bound).unwrap().port();
         let service = Service { netns: NETNS, port };
-        let carrier = Carrier::new(kernel, limit);
+        let carrier = Carrier::new(Arc::clone(&kernel) as _, limit);
         carrier.open(service, listener, route).unwrap();
-        Self { carrier, service, addr: ([127, 0, 0, 1], port).into() }
+        Self { kernel, carrier, service, addr: ([127, 0, 0, 1], port).into() }
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub(super) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.addr).await.unwrap()
     }
 }
 
-fn to(targets: &[SocketAddr]) -> Route {
-    Route { targets: targets.to_vec(), proxy_protocol: false }
+pub(super) fn to(targets: &[SocketAddr]) -> Route {
+    Route { targets: targets.to_vec(), proxy_protocol: false, uid: 0 }
 }
 
-async fn server() -> (TcpListener, SocketAddr) {
+pub(super) async fn server() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     (listener, addr)
 }
 
 /// An address where nobody listens.
-async fn nobody() -> SocketAddr {
+pub(super) async fn nobody() -> SocketAddr {
     server().await.1
 }
 
 /// A client and the connection that its target got.
-async fn pair(world: &World, server: &TcpListener) -> (TcpStream, TcpStream) {
+pub(super) async fn pair(world: &World, server: &TcpListener) -> (TcpStream, TcpStream) {
     let client = world.connect().await;
     let (target, _) = limited(server.accept()).await.unwrap();
     (client, target)
 }
 
-async fn limited<T>(future: impl Future<Output = T>) -> T {
+pub(super) async fn limited<T>(future: impl Future<Output = T>) -> T {
     timeout(LIMIT, future).await.expect("it takes too long")
 }
 
-async fn ends_with(socket: &mut TcpStream, kind: ErrorKind) {
+pub(super) async fn ends_with(socket: &mut TcpStream, kind: ErrorKind) {
     let error = limited(socket.read_to_end(&mut Vec::new())).await.unwrap_err();
     assert_eq!(error.kind(), kind);
 }
@@ -205,7 +206,7 @@ async fn a_client_that_does_not_read_stops_the_target() {
 #[tokio::test]
 async fn the_target_is_told_who_the_client_is() {
     let (server, addr) = server().await;
-    let world = World::new(Route { targets: vec![addr], proxy_protocol: true });
+    let world = World::new(Route { targets: vec![addr], proxy_protocol: true, uid: 0 });
     let (mut client, mut target) = pair(&world, &server).await;
     client.write_all(b"hello").await.unwrap();
     let mut got = [0; 33];
@@ -255,8 +256,10 @@ async fn what_is_carried_outlives_the_listener_but_not_the_namespace() {
     drop((client, target));
     limited(world.carrier.idle()).await;
 
+    // Nor if it was closed before.
     let world = World::new(to(&[addr]));
     let (mut client, mut target) = pair(&world, &server).await;
+    world.carrier.close(world.service);
     world.carrier.abort(world.service);
     ends_with(&mut client, ErrorKind::ConnectionReset).await;
     ends_with(&mut target, ErrorKind::ConnectionReset).await;
@@ -271,7 +274,7 @@ async fn nothing_is_lost_of_what_was_given_to_a_target_that_was_us() {
     client.write_all(b"request").await.unwrap();
     client.shutdown().await.unwrap();
     let (other, other_addr) = server().await;
-    let (attempts, mut held) = (Attempts::default(), Held::default());
+    let (attempts, mut held) = (Arc::new(Attempts::default()), Held::default());
     held.header = b"header ".to_vec();
 
     let target = TcpStream::connect(other_addr).await.unwrap();

@@ -32,7 +32,9 @@ pub(super) enum Verdict {
     Certain { unsent: Vec<u8>, client_ended: bool },
     /// It was us.
     CameBack,
-    /// The target reset the connection, or the client did.
+    /// The target reset the connection.
+    Reset,
+    /// The client did.
     Broken,
 }
 
@@ -49,7 +51,7 @@ pub(super) async fn run(
     client: &TcpStream,
     target: &TcpStream,
     held: &mut Held,
-    attempt: &Attempt<'_>,
+    attempt: &Attempt,
 ) -> Verdict {
     let certain_at = Instant::now() + CERTAIN;
     let mut progress = Progress { client, target, sent: 0, told_end: false };
@@ -87,10 +89,10 @@ pub(super) async fn run(
 }
 
 /// The target reset the connection; it may have been us.
-async fn after_reset(attempt: &Attempt<'_>) -> Verdict {
+async fn after_reset(attempt: &Attempt) -> Verdict {
     match tokio::time::timeout(NEWS, attempt.came_back()).await {
         Ok(()) => Verdict::CameBack,
-        Err(_) => Verdict::Broken,
+        Err(_) => Verdict::Reset,
     }
 }
 
@@ -129,6 +131,11 @@ impl Progress<'_> {
 }
 
 impl Held {
+    /// Whether the client has sent nothing, nor its end.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && !self.ended
+    }
+
     fn all(&self) -> usize {
         self.header.len() + self.bytes.len()
     }

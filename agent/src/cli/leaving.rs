@@ -2,7 +2,8 @@
 
 use super::text;
 use crate::api::protocol::{
-    FlowBarrier, FlowClass, FlowRetired, FlowStatus, RetireStatus, ServiceStatus, UntellableFlows,
+    FlowBarrier, FlowClass, FlowRetired, FlowStatus, RetireStatus, ServiceStatus, StateName,
+    UntellableFlows,
 };
 
 /// Most peers of connections that were cut that are listed; `--json` lists more.
@@ -37,6 +38,14 @@ fn words(barrier: FlowBarrier) -> &'static str {
 /// What becomes of new connections, in a line; `None` if they are refused, or still served, as usual.
 pub(super) fn handed_over(service: &ServiceStatus) -> Option<String> {
     let drain = service.drain.as_ref()?;
+    if drain.new.takes_stragglers() {
+        let is_closed = !matches!(service.state, StateName::Serving | StateName::Settling);
+        let untaken = format!(
+            "{}: the agent cannot do that just now; new connections are refused",
+            drain.new
+        );
+        return (is_closed && drain.takers == 0).then_some(untaken);
+    }
     drain.new.handoff()?;
     Some(match drain.takers {
         0 => format!("nothing listens at {}: new connections are refused", drain.new),

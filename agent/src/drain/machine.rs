@@ -36,6 +36,9 @@ pub struct Machine {
     spec: Spec,
     phase: Phase,
     started: Boot,
+    /// Since when it is certain that each new connection has been noticed: an agent with other kernel programs counts
+    /// anew, and does not know what those of the one before had seen.
+    noticed_from: Boot,
     deadline: Boot,
     /// When the drain ends by itself.
     lease_until: Boot,
@@ -74,6 +77,7 @@ impl Machine {
             spec,
             phase: Phase::Serving,
             started: never,
+            noticed_from: never,
             deadline: never,
             lease_until: never,
             gate_lease: never,
@@ -258,7 +262,7 @@ impl Machine {
     }
 
     fn start(&mut self, now: Boot, out: &mut Vec<Action>) {
-        self.started = now;
+        (self.started, self.noticed_from) = (now, now);
         self.deadline = now + self.spec.timeout();
         self.lease_until = now + self.spec.lease();
         self.settle_at = now + self.spec.min_settle();
@@ -333,16 +337,6 @@ impl Machine {
         match self.phase {
             Phase::Settling => self.end_unclosed(reason, out),
             _ => self.end_closed(reason, out),
-        }
-    }
-
-    /// The gate is not closed, but may refuse or let in some by a list, or be prepared to hand connections over:
-    /// opening it ends that too.
-    fn end_unclosed(&mut self, reason: String, out: &mut Vec<Action>) {
-        if self.is_guarded() || self.spec.new_connections().handoff().is_some() {
-            self.end_closed(reason, out);
-        } else {
-            self.over(reason, out);
         }
     }
 

@@ -48,7 +48,7 @@ pub struct Forward {
 }
 
 /// A peer's address: `10.0.0.2`, `10.0.0.2:8080`, `2001:db8::2` or `[2001:db8::2]:8080`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Peer {
     /// Its IP address.
@@ -92,6 +92,15 @@ impl NewConnections {
     /// Whether the agent carries them to a peer.
     pub fn carries(&self) -> bool {
         matches!(self, Self::Forward(_))
+    }
+
+    /// The same, however it was written: which peer comes first, or twice, makes no difference.
+    pub(super) fn normalized(mut self) -> Self {
+        if let Self::Forward(forward) = &mut self {
+            forward.to.sort();
+            forward.to.dedup();
+        }
+        self
     }
 
     /// Checks what types cannot say.

@@ -155,7 +155,7 @@ impl TryFrom<SpecRequest> for Spec {
             timeout,
             lease,
             keep_closed,
-            new,
+            new: new.normalized(),
             admission,
             retire,
         })

@@ -1,4 +1,5 @@
 use super::*;
+use crate::drain::Forward;
 
 const fn s(seconds: u64) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
@@ -85,6 +86,18 @@ fn a_contradiction_names_the_options() {
     );
     let defaults_said = spec(SpecRequest { min_settle: s(3), timeout: s(25), ..none() });
     assert_eq!(ours.contradiction(&defaults_said, false), None, "a default is its value");
+}
+
+#[test]
+fn peers_in_another_order_or_named_twice_are_no_contradiction() {
+    let forward = |to: &[&str]| {
+        let to = to.iter().map(|peer| peer.parse().expect("an address")).collect();
+        let new = NewConnections::Forward(Forward { to, proxy_protocol: false });
+        Spec::try_from(SpecRequest { new, ..none() }).expect("valid")
+    };
+    let ours = forward(&["10.0.0.2", "10.0.0.3:81"]);
+    assert_eq!(ours.contradiction(&forward(&["10.0.0.3:81", "10.0.0.2", "10.0.0.2"]), true), None);
+    assert!(ours.contradiction(&forward(&["10.0.0.3", "10.0.0.2"]), true).is_some());
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::{
     entry::Entry,
     explain,
     ops::Op,
+    record::has_room,
     straggling,
     task::{Internal, Task},
 };
@@ -156,6 +157,10 @@ impl Task {
     fn objection(&self, request: &Request, checks: &[Check]) -> Option<DrainError> {
         if request.spec.admission().keep_clients().is_some() && !self.kernel.remembers_clients() {
             return Some(DrainError::NoClientHistory);
+        }
+        let listeners = |check: &Check| check.listeners.as_ref().map_or(0, BTreeSet::len);
+        if !has_room(&request.spec, checks.iter().map(listeners).max().unwrap_or_default()) {
+            return Some(DrainError::NoRoom);
         }
         let missing = |check: &&Check| !check.exists && !self.is_draining(check.service);
         if let Some(check) = checks.iter().find(missing) {

@@ -6,7 +6,10 @@ use super::{
     testing::{ADMIN, OWNER, WEB, reach, spec, state, world},
     *,
 };
-use crate::{drain::AdmissionRequest, kernel::fake::Op};
+use crate::{
+    drain::{AdmissionRequest, Forward},
+    kernel::fake::Op,
+};
 
 const CLIENT: [u8; 4] = [192, 0, 2, 1];
 const PROBER: [u8; 4] = [198, 51, 100, 7];
@@ -136,4 +139,31 @@ async fn other_lists_are_a_conflict_and_none_cost_nothing() {
     let error = executor.drain(vec![WEB], other, OWNER).await.expect_err("refused");
     assert!(matches!(error, DrainError::Conflict { .. }), "{error}");
     assert!(error.to_string().contains("--allow is empty, not 198.51.100.0/24"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_lists_are_saved_and_what_could_not_be_is_refused() {
+    let prefixes = |first: u16| -> Vec<_> {
+        let text = |i| format!("2001:db8:{first:x}:ffff:ffff:ffff:{i:x}:ffff/128");
+        (0x1000..0x1040).map(|i| text(i).parse().expect("a prefix")).collect()
+    };
+    let text = |i| format!("[2001:db8:ffff:ffff:ffff:ffff:{i:x}:ffff]:10000");
+    let to = (0x1000..0x1040).map(|i| text(i).parse().expect("an address")).collect();
+    let spec = spec(|options| {
+        options.quiet = Some(Duration::ZERO);
+        options.admission.ignore = prefixes(0x1000);
+        options.admission.allow = prefixes(0x2000);
+        options.admission.fail_health_from = prefixes(0x3000);
+        options.new = NewConnections::Forward(Forward { to, proxy_protocol: false });
+    });
+    let (executor, kernel) = world();
+    executor.drain(vec![WEB], spec.clone(), OWNER).await.expect("there is room");
+    assert!(kernel.is_saved(WEB));
+    let (executor, kernel) = world();
+    for _ in 0..500 {
+        kernel.listen(WEB);
+    }
+    let refused = executor.drain(vec![WEB], spec, OWNER).await;
+    assert!(matches!(refused, Err(DrainError::NoRoom)), "{refused:?}");
+    assert!(!kernel.is_saved(WEB) && !kernel.is_guarded(WEB) && !kernel.gate_is_closed(WEB));
 }

@@ -8,15 +8,11 @@ use std::{
 use tracing::{error, info, warn};
 
 use super::{
-    carry::{FORGET_AGAIN, is_closed},
-    entry::Entry,
-    explain,
-    ops::Op,
-    record::Record,
-    task::Task,
+    carry::FORGET_AGAIN, entry::Entry, explain, record::Record, straggling::Stragglers, task::Task,
     verify::check_netns,
 };
 use crate::{
+    carry::Carrier,
     drain::{Action, Boot, Machine, Retirement, Service, listeners},
     kernel::{Kernel, KernelError},
 };
@@ -28,15 +24,16 @@ pub(super) struct Adopted {
 }
 
 /// Takes over what an earlier agent has left. When it returns, the gates of those drains are closed that are to
-/// be, and nothing else is left of others. Blocks.
+/// be, whoever is to take their stragglers does, and nothing else is left of others. Has to be called inside a runtime
+/// of tokio. Blocks.
 ///
 /// # Errors
 /// It is not known what is there, or it could not be undone: to serve now could be a lie.
-pub(super) fn adopt(kernel: &dyn Kernel) -> Result<Vec<Adopted>, KernelError> {
+pub(super) fn adopt(kernel: &dyn Kernel, carrier: &Carrier) -> Result<Vec<Adopted>, KernelError> {
     let mut adopted = Vec::new();
     let mut dropped = Vec::new();
     for (service, text) in kernel.saved_drains()? {
-        match revive(kernel, service, &text)? {
+        match revive(kernel, carrier, service, &text)? {
             Ok(drain) => adopted.push(drain),
             Err(reason) => {
                 warn!(%service, reason, "a drain of an earlier agent is dropped");
@@ -59,6 +56,7 @@ pub(super) fn adopt(kernel: &dyn Kernel) -> Result<Vec<Adopted>, KernelError> {
 /// It is not known whether it can.
 fn revive(
     kernel: &dyn Kernel,
+    carrier: &Carrier,
     service: Service,
     text: &[u8],
 ) -> Result<Result<Adopted, String>, KernelError> {
@@ -82,15 +80,19 @@ fn revive(
     if !record.standing.admission().is_empty() {
         kernel.guard(service, record.standing.admission(), record.standing.guarded_until())?;
     }
-    let mut takers = BTreeSet::new();
+    let (mut takers, mut untaken) = (BTreeSet::new(), None);
     if let Some(until) = record.standing.closed_until().filter(|until| *until > now) {
+        // First, so that the gate never refuses whom it is to give to somebody. Until it is closed, the gate of an
+        // agent of another version is, and goes on giving them to whom it knows.
         takers = hand_over_again(kernel, service, &record);
+        let (new, owner) = (record.standing.new_connections(), record.owner);
+        untaken = Stragglers { kernel, carrier, new, service, owner }.take_again();
         kernel.close_gate(service, until)?;
     }
     let (machine, actions) = Machine::adopt(record.standing.clone(), now);
     info!(%service, phase = machine.phase().name(), "going on with a drain of an earlier agent");
     let mut entry = entry(service, machine, record, text);
-    entry.takers = takers;
+    (entry.takers, entry.untaken) = (takers, untaken);
     Ok(Ok(Adopted { entry, actions }))
 }
 
@@ -135,10 +137,6 @@ impl Task {
             self.epochs += 1;
             entry.epoch = self.epochs;
             let service = entry.service;
-            let is_closed = is_closed(&entry);
-            if is_closed && entry.machine.spec().new_connections().takes_stragglers() {
-                entry.push(Op::TakeStragglers);
-            }
             self.entries.insert(service, entry);
             self.carry_out_all(service, actions);
         }

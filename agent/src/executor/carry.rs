@@ -149,6 +149,7 @@ impl Task {
             (Op::Close(lease_until), _) => self.step(service, Event::GateClosed { lease_until }),
             (Op::Renew(lease_until), _) => self.step(service, Event::GateRenewed { lease_until }),
             (Op::Open, _) => self.step(service, Event::GateOpened),
+            (Op::TakeStragglers, _) => self.stragglers_taken(service),
             _ => {}
         }
     }
@@ -164,6 +165,7 @@ impl Task {
         match op {
             Op::Retire(_) => return self.round_failed(service, reason),
             Op::HandOver(_) => return self.not_handed_over(service, reason),
+            Op::TakeStragglers => return self.stragglers_not_taken(service, reason),
             _ => {}
         }
         error!(%service, ?op, error = reason, "the kernel refused");
@@ -270,6 +272,6 @@ impl Task {
 }
 
 /// Whether the gate of a drain is closed, and to stay so.
-pub(super) fn is_closed(entry: &Entry) -> bool {
+fn is_closed(entry: &Entry) -> bool {
     matches!(entry.machine.phase(), Phase::Rejecting | Phase::Drained | Phase::Expired)
 }

@@ -39,6 +39,8 @@ pub(super) struct Entry {
     pub(super) takers: BTreeSet<u64>,
     /// Why nobody takes them over, if that is so.
     pub(super) handoff_failed: Option<String>,
+    /// Why nobody takes its stragglers, which are to be carried or dropped, if that is so: they are refused.
+    pub(super) untaken: Option<String>,
     /// When it was last asked who takes over.
     handed_at: Instant,
     pub(super) lingerers: Arc<Mutex<Lingerers>>,
@@ -80,6 +82,7 @@ impl Entry {
             listeners: None,
             takers: BTreeSet::new(),
             handoff_failed: None,
+            untaken: None,
             handed_at: Instant::now(),
             lingerers: Arc::new(Mutex::new(Lingerers::new(linger))),
             wake_at: None,
@@ -128,6 +131,9 @@ impl Entry {
             if let Some(watch) = self.watch_failed.take() {
                 self.queue.push_back((self.epoch, Op::Watch(watch)));
             }
+            if self.untaken.is_some() {
+                self.queue.push_back((self.epoch, Op::TakeStragglers));
+            }
             if self.handed_at.elapsed() >= BACKUP {
                 self.hand_over();
             }
@@ -152,7 +158,7 @@ impl Entry {
     pub(super) fn drop_moot(&mut self) {
         let moot = |op: &Op| {
             matches!(op, Op::Verify | Op::ReadArrivals | Op::LogSources | Op::Retire(_))
-                || matches!(op, Op::Abort | Op::HandOver(_))
+                || matches!(op, Op::Abort | Op::HandOver(_) | Op::TakeStragglers)
         };
         self.queue.retain(|(_, op)| !moot(op));
     }
@@ -181,6 +187,7 @@ impl Entry {
             kernel: Arc::clone(kernel),
             carrier: carrier.clone(),
             new: self.machine.spec().new_connections().clone(),
+            owner: self.owner,
             service: self.service,
             epoch,
             op,

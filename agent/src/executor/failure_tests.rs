@@ -12,7 +12,7 @@ use super::{
     *,
 };
 use crate::{
-    drain::{AtDeadline, Handoff},
+    drain::{AtDeadline, Forward, Handoff},
     kernel::{
         Protocol,
         fake::{FakeKernel, Op},
@@ -88,28 +88,58 @@ async fn undrain(executor: &Executor, kernel: &FakeKernel, service: Service, op:
     assert!(!kernel.is_steered(service), "{what}: connections are still handed over");
 }
 
-#[tokio::test(start_paused = true)]
-async fn any_operation_may_fail_at_any_call() {
-    let specs =
-        [at_once(), spec(|_| ()), aborting(), guarded(), handing_over(0), handing_over(1000)];
-    for spec in specs {
-        for op in Op::ALL {
-            for times in [1, 3, 20] {
-                let mut nth = 1;
-                while nth < 25 {
-                    let run = drain_with_failure(op, nth, times, spec.clone());
-                    let limit = Duration::from_secs(7200);
-                    let Ok(calls) = tokio::time::timeout(limit, run).await else {
-                        panic!("{op:?} fails at calls {nth} to {}: no end", nth + times - 1);
-                    };
-                    if calls < nth {
-                        break;
-                    }
-                    nth += 1;
+/// Each operation fails in turn, at each of its calls, so many times.
+async fn each_fails(specs: &[Spec], times: &[u64]) {
+    for (spec, op) in specs.iter().flat_map(|spec| Op::ALL.map(|op| (spec, op))) {
+        for &times in times {
+            let mut nth = 1;
+            while nth < 25 {
+                let run = drain_with_failure(op, nth, times, spec.clone());
+                let limit = Duration::from_secs(7200);
+                let Ok(calls) = tokio::time::timeout(limit, run).await else {
+                    panic!("{op:?} fails at calls {nth} to {}: no end", nth + times - 1);
+                };
+                if calls < nth {
+                    break;
                 }
+                nth += 1;
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_operation_may_fail_at_any_call() {
+    each_fails(&[at_once(), spec(|_| ()), aborting(), guarded()], &[1, 3, 20]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_may_fail_while_a_port_is_handed_over() {
+    each_fails(&[handing_over(0), handing_over(1000)], &[1, 3, 20]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_may_fail_while_stragglers_are_taken() {
+    each_fails(&taking(), &[1, 20]).await;
+}
+
+/// Drains of every kind.
+fn specs() -> Vec<Spec> {
+    let some = [at_once(), spec(|_| ()), aborting(), guarded()];
+    let others = [handing_over(0), handing_over(1000)];
+    some.into_iter().chain(others).chain(taking()).collect()
+}
+
+/// Stragglers are dropped, or carried to a peer.
+fn taking() -> [Spec; 2] {
+    let to = vec!["192.0.2.9".parse().expect("an address")];
+    let forward = NewConnections::Forward(Forward { to, proxy_protocol: false });
+    [NewConnections::Drop, forward].map(|new| {
+        spec(|options| {
+            options.quiet = Some(Duration::ZERO);
+            options.new = new;
+        })
+    })
 }
 
 /// Hands over to [`NEXT`] after a quiet time in milliseconds.
@@ -157,15 +187,8 @@ async fn chaos(seed: u64) {
             3 => drop(kernel.syn(service)),
             4 => {
                 let services = if rng.random() { vec![service] } else { vec![WEB, ADMIN] };
-                let specs = [
-                    at_once(),
-                    spec(|_| ()),
-                    aborting(),
-                    guarded(),
-                    handing_over(0),
-                    handing_over(1000),
-                ];
-                let spec = specs[rng.random_range(0..6)].clone();
+                let specs = specs();
+                let spec = specs[rng.random_range(0..specs.len())].clone();
                 let executor = executor.clone();
                 asked.spawn(async move { drop(executor.drain(services, spec, OWNER).await) });
             }

@@ -28,6 +28,8 @@ mod retire_tests;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
+mod straggling_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
@@ -112,6 +114,12 @@ pub enum DrainError {
         /// Of what, in words.
         what: &'static str,
     },
+    /// The next agent could not be told of it.
+    #[error(
+        "there is no room to keep so many addresses beside so many listening sockets (14 KiB of text in all); name fewer \
+         addresses, or shorter prefixes that hold them"
+    )]
+    NoRoom,
     /// The kernel layer failed.
     #[error("the kernel refused")]
     Kernel(#[from] KernelError),
@@ -219,8 +227,8 @@ impl Executor {
         events: mpsc::UnboundedReceiver<Event>,
         max_carried: usize,
     ) -> Result<Self, KernelError> {
-        let adopted = adopt::adopt(&*kernel)?;
         let carrier = Carrier::new(Arc::clone(&kernel), max_carried);
+        let adopted = adopt::adopt(&*kernel, &carrier)?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let (updates, _) = broadcast::channel(UPDATES);
         let totals = Arc::default();
@@ -317,6 +325,11 @@ impl Executor {
     /// Connections that are carried to peers.
     pub fn carried(&self) -> CarryCounts {
         self.carrier.counts()
+    }
+
+    /// Services of which connections are carried to peers now, and how many of each.
+    pub fn carried_by_service(&self) -> Vec<(Service, usize)> {
+        self.carrier.by_service()
     }
 
     /// Ready when no connection is carried any more. What is carried does not end with its drain.

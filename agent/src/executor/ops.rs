@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::{field::display, warn};
 
 use super::{
-    explain,
+    Owner, explain,
     rounds::{Cut, Flows, Retired},
     straggling::Stragglers,
     task::Internal,
@@ -36,7 +36,7 @@ pub(super) enum Op {
     Close(Boot),
     /// Finds who takes over, and has the gate know them before it closes.
     HandOver(Handoff),
-    /// Goes on taking the stragglers of a gate that an earlier agent closed.
+    /// Tries again to take the stragglers of a gate that an earlier agent closed.
     TakeStragglers,
     Renew(Boot),
     Open,
@@ -71,6 +71,7 @@ pub(super) struct Job {
     pub(super) kernel: Arc<dyn Kernel>,
     pub(super) carrier: Carrier,
     pub(super) new: NewConnections,
+    pub(super) owner: Owner,
     pub(super) service: Service,
     /// Of the drain that asked for it: the answer to an older drain's operation means nothing to a newer one.
     pub(super) epoch: u64,
@@ -206,8 +207,8 @@ impl Job {
     }
 
     fn stragglers(&self) -> Stragglers<'_> {
-        let Self { kernel, carrier, new, service, .. } = self;
-        Stragglers { kernel: &**kernel, carrier, new, service: *service }
+        let Self { kernel, carrier, new, service, owner, .. } = self;
+        Stragglers { kernel: &**kernel, carrier, new, service: *service, owner: *owner }
     }
 
     fn flows(&self) -> Flows<'_> {

@@ -2,14 +2,28 @@
 
 use std::collections::BTreeSet;
 
+use drainctl_common::record::Record as Saved;
 use serde::{Deserialize, Serialize};
 
 use super::{Owner, entry::Entry};
-use crate::drain::{Boot, RetireReport, Standing};
+use crate::drain::{Boot, RetireReport, Spec, Standing};
 
 /// Which of the forms below it has. Agents of other versions read it too: fields may be added, with
 /// `#[serde(default)]`, and only if the meaning of one changes, this does.
 const FORMAT: u32 = 1;
+
+/// Bytes of text.
+const ROOM: usize = Saved::ROOM;
+/// A listener's cookie, of 20 digits at most, and a comma.
+const LONGEST_COOKIE: usize = 21;
+/// Everything else, which does not depend on options.
+const REST: usize = 1536;
+
+/// Whether a drain with these options can be saved, whatever comes of it.
+pub(super) fn has_room(spec: &Spec, listeners: usize) -> bool {
+    let spec = serde_json::to_vec(spec).map_or(usize::MAX / 2, |text| text.len());
+    spec + listeners * LONGEST_COOKIE + REST <= ROOM
+}
 
 /// See the module. JSON, so that `bpftool map dump` shows something that can be read.
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,9 +69,15 @@ impl Record {
         serde_json::from_slice(text).map_err(|e| e.to_string())
     }
 
-    /// As it is saved.
-    pub(super) fn text(&self) -> Vec<u8> {
-        serde_json::to_vec(self).unwrap_or_default()
+    /// As it is saved. If there is no room for the addresses of those that were cut, they are left out.
+    pub(super) fn text(mut self) -> Vec<u8> {
+        let text = |record: &Self| serde_json::to_vec(record).unwrap_or_default();
+        let whole = text(&self);
+        if whole.len() <= ROOM {
+            return whole;
+        }
+        self.report.cut.clear();
+        text(&self)
     }
 }
 

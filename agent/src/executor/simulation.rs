@@ -28,6 +28,8 @@ use crate::{
 };
 
 const WEB: Service = Service { netns: 7, port: 8080 };
+/// Where the new server of a handoff listens.
+const NEXT: Service = Service { netns: WEB.netns, port: 8081 };
 const SEEDS: u64 = 3000;
 const STEPS: u32 = 300;
 
@@ -113,6 +115,7 @@ impl Simulation {
         let (kernel, events) = FakeKernel::with_manual_clock();
         kernel.add_netns(WEB.netns);
         kernel.listen(WEB);
+        kernel.listen(NEXT);
         let now = kernel.now();
         let faults = [Faults::None, Faults::Look, Faults::Others, Faults::Others];
         let faults = faults[rng.random_range(0..faults.len())];
@@ -241,6 +244,7 @@ impl Simulation {
         assert_eq!(self.machine.phase(), Phase::Serving, "the lease is over");
         assert!(!self.kernel.gate_is_closed(WEB));
         assert!(!self.kernel.is_guarded(WEB), "all clients are treated alike");
+        assert!(!self.kernel.is_steered(WEB), "nobody takes over any more");
         assert_eq!(self.kernel.order(WEB), None, "nobody is told any more");
     }
 

@@ -2,12 +2,13 @@
 
 use std::{net::SocketAddr, os::fd::AsFd as _};
 
-use tracing::warn;
+use tracing::{error, info, warn};
 
-use super::DrainError;
+use super::{DrainError, Owner, explain, task::Task};
 use crate::{
     carry::{Carrier, Route},
     drain::{Boot, Forward, NewConnections, Service},
+    failpoint,
     kernel::{Kernel, KernelError, Listening},
 };
 
@@ -17,18 +18,15 @@ pub(super) struct Stragglers<'a> {
     pub(super) carrier: &'a Carrier,
     pub(super) new: &'a NewConnections,
     pub(super) service: Service,
+    /// Who began the drain.
+    pub(super) owner: Owner,
 }
 
 impl Stragglers<'_> {
     /// Closes the gate; who comes from then on finds whoever takes stragglers, if somebody does.
     pub(super) fn close_gate(&self, lease_until: Boot) -> Result<(), KernelError> {
-        let closed =
-            self.prepare().and_then(|()| self.kernel.close_gate(self.service, lease_until));
-        if closed.is_err() && *self.new != NewConnections::Reject {
-            // Nobody may be steered by a gate that is not known to be closed.
-            let _ = self.open_gate();
-        }
-        closed
+        self.prepare()?;
+        self.kernel.close_gate(self.service, lease_until)
     }
 
     /// Has somebody take stragglers, from when the gate is closed.
@@ -39,20 +37,35 @@ impl Stragglers<'_> {
             NewConnections::Reject | NewConnections::Handoff(_) => {}
             NewConnections::Drop => {
                 let listener = self.kernel.open_listener(service.netns, Listening::Silent)?;
+                failpoint::pass("stragglers: listening");
                 self.kernel.steer(service, &[listener.socket.as_fd()])?;
                 self.carrier.keep(service, listener);
             }
             NewConnections::Forward(forward) => {
                 let targets = targets(self.kernel, service, forward)?;
                 let listener = self.kernel.open_listener(service.netns, Listening::Accepting)?;
+                failpoint::pass("stragglers: listening");
                 self.kernel.steer(service, &[listener.socket.as_fd()])?;
-                let route = Route { targets, proxy_protocol: forward.proxy_protocol };
+                failpoint::pass("stragglers: steered");
+                let route =
+                    Route { targets, proxy_protocol: forward.proxy_protocol, uid: self.owner.uid };
                 self.carrier
                     .open(service, listener, route)
                     .map_err(|e| KernelError::op("accept stragglers of", service, e))?;
             }
         }
         Ok(())
+    }
+
+    /// The same for a gate that an earlier agent closed, if somebody is to take stragglers there. Returns why nobody
+    /// does, if that is so: a closed gate that refuses for a while is better than one that opens.
+    pub(super) fn take_again(&self) -> Option<String> {
+        if !self.new.takes_stragglers() {
+            return None;
+        }
+        let reason = explain(&self.prepare().err()?);
+        untaken(self.service, &reason);
+        Some(reason)
     }
 
     /// Opens the gate. Whoever was on the way to the carrier by then still gets there.
@@ -67,6 +80,31 @@ impl Stragglers<'_> {
         self.carrier.abort(self.service);
         self.kernel.open_gate(self.service)
     }
+}
+
+impl Task {
+    /// From now on they are not refused any more.
+    pub(super) fn stragglers_taken(&mut self, service: Service) {
+        let Some(entry) = self.entries.get_mut(&service) else { return };
+        if entry.untaken.take().is_some() {
+            info!(%service, "new connections are carried or dropped again, as asked");
+            self.tell(service, None);
+        }
+    }
+
+    /// The next look tries again; what stays the same is said once.
+    pub(super) fn stragglers_not_taken(&mut self, service: Service, reason: String) {
+        let Some(entry) = self.entries.get_mut(&service) else { return };
+        if entry.untaken.as_ref() != Some(&reason) {
+            untaken(service, &reason);
+            entry.untaken = Some(reason);
+            self.tell(service, None);
+        }
+    }
+}
+
+fn untaken(service: Service, reason: &str) {
+    error!(%service, error = reason, "new connections cannot be carried or dropped; until that works they are refused");
 }
 
 /// Whether stragglers of the service can be carried as asked, before anything is changed.

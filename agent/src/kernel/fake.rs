@@ -56,10 +56,11 @@ impl FakeKernel {
         (Arc::new(Self { model: Mutex::new(model), events, tokio_start }), receiver)
     }
 
-    /// Events for another agent from now on.
+    /// Events for another agent from now on. The listeners of the one before are gone with it.
     pub(crate) fn reopen(&self) -> mpsc::UnboundedReceiver<Event> {
         let (events, receiver) = mpsc::unbounded_channel();
         *self.events.lock().expect("nobody panics with it") = events;
+        self.model().close_own_listeners();
         receiver
     }
 
@@ -310,6 +311,8 @@ impl FakeKernel {
     pub(crate) fn is_counted(&self, cookie: u64) -> bool {
         let model = self.model();
         let socket = model.sockets.get(&cookie);
-        socket.is_some_and(|(of, socket)| !model.is_ignored(*of, socket.peer.ip()))
+        socket.is_some_and(|(of, socket)| {
+            socket.class == Class::Counted && !model.is_ignored(*of, socket.peer.ip())
+        })
     }
 }

@@ -1,7 +1,10 @@
 //! Treating clients of a service by their address: gate, tracker and look together.
 
 use super::{Kernel as _, KernelError, Linux, Look, gate, linux::lock, sys};
-use crate::drain::{Admission, Boot, Service};
+use crate::{
+    drain::{Admission, Boot, Service},
+    failpoint,
+};
 
 impl Linux {
     /// See [`Kernel::guard`](super::Kernel::guard).
@@ -18,13 +21,16 @@ impl Linux {
         // Left by a drain of a namespace that is gone, and had this number.
         self.end_guard(service)?;
         // Noted first, so that whatever is done from here on can be undone.
-        self.peers.put_in_force(service, admission.clone());
+        self.peers.put_in_force(service, admission.clone(), self.now());
         let done = self.peers.write(service, admission).and_then(|()| {
+            failpoint::pass("guard: lists written");
             let remembered = admission.keep_clients().is_some();
             self.watch_clients(service, admission.has_lists(), remembered)?;
             // Again: the next look is to note all clients whose connections the tracker did not.
-            self.peers.put_in_force(service, admission.clone());
+            self.peers.put_in_force(service, admission.clone(), self.now());
+            failpoint::pass("guard: clients watched");
             lock(&self.gates).guard(service, admission, lease_until, &netns, cookie)?;
+            failpoint::pass("guard: in force");
             self.sort_there(service)
         });
         if let Err(error) = done {

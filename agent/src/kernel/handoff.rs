@@ -17,7 +17,10 @@ use super::{
     steer::Parts,
     sys,
 };
-use crate::drain::{Boot, Handoff, Service};
+use crate::{
+    drain::{Boot, Handoff, Service},
+    failpoint,
+};
 
 /// What was found.
 struct Found {
@@ -64,6 +67,7 @@ impl Parts<'_> {
         }
         let alone = serving.on_port.is_subset(&takers);
         lock(self.gates).set_taken_over(service, alone)?;
+        failpoint::pass("hand over: targets known");
         for (cookie, flow) in lend(service, &found.flows)? {
             self.mark(service, &[flow.as_fd()], now)?;
             lock(self.tracker).move_to(service, cookie, Class::Steered)?;

@@ -144,7 +144,7 @@ impl Kernel for Linux {
         };
         probes::mark(&self.probes, &self.tracker, netns, &mut look)?;
         self.peers.sort_out(netns, &mut look);
-        self.peers.note_clients(netns, port, &look);
+        self.peers.note_clients(netns, port, &look, self.now());
         Ok(look)
     }
 
@@ -267,9 +267,14 @@ impl Kernel for Linux {
         netns: u32,
         target: SocketAddr,
         token: u64,
+        uid: u32,
     ) -> Result<Outgoing, KernelError> {
         let hop = self.hops.load()?;
-        self.namespaces.inside(netns, || connect_here(target, &hop, token))
+        self.namespaces.inside(netns, || {
+            // Of this thread, which ends with this: its sockets are that user's.
+            sys::set_fsuid(uid).map_err(|e| KernelError::op("act as the user", uid, e))?;
+            connect_here(target, &hop, token)
+        })
     }
 
     fn own_addresses(&self, netns: u32, addrs: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {

@@ -10,11 +10,11 @@ use std::{
 };
 
 use aya::maps::{Map, MapData, MapError, SkStorage};
-use drainctl_common::track::Repair;
+use drainctl_common::{ServiceKey, track::Repair};
 use netlink_packet_core::{NLA_TYPE_MASK, Nla as _, NlasIterator};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 
-use super::{HandoffError, KernelError, linux::lock, loaded::is_missing};
+use super::{HandoffError, KernelError, linux::lock, loaded::is_missing, tracker::key};
 use crate::drain::{Boot, Service};
 
 /// `INET_DIAG_REQ_SK_BPF_STORAGES` and `INET_DIAG_SK_BPF_STORAGES` (`include/uapi/linux/inet_diag.h`, Linux 5.7).
@@ -27,11 +27,16 @@ const MAP_VALUE: u16 = 3;
 /// A netlink attribute's header.
 const HEADER: u16 = 4;
 
+/// The mark of each service that has one, as the next agent finds it, of whatever version.
+pub(super) type Marked = aya::maps::HashMap<MapData, ServiceKey, u32>;
+
 /// The map of marks, and which of them mean something.
 pub(super) struct Marks {
     map: Mutex<SkStorage<MapData, u32>>,
     /// The map once more, for inet_diag.
     fd: OwnedFd,
+    /// What the next agent goes on with.
+    marked: Mutex<Marked>,
     active: Mutex<Active>,
 }
 
@@ -50,32 +55,39 @@ pub(super) struct Asked<'a> {
 }
 
 impl Marks {
-    /// Takes over the map, and goes on with the marks that an earlier agent gave to these services.
-    pub(super) fn new(map: MapData, left: HashMap<Service, u32>) -> Result<Self, KernelError> {
+    /// Takes over the maps, and goes on with the marks that an earlier agent gave.
+    pub(super) fn new(map: MapData, marked: Marked) -> Result<Self, KernelError> {
         let fd = map.fd().as_fd().try_clone_to_owned();
         let fd = fd.map_err(|e| KernelError::op("use map", "MARKS", e))?;
         let map = SkStorage::try_from(Map::SkStorage(map))
             .map_err(|e| KernelError::op("use map", "MARKS", e))?;
-        let newest = left.values().copied().max().unwrap_or_default();
-        let active = Active { newest, services: left, takers: HashMap::new() };
-        Ok(Self { map: Mutex::new(map), fd, active: Mutex::new(active) })
+        let of =
+            |(key, mark): (ServiceKey, u32)| (Service { netns: key.netns, port: key.port }, mark);
+        let services: Result<HashMap<Service, u32>, MapError> =
+            marked.iter().map(|entry| entry.map(of)).collect();
+        let services = services.map_err(|e| KernelError::op("read map", "MARKED", e))?;
+        let newest = services.values().copied().max().unwrap_or_default();
+        let active = Mutex::new(Active { newest, services, takers: HashMap::new() });
+        Ok(Self { map: Mutex::new(map), fd, marked: Mutex::new(marked), active })
     }
 
-    /// Services of which some flows may be marked.
-    pub(super) fn services(&self) -> Vec<Service> {
-        lock(&self.active).services.keys().copied().collect()
+    /// Services of which some flows may be marked, and their marks.
+    pub(super) fn services(&self) -> HashMap<Service, u32> {
+        lock(&self.active).services.clone()
     }
 
     /// The mark of the drain of this service, a new one if it has none. No two drains ever have the same.
-    pub(super) fn begin(&self, service: Service, now: Boot) -> u32 {
+    pub(super) fn begin(&self, service: Service, now: Boot) -> Result<u32, KernelError> {
         let mut active = lock(&self.active);
         if let Some(mark) = active.services.get(&service) {
-            return *mark;
+            return Ok(*mark);
         }
         let mark = after(active.newest, now);
+        let kept = lock(&self.marked).insert(key(service), mark, 0);
+        kept.map_err(|e| KernelError::op("write to map MARKED the mark of", service, e))?;
         active.newest = mark;
         active.services.insert(service, mark);
-        mark
+        Ok(mark)
     }
 
     /// The mark of the drain of this service, if it has one.
@@ -84,10 +96,17 @@ impl Marks {
     }
 
     /// The drain is over.
-    pub(super) fn end(&self, service: Service) {
+    pub(super) fn end(&self, service: Service) -> Result<(), KernelError> {
+        match lock(&self.marked).remove(&key(service)) {
+            Err(e) if !is_missing(&e) => {
+                return Err(KernelError::op("remove from map MARKED the mark of", service, e));
+            }
+            _ => {}
+        }
         let mut active = lock(&self.active);
         active.services.remove(&service);
         active.takers.remove(&service);
+        Ok(())
     }
 
     /// The listening sockets that take over, as they were noted last.

@@ -219,7 +219,8 @@ pub trait Kernel: Send + Sync + 'static {
     /// The namespace is gone, or the kernel cannot do what carrying needs: then with the reason.
     fn open_listener(&self, netns: u32, how: Listening) -> Result<OwnListener, KernelError>;
 
-    /// Begins to connect to `target` from inside the namespace. The SYNs carry `token`, so that
+    /// Begins to connect to `target` from inside the namespace, as the user `uid` (in the initial user namespace) would:
+    /// rules that go by the user, of firewalls and routes, treat it as that user's. The SYNs carry `token`, so that
     /// [`saved_syn`] has it should the connection come back.
     ///
     /// # Errors
@@ -229,6 +230,7 @@ pub trait Kernel: Send + Sync + 'static {
         netns: u32,
         target: SocketAddr,
         token: u64,
+        uid: u32,
     ) -> Result<Outgoing, KernelError>;
 
     /// Which of these addresses are the namespace's own, loopback included.

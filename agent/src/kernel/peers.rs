@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Mutex,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use aya::maps::lpm_trie::Key;
@@ -12,7 +12,7 @@ use drainctl_common::peers::{Peer, PeerKey, verdict};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Class, KernelError, Look, linux::lock, loaded::is_missing, tracker::PeerMaps};
-use crate::drain::{Admission, Cidr, List, Service};
+use crate::drain::{Admission, Boot, Cidr, List, Service};
 
 /// See the module.
 pub(super) struct Peers {
@@ -27,7 +27,7 @@ pub(super) struct Peers {
 struct InForce {
     admission: Admission,
     /// When the clients that have flows are to be noted again.
-    note_at: Option<Instant>,
+    note_at: Option<Boot>,
 }
 
 impl Peers {
@@ -88,8 +88,8 @@ impl Peers {
     }
 
     /// From now on looks tell the sockets of ignored clients apart.
-    pub(super) fn put_in_force(&self, service: Service, admission: Admission) {
-        let note_at = admission.keep_clients().map(|_| Instant::now());
+    pub(super) fn put_in_force(&self, service: Service, admission: Admission, now: Boot) {
+        let note_at = admission.keep_clients().map(|_| now);
         lock(&self.in_force).insert(service, InForce { admission, note_at });
     }
 
@@ -121,11 +121,10 @@ impl Peers {
 
     /// Notes the clients that have flows now, of services that keep clients and have waited long enough: those that
     /// were there before the agent, and those whose flow has been open for long.
-    pub(super) fn note_clients(&self, netns: u32, port: Option<u16>, look: &Look) {
+    pub(super) fn note_clients(&self, netns: u32, port: Option<u16>, look: &Look, now: Boot) {
         let mut in_force = lock(&self.in_force);
         let due = |(service, in_force): (&Service, &mut InForce)| {
             let keep = in_force.admission.keep_clients()?;
-            let now = Instant::now();
             let is_seen = service.netns == netns && port.is_none_or(|port| port == service.port);
             if !is_seen || in_force.note_at.is_some_and(|at| now < at) {
                 return None;

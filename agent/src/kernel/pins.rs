@@ -238,6 +238,18 @@ impl Pins {
         Ok(info.max_entries())
     }
 
+    /// Has a map of another version, which is the same in each, be ours too, unless we have one of this name.
+    pub(super) fn take_over(&self, name: &'static str, other: &Self) -> Result<(), KernelError> {
+        let (ours, theirs) = (self.path(name), other.path(name));
+        if ours.exists() || !theirs.exists() {
+            return Ok(());
+        }
+        let fail =
+            |e: Box<dyn std::error::Error + Send + Sync>| KernelError::op("pin map", name, e);
+        let map = MapData::from_pin(theirs).map_err(|e| fail(e.into()))?;
+        map.pin(ours).map_err(|e| fail(e.into()))
+    }
+
     /// A map of this version, if it has one of this name.
     pub(super) fn map(&self, name: &'static str) -> Result<Option<aya::maps::Map>, KernelError> {
         let path = self.path(name);

@@ -1,9 +1,12 @@
 //! The map of drains: what the next agent needs to go on with them.
 
-use aya::maps::{HashMap, MapData, MapError};
+use aya::{
+    Pod,
+    maps::{HashMap, MapData, MapError},
+};
 use drainctl_common::{ServiceKey, record::Record};
 
-use super::{KernelError, loaded::is_missing, tracker::key};
+use super::{KernelError, loaded::is_missing, pins::Pins, tracker::key};
 use crate::{drain::Service, failpoint};
 
 /// The map as aya knows it.
@@ -43,13 +46,22 @@ pub(super) fn forget(drains: &mut Drains, service: Service) -> Result<(), Kernel
     }
 }
 
-/// Takes in those of an agent of another version that are not there yet.
-pub(super) fn copy(from: &Drains, to: &mut Drains) -> Result<(), KernelError> {
-    let fail = |e: MapError| KernelError::op("copy to map", "DRAINS", e);
-    for entry in from.iter() {
-        let (key, record) = entry.map_err(fail)?;
-        if matches!(to.get(&key, 0), Err(MapError::KeyNotFound)) {
-            to.insert(key, record, 0).map_err(fail)?;
+/// Takes in what agents of other versions have left in a map of this name, whose key and value are the same in each,
+/// if it is not there yet.
+pub(super) fn inherit<V: Pod>(
+    ours: &mut HashMap<MapData, ServiceKey, V>,
+    name: &'static str,
+    others: &[Pins],
+) -> Result<(), KernelError> {
+    let fail = |e: MapError| KernelError::op("copy to map", name, e);
+    for other in others {
+        let Some(map) = other.map(name)? else { continue };
+        let theirs: HashMap<MapData, ServiceKey, V> = map.try_into().map_err(fail)?;
+        for entry in theirs.iter() {
+            let (key, value) = entry.map_err(fail)?;
+            if matches!(ours.get(&key, 0), Err(MapError::KeyNotFound)) {
+                ours.insert(key, value, 0).map_err(fail)?;
+            }
         }
     }
     Ok(())

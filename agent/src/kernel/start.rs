@@ -37,7 +37,7 @@ use super::{
     retire::Retiring,
     settle::Unsettled,
     sys,
-    tracker::{Sizes, Tracker},
+    tracker::{self, Sizes, Tracker},
 };
 use crate::{drain::Service, failpoint};
 
@@ -65,22 +65,22 @@ pub fn open(
     let Config { max_flows, max_services, client_history, .. } = *config;
     let sizes = Sizes { max_flows, max_services, client_history };
     let offsets = Offsets::read()?;
+    // The sockets that are marked stay so, whoever's programs ask for the mark.
+    others.iter().try_for_each(|other| pins.take_over(tracker::MARKS, other))?;
     let mut tracker = Tracker::start(&cgroup, &pins, sizes, &offsets)?;
     failpoint::pass("adopt: tracker replaced");
     tell_sizes(&pins, sizes)?;
     let mut drains = tracker.take_drains()?;
-    for other in &others {
-        if let Some(map) = other.map("DRAINS")? {
-            let theirs = records::Drains::try_from(map);
-            let theirs = theirs.map_err(|e| KernelError::op("use map", "DRAINS", e))?;
-            records::copy(&theirs, &mut drains)?;
-        }
-    }
+    records::inherit(&mut drains, "DRAINS", &others)?;
+    let mut marked = tracker.take_marked()?;
+    records::inherit(&mut marked, "MARKED", &others)?;
     failpoint::pass("upgrade: drains copied");
     let (ring, logger) = (tracker.take_events()?, tracker.take_logger()?);
     let probes =
         Probes::start(config.probe_cgroup.clone(), cgroup.clone(), pins.clone(), &mut tracker)?;
-    let marks = Marks::new(tracker.take_marks()?, tracker.marks()?)?;
+    let marks = Marks::new(tracker.take_marks()?, marked)?;
+    // Before any flow is taken in: programs of another version have not told ours.
+    marks.services().iter().try_for_each(|(service, mark)| tracker.steer(*service, *mark))?;
     let peers = Peers::new(tracker.take_peers()?, client_history);
     let retiring = Retiring::start(&pins, sizes, &offsets, tracker.take_next()?);
     let namespaces = Namespaces::default();
@@ -272,7 +272,7 @@ impl Linux {
             self.watch(service, Watch::default())?;
         }
         let marked = self.marks.services();
-        for service in marked.into_iter().filter(|service| !ours.contains(service)) {
+        for service in marked.into_keys().filter(|service| !ours.contains(service)) {
             self.steering().end(service)?;
         }
         self.peers.keep_only(&ours)?;

@@ -12,7 +12,10 @@ use super::{
     Class, KernelError, gate::Gates, linux::lock, marks::Marks, netns::Namespaces, sys,
     tracker::Tracker,
 };
-use crate::drain::{Boot, Service};
+use crate::{
+    drain::{Boot, Service},
+    failpoint,
+};
 
 /// What steering works on.
 pub(super) struct Parts<'a> {
@@ -35,8 +38,11 @@ impl Parts<'_> {
         targets.iter().try_for_each(|target| check(service, *target))?;
         let is_new = self.marks.of(service).is_none();
         let steered = self.mark(service, targets, now).and_then(|()| {
+            failpoint::pass("steer: marked");
             // Only now: from here on, a connection can come with the mark.
-            lock(self.gates).steer(service, targets, &netns, cookie)
+            lock(self.gates).steer(service, targets, &netns, cookie)?;
+            failpoint::pass("steer: targets in place");
+            Ok(())
         });
         if steered.is_err() && is_new {
             self.end(service)?;
@@ -51,7 +57,7 @@ impl Parts<'_> {
         sockets: &[BorrowedFd<'_>],
         now: Boot,
     ) -> Result<(), KernelError> {
-        let mark = self.marks.begin(service, now);
+        let mark = self.marks.begin(service, now)?;
         lock(self.tracker).steer(service, mark)?;
         sockets.iter().try_for_each(|socket| self.marks.put(service, mark, *socket))
     }
@@ -62,6 +68,7 @@ impl Parts<'_> {
             return Ok(());
         }
         lock(self.tracker).steer(service, 0)?;
+        failpoint::pass("steer: ending");
         // A connection may just be being established that was taken for a steered one.
         sys::settle();
         let flows = lock(self.tracker).flows_of(service)?;
@@ -70,8 +77,7 @@ impl Parts<'_> {
                 lock(self.tracker).move_to(service, cookie, Class::Counted)?;
             }
         }
-        self.marks.end(service);
-        Ok(())
+        self.marks.end(service)
     }
 }
 

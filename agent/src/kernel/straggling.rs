@@ -74,11 +74,7 @@ pub(super) fn connect_here(
     token: u64,
 ) -> Result<Outgoing, KernelError> {
     let fail = |e: io::Error| KernelError::op("connect to", target, e);
-    let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))
-        .map_err(|e| fail(e.into()))?;
-    reset_at_close(&fd, true);
+    let fd = socket_for(target).map_err(|e| fail(e.into()))?;
     let cookie = sys::socket_cookie(fd.as_fd()).map_err(fail)?;
     // Before the first SYN: one without a mark could go round for ever.
     let mark = hop.mark(cookie, token)?;
@@ -87,6 +83,15 @@ pub(super) fn connect_here(
         Err(e) => return Err(fail(e.into())),
     }
     Ok(Outgoing { socket: fd, mark: Box::new(mark) })
+}
+
+/// A socket for a connection to this address. Resets when it is closed.
+pub(super) fn socket_for(target: SocketAddr) -> rustix::io::Result<OwnedFd> {
+    let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    reset_at_close(&socket, true);
+    Ok(socket)
 }
 
 /// Whether a connection to this address ends in the namespace of the calling thread: the kernel takes an own

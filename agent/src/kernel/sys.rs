@@ -201,6 +201,20 @@ pub(super) fn save_syn(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, &one)
 }
 
+/// Has files and sockets that this thread makes from now on belong to this user.
+///
+/// # Errors
+/// It may not (`CAP_SETUID`).
+pub(super) fn set_fsuid(uid: u32) -> io::Result<()> {
+    // SAFETY: a system call on numbers. It returns what was before, and does not say whether it failed: then what is
+    // asked again has not changed.
+    let now = unsafe {
+        libc::setfsuid(uid);
+        libc::setfsuid(uid)
+    };
+    if now as u32 == uid { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+}
+
 /// The SYN that was kept (`TCP_SAVED_SYN`), once: the kernel forgets it then. Empty if it was not kept.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! The tracker's programs and maps, from the agent's side.
 
+mod loading;
 mod watching;
 
 use std::{
@@ -10,11 +11,10 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, ProgramArray, RingBuf, lpm_trie::LpmTrie},
     programs::{
-        CgroupAttachMode, Iter, SchedClassifier, SockOps, TestRun as _, TestRunOptions,
-        links::FdLink,
+        CgroupAttachMode, SchedClassifier, SockOps, TestRun as _, TestRunOptions, links::FdLink,
     },
 };
 use drainctl_common::{
@@ -27,7 +27,7 @@ use drainctl_common::{
 use super::{
     Class, Faults, KernelError, Tracked,
     loaded::{address, begin_scan, exists, finish_scan, is_full, is_missing, lookup, map, program},
-    objects::TRACK,
+    marks::Marked,
     offsets::Offsets,
     pins::{Pins, detach, keep, replace},
     records::Drains,
@@ -38,12 +38,8 @@ use crate::drain::{Boot, Service};
 /// The map of flows, which the retire programs read too.
 pub(super) const FLOWS: &str = "FLOWS";
 
-/// Maps that the next agent goes on with, and of which other objects share some: the tracker is loaded first, so that
-/// they have the sizes that it gives them. The ring of events and the faults begin anew with each agent: it takes in
-/// everything that is there.
-const PINNED: [&str; 9] =
-    ["DRAINS", FLOWS, "SERVICES", "NEXT", "MARKS", PROBES, PROBE_COUNTS, "PEERS", "CLIENTS"];
-
+/// The marks of sockets.
+pub(super) const MARKS: &str = "MARKS";
 /// `BPF_NOEXIST` (`include/uapi/linux/bpf.h`).
 const NOEXIST: u64 = 1;
 /// Maps that the gates share with the tracker.
@@ -85,8 +81,8 @@ impl Tracker {
         sizes: Sizes,
         offsets: &Offsets,
     ) -> Result<Self, KernelError> {
-        let mut ebpf = load(pins, sizes, offsets)?;
-        let adopt = load_programs(&mut ebpf)?;
+        let mut ebpf = loading::load(pins, sizes, offsets)?;
+        let adopt = loading::load_programs(&mut ebpf)?;
         let mut tracker = Self {
             adopt,
             flows: map(&mut ebpf, FLOWS, Walkable::new)?,
@@ -157,10 +153,15 @@ impl Tracker {
 
     /// Marks of sockets, once.
     pub(super) fn take_marks(&mut self) -> Result<MapData, KernelError> {
-        map(&mut self.ebpf, "MARKS", |map| match map {
+        map(&mut self.ebpf, MARKS, |map| match map {
             Map::SkStorage(data) => Ok(data),
-            _ => Err(MapError::InvalidName { name: "MARKS".into() }),
+            _ => Err(MapError::InvalidName { name: MARKS.into() }),
         })
+    }
+
+    /// The mark of each service that has one, once.
+    pub(super) fn take_marked(&mut self) -> Result<Marked, KernelError> {
+        map(&mut self.ebpf, "MARKED", HashMap::try_from)
     }
 
     /// Reader of what the programs log, once.
@@ -350,45 +351,6 @@ pub(super) fn tracked(counts: &ServiceCounts, forgiven: u64) -> Tracked {
         last_new: seen.then(|| Boot::from_nanos(counts.last_new_ns)),
         last_peer: seen.then(|| address(counts.last_peer)),
     }
-}
-
-fn load(pins: &Pins, sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
-    let bytes = TRACK.bytes()?;
-    let mut loader = EbpfLoader::new();
-    pins.share(&mut loader, &PINNED);
-    loader
-        .btf(None) // The offsets below are all it needs.
-        .override_global("OFF_SKC_NET", &offsets.skc_net, true)
-        .override_global("OFF_NET_INUM", &offsets.net_inum, true)
-        .override_global("OFF_SKC_STATE", &offsets.skc_state, true)
-        .override_global("OFF_INET_SPORT", &offsets.inet_sport, true)
-        .override_global("CLIENT_HISTORY", &sizes.client_history, true)
-        .map_max_entries(FLOWS, sizes.max_flows)
-        .map_max_entries("SERVICES", sizes.max_services)
-        // No map has room for nothing.
-        .map_max_entries("CLIENTS", sizes.client_history.max(1))
-        .load(bytes)
-        .map_err(|e| KernelError::op("load", "the tracker", e))
-}
-
-/// Loads every program; returns the name of the iterator that this kernel accepts.
-fn load_programs(ebpf: &mut Ebpf) -> Result<&'static str, KernelError> {
-    let btf = Btf::from_sys_fs().map_err(|e| KernelError::op("read", "BTF of the kernel", e))?;
-    for name in ["track", "probe"] {
-        let ops: &mut SockOps = program(ebpf, name)?;
-        ops.load().map_err(|e| KernelError::op("load program", name, e))?;
-    }
-    let repair: &mut SchedClassifier = program(ebpf, "repair")?;
-    repair.load().map_err(|e| KernelError::op("load program", "repair", e))?;
-    let adopt: &mut Iter = program(ebpf, "adopt")?;
-    if let Err(e) = adopt.load("tcp", &btf) {
-        tracing::warn!(error = %e, "this kernel's TCP iterator may not set socket options (it came with Linux 6.1): \
-            the end of connections older than the agent is found by looking, not by event");
-        let unseen: &mut Iter = program(ebpf, "adopt_unseen")?;
-        unseen.load("tcp", &btf).map_err(|e| KernelError::op("load program", "adopt_unseen", e))?;
-        return Ok("adopt_unseen");
-    }
-    Ok("adopt")
 }
 
 #[cfg(test)]

@@ -25,8 +25,9 @@ fn main() -> Result<()> {
     println!("seed {seed}");
     let tally = chaos::run(rounds, seed).with_context(|| format!("--seed {seed}"))?;
     println!(
-        "killed {} times, {} of them draining; {} connection attempts refused, none accepted that had to be",
-        tally.rounds, tally.draining, tally.refused
+        "killed {} times, {} of them draining; {} connection attempts kept away from the drained server, all that had \
+         to be; {} requests to another one served, all there were",
+        tally.rounds, tally.draining, tally.refused, tally.served
     );
     Ok(())
 }

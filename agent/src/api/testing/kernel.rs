@@ -130,7 +130,13 @@ impl Kernel for FakeKernel {
     fn open_listener(&self, netns: u32, _: Listening) -> Result<OwnListener, KernelError> {
         Err(KernelError::NoNetns(netns))
     }
-    fn open_connection(&self, netns: u32, _: SocketAddr, _: u64) -> Result<Outgoing, KernelError> {
+    fn open_connection(
+        &self,
+        netns: u32,
+        _: SocketAddr,
+        _: u64,
+        _: u32,
+    ) -> Result<Outgoing, KernelError> {
         Err(KernelError::NoNetns(netns))
     }
     fn own_addresses(&self, _: u32, _: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {

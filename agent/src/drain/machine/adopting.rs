@@ -70,7 +70,7 @@ impl Machine {
     pub fn adopt(standing: Standing, now: Boot) -> (Self, Vec<Action>) {
         let mut machine = Self::new(standing.spec);
         machine.phase = standing.phase;
-        machine.started = standing.started;
+        (machine.started, machine.noticed_from) = (standing.started, now);
         machine.deadline = standing.deadline;
         machine.lease_until = standing.lease_until;
         machine.gate_lease = standing.gate_lease;

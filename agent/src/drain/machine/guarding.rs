@@ -27,6 +27,18 @@ impl Machine {
         !self.spec.admission().is_empty()
     }
 
+    /// The gate is not closed, but may refuse or let in some by a list, or be prepared to give connections to others:
+    /// opening it ends that too.
+    pub(super) fn end_unclosed(&mut self, reason: String, out: &mut Vec<Action>) {
+        let new = self.spec.new_connections();
+        let takes = self.phase == Phase::Closing && new.takes_stragglers();
+        if self.is_guarded() || takes || new.handoff().is_some() {
+            self.end_closed(reason, out);
+        } else {
+            self.over(reason, out);
+        }
+    }
+
     /// A flow appeared after zero was proven: with nobody to let in, that cannot be.
     pub(super) fn came_after_zero(&self, out: &mut Vec<Action>) {
         if !self.spec.admission().lets_in() {

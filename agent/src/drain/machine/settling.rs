@@ -12,7 +12,7 @@ impl Machine {
     /// Closes the gate if settling is over, else says when to ask again.
     pub(super) fn settle(&mut self, arrivals: Arrivals, now: Boot, out: &mut Vec<Action>) {
         let newest = match arrivals {
-            Arrivals::Never => self.started,
+            Arrivals::Never => self.noticed_from,
             Arrivals::Last(at) => at,
             Arrivals::Unknown => now,
         };
@@ -20,7 +20,10 @@ impl Machine {
         let age = now.since(self.started);
         if age >= self.spec.min_settle() && quiet {
             self.close(SettledBy::Quiet, "no new connection came for the quiet time", out);
-        } else if age >= self.spec.max_settle() && arrivals == Arrivals::Never {
+        } else if age >= self.spec.max_settle()
+            && arrivals == Arrivals::Never
+            && self.noticed_from == self.started
+        {
             self.close(SettledBy::Quiet, "max-settle is reached, and no connection ever came", out);
         } else if age >= self.spec.max_settle() {
             self.close(

@@ -4,7 +4,7 @@ use super::{
     super::{Standing, retire::AtDeadline},
     flows, judged, machine_in, machine_with, spec, summary, t, wake,
 };
-use crate::drain::{Event, Machine, Phase, SettledBy, Verdict};
+use crate::drain::{Arrivals, Event, Machine, Phase, SettledBy, Verdict};
 
 /// As another process finds it.
 fn saved(machine: &Machine) -> Standing {
@@ -39,6 +39,15 @@ fn every_phase_goes_on() {
         assert!(by_timer.is_empty() || wake(&actions) <= t(ms), "{description}: at once");
         let actions = machine.step(Event::Timer, t(ms)).expect("legal");
         assert_eq!(summary(&actions), by_timer, "{description}");
+    }
+}
+
+#[test]
+fn settling_does_not_end_early_if_nobody_knows_any_more_who_came() {
+    let (mut machine, _) = Machine::adopt(saved(&machine_in(Phase::Settling)), t(2900));
+    for (ms, phase) in [(3000, Phase::Settling), (3899, Phase::Settling), (3900, Phase::Closing)] {
+        machine.step(Event::Arrivals(Arrivals::Never), t(ms)).expect("legal");
+        assert_eq!(machine.phase(), phase, "after {ms} ms");
     }
 }
 

@@ -23,11 +23,14 @@ impl Simulation {
         }
         if phase == Phase::Serving && self.is_idle() {
             assert_eq!(self.kernel.order(WEB), None, "serving, but told to leave");
+            let steered = self.kernel.is_steered(WEB);
+            assert!(!steered || self.netns_lost, "serving, but handed over");
             let guarded = self.kernel.is_guarded(WEB);
             assert!(!guarded || self.netns_lost, "serving, but with lists of clients");
         }
         if phase == Phase::Drained {
-            let truth = self.kernel.truth(WEB);
+            let mut truth = self.kernel.truth(WEB);
+            truth.handshakes -= self.kernel.steered_handshakes(WEB);
             assert!(truth.is_zero() || self.is_excused(now), "drained with {truth}");
         }
     }

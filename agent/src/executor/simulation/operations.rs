@@ -1,15 +1,18 @@
 //! The executor's part: operations are carried out one at a time, and answers and events arrive late, or in
 //! another order.
 
-use std::sync::Arc;
+use std::{os::fd::AsFd as _, sync::Arc};
 
 use rand::Rng;
 
 use super::{Simulation, WEB};
 use crate::{
-    drain::{Action, Arrivals, Event, Phase, Verdict, is_new_instance},
+    drain::{Action, Arrivals, Event, NewConnections, Phase, Verdict, is_new_instance},
     executor::verify::{check_netns, verify},
-    kernel::{EventKind, Kernel, KernelError, fake::Op},
+    kernel::{
+        EventKind, Kernel, KernelError, Listening,
+        fake::{FakeKernel, Op},
+    },
 };
 
 impl Simulation {
@@ -51,6 +54,7 @@ impl Simulation {
             }
             Action::CloseGate { lease_until } => {
                 check_netns(kernel, WEB.netns, self.netns_cookie).map_err(failed)?;
+                self.steer(kernel).map_err(failed)?;
                 kernel.close_gate(WEB, lease_until).map_err(failed)?;
                 self.gate_lease = lease_until;
                 vec![Event::GateClosed { lease_until }]
@@ -93,6 +97,18 @@ impl Simulation {
             }
             other => unreachable!("{other:?} is no operation"),
         })
+    }
+
+    /// Whoever is to get new connections is known before the gate closes.
+    fn steer(&self, kernel: &FakeKernel) -> Result<(), KernelError> {
+        match self.machine.spec().new_connections() {
+            NewConnections::Handoff(to) => kernel.hand_over(WEB, *to).map(drop),
+            NewConnections::Drop => {
+                let listener = kernel.open_listener(WEB.netns, Listening::Silent)?;
+                kernel.steer(WEB, &[listener.socket.as_fd()])
+            }
+            NewConnections::Reject | NewConnections::Forward(_) => Ok(()),
+        }
     }
 
     pub(super) fn deliver(&mut self) {

@@ -9,11 +9,14 @@ use std::{
 use rand::{Rng, rngs::SmallRng};
 
 use super::{
-    Simulation, WEB,
+    NEXT, Simulation, WEB,
     leaving::{Fates, random_retire},
 };
 use crate::{
-    drain::{AdmissionRequest, Event, Lingerers, Machine, Phase, Spec, SpecRequest, listeners},
+    drain::{
+        AdmissionRequest, Event, Handoff, Lingerers, Machine, NewConnections, Phase, Spec,
+        SpecRequest, listeners,
+    },
     kernel::{Kernel, TcpState, fake::Op},
 };
 
@@ -51,6 +54,8 @@ impl Simulation {
             (85..90, _) => drop(kernel.connect_from(WEB, PROBER)),
             (90..92, _) => kernel.unlisten(WEB),
             (92..94, _) => drop(kernel.listen(WEB)),
+            (95, _) => kernel.unlisten(NEXT),
+            (96..98, _) => drop(kernel.listen(NEXT)),
             (94, _) if self.rng.random_bool(0.2) => {
                 self.say(|| "the namespace dies".into());
                 kernel.kill_netns(WEB.netns);
@@ -143,6 +148,14 @@ fn random_admission(rng: &mut SmallRng) -> AdmissionRequest {
     }
 }
 
+fn random_new(rng: &mut SmallRng) -> NewConnections {
+    match rng.random_range(0..5) {
+        0 => NewConnections::Drop,
+        1 | 2 => NewConnections::Handoff(Handoff::Port(NEXT.port)),
+        _ => NewConnections::Reject,
+    }
+}
+
 /// Options within their limits.
 pub(super) fn random_spec(rng: &mut SmallRng) -> Spec {
     let ms =
@@ -156,7 +169,7 @@ pub(super) fn random_spec(rng: &mut SmallRng) -> Spec {
         keep_closed: rng.random_bool(0.3),
         retire: random_retire(rng),
         admission: random_admission(rng),
-        ..SpecRequest::default()
+        new: random_new(rng),
     };
     Spec::try_from(request).expect("within its limits")
 }

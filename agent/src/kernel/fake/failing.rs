@@ -33,6 +33,7 @@ pub(crate) enum Op {
     Finish,
     Abort,
     OpenListener,
+    OpenConnection,
     OwnAddresses,
     SavedDrains,
     SaveDrain,
@@ -42,7 +43,7 @@ pub(crate) enum Op {
 
 impl Op {
     /// All of them.
-    pub(crate) const ALL: [Self; 30] = [
+    pub(crate) const ALL: [Self; 31] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -68,6 +69,7 @@ impl Op {
         Self::Finish,
         Self::Abort,
         Self::OpenListener,
+        Self::OpenConnection,
         Self::OwnAddresses,
         Self::SavedDrains,
         Self::SaveDrain,

@@ -31,6 +31,8 @@ pub(super) struct Model {
     pub(super) gates: HashMap<Service, Gate>,
     /// How many sockets take the connections of a service, once its gate is closed.
     pub(super) steering: HashMap<Service, usize>,
+    /// Services that are given to sockets of the agent.
+    pub(super) steered_to_agent: BTreeSet<Service>,
     /// Handshakes with one of those.
     pub(super) steered: BTreeSet<u64>,
     pub(super) guards: HashMap<Service, Guard>,

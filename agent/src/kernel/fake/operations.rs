@@ -2,9 +2,11 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
 };
+
+use rustix::net::connect;
 
 use super::{
     FakeKernel, Op,
@@ -16,7 +18,8 @@ use crate::{
     kernel::{
         Abort, Admitted, Class, Faults, Finish, Followed, Kernel, KernelError, Listening, Look,
         Outgoing, OwnListener, ProbeCounts, Reconciled, RetireLacks, RetireOrder, Steered,
-        TcpState, Tracked, Watch, reset_at_close, straggling::listen_here,
+        TcpState, Tracked, Watch,
+        straggling::{listen_here, socket_for},
     },
 };
 
@@ -79,6 +82,7 @@ impl Kernel for FakeKernel {
         let mut model = self.enter(Op::Steer)?;
         model.netns_exists(service.netns)?;
         model.steering.insert(service, targets.len());
+        model.steered_to_agent.insert(service);
         Ok(())
     }
 
@@ -171,12 +175,16 @@ impl Kernel for FakeKernel {
         _netns: u32,
         target: SocketAddr,
         _token: u64,
+        _uid: u32,
     ) -> Result<Outgoing, KernelError> {
-        let fail = |e: std::io::Error| KernelError::op("connect to", target, e);
-        let socket = TcpStream::connect(target).map_err(fail)?;
-        socket.set_nonblocking(true).map_err(fail)?;
-        reset_at_close(&socket, true);
-        Ok(Outgoing { socket: socket.into(), mark: Box::new(()) })
+        drop(self.enter(Op::OpenConnection)?);
+        let fail = |e: rustix::io::Errno| KernelError::op("connect to", target, e);
+        let socket = socket_for(target).map_err(fail)?;
+        match connect(&socket, &target) {
+            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+            Err(e) => return Err(fail(e)),
+        }
+        Ok(Outgoing { socket, mark: Box::new(()) })
     }
 
     fn own_addresses(&self, netns: u32, addrs: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {

@@ -170,7 +170,11 @@ impl Model {
             .values()
             .filter(|(of, socket)| *of == service && socket.state == TcpState::Established)
             .filter(|(of, socket)| !self.is_ignored(*of, socket.peer.ip()))
-            .filter(|(_, socket)| socket.class != Class::Steered || order.carried)
+            .filter(|(_, socket)| match socket.class {
+                Class::Counted => true,
+                Class::Steered => order.carried,
+                Class::Ignored | Class::Probe => false,
+            })
             .map(|(_, socket)| socket.cookie)
             .collect();
         for cookie in flows {

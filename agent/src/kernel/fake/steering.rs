@@ -14,6 +14,13 @@ impl FakeKernel {
     pub(crate) fn is_steered(&self, service: Service) -> bool {
         self.model().steering.contains_key(&service)
     }
+
+    /// Handshakes with others, which count as long as they last.
+    pub(crate) fn steered_handshakes(&self, service: Service) -> u64 {
+        let model = self.model();
+        let ours = |cookie: &&u64| model.sockets.get(cookie).is_some_and(|(of, _)| *of == service);
+        model.steered.iter().filter(ours).count() as u64
+    }
 }
 
 impl Model {
@@ -30,6 +37,13 @@ impl Model {
             socket.class = Class::Steered;
         }
         cookie
+    }
+
+    /// Nobody takes what was given to the agent.
+    pub(super) fn close_own_listeners(&mut self) {
+        for service in std::mem::take(&mut self.steered_to_agent) {
+            self.steering.entry(service).and_modify(|targets| *targets = 0);
+        }
     }
 
     pub(super) fn count_steered(&self, service: Service) -> usize {
@@ -58,6 +72,7 @@ impl Model {
 
     /// What was steered counts from now on.
     pub(super) fn end_steering(&mut self, service: Service) {
+        self.steered_to_agent.remove(&service);
         if self.steering.remove(&service).is_none() {
             return;
         }

@@ -1,7 +1,5 @@
 //! What the tracker reports of each service, and how it tells classes of its flows apart.
 
-use std::collections::HashMap;
-
 use aya::maps::MapError;
 use drainctl_common::{
     class,
@@ -28,21 +26,6 @@ impl Tracker {
             }
         }
         Ok(())
-    }
-
-    /// The marks that an earlier agent gave, by service.
-    pub(in crate::kernel) fn marks(&self) -> Result<HashMap<Service, u32>, KernelError> {
-        let mut marks = HashMap::new();
-        for entry in self.services.iter() {
-            match entry {
-                Ok((key, counts)) if counts.steer != 0 && key.class == class::COUNTED => {
-                    marks.insert(Service { netns: key.netns, port: key.port }, counts.steer);
-                }
-                Ok(_) | Err(MapError::KeyNotFound) => {}
-                Err(e) => return Err(KernelError::op("read map", "SERVICES", e)),
-            }
-        }
-        Ok(marks)
     }
 
     /// Services of which something is reported, or whose new connections are joined.
