@@ -110,7 +110,7 @@ fn refuse(pod: &Pod, verb: &str, ports: &[u16]) -> Result<()> {
 fn poll(limit: Duration, every: Duration, look: impl Fn() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     while !look()? && start.elapsed() < limit {
-        thread::sleep(every); // not a wait for a state of ours: this is how the method looks
+        thread::sleep(every); // not a wait for a state: this is how the method looks
     }
     Ok(())
 }
