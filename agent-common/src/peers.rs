@@ -37,9 +37,7 @@ impl PeerKey {
     pub const fn v6(netns: u32, port: u16, addr: [u32; 4]) -> Self {
         Self { netns, port, family: Self::V6, addr }
     }
-}
 
-impl PeerKey {
     /// The key of a client (network byte order, v4-mapped where it is IPv4, by whatever socket it came).
     #[inline(always)]
     pub const fn of(netns: u32, port: u16, addr: [u32; 4]) -> Self {

@@ -2,6 +2,7 @@
 //! after each, another one starts. What must hold all the time is checked all the time.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -124,13 +125,25 @@ impl Watch {
             thread::sleep(Duration::from_millis(1)); // not a wait for a state: the pause between two looks
             let closed = self.must_be_closed();
             if let Some(kind) = *closed {
-                let attempt = net::attempt(client, addr, LIMIT)?;
+                let attempt = attempt(client, addr)?;
                 let (options, expected) = KINDS[kind];
                 ensure!(expected.contains(&attempt), "a gate has opened: {attempt:?} {options:?}");
                 self.refused.fetch_add(1, Ordering::SeqCst);
             }
         }
         Ok(())
+    }
+}
+
+/// Tries to connect. Who is reset before it has noticed that it was connected was connected too.
+fn attempt(client: &Netns, addr: SocketAddr) -> Result<Attempt> {
+    let got = net::attempt(client, addr, LIMIT);
+    let kind = |error: &anyhow::Error| Some(error.root_cause().downcast_ref::<io::Error>()?.kind());
+    match got {
+        Err(error) if kind(&error) == Some(io::ErrorKind::ConnectionReset) => {
+            Ok(Attempt::Connected)
+        }
+        got => got,
     }
 }
 
@@ -193,7 +206,7 @@ fn play(
             ("settling", _) => false,
             (_, false) => fixture.attempt()? == Attempt::Connected,
             (_, true) => {
-                let attempt = net::attempt(&fixture.cluster.client, fixture.pod().addr(), LIMIT)?;
+                let attempt = attempt(&fixture.cluster.client, fixture.pod().addr())?;
                 KINDS[kind].1.contains(&attempt)
             }
         })

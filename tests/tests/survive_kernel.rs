@@ -12,8 +12,8 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 use drainctl_agent::{
-    drain::Service,
-    kernel::{self, Config, Kernel, Linux, PinDir, VERSION},
+    drain::{AdmissionRequest, Cidr, Service, Spec, SpecRequest},
+    kernel::{self, Admitted, Config, Kernel, Linux, PinDir, VERSION},
 };
 use drainctl_tests::{
     bpffs::Bpffs,
@@ -84,7 +84,18 @@ impl Place {
     }
 }
 
+fn prefix(text: &str) -> Vec<Cidr> {
+    text.parse().into_iter().collect()
+}
+
 impl Running {
+    fn guard(&self, service: Service, lists: impl FnOnce(&mut AdmissionRequest)) -> Result<()> {
+        let mut request = SpecRequest::default();
+        lists(&mut request.admission);
+        let spec = Spec::try_from(request)?;
+        Ok(self.linux.guard(service, spec.admission(), self.linux.now() + LONG)?)
+    }
+
     fn close_gate(&self, service: Service, lease: Duration) -> Result<()> {
         Ok(self.linux.close_gate(service, self.linux.now() + lease)?)
     }
@@ -211,8 +222,10 @@ fn a_namespace_with_the_number_of_another_inherits_nothing() -> Result<()> {
 fn inherits_nothing() -> Result<bool> {
     let place = Place::new()?;
     let first = place.open(VERSION)?;
-    first.close_gate(place.service, LONG)?;
+    // Its clients are refused by a list, before the gate is closed.
+    first.guard(place.service, |lists| lists.fail_health_from = prefix("127.0.0.0/8"))?;
     ensure!(place.attempt()? == Attempt::Refused);
+    first.close_gate(place.service, LONG)?;
     drop(first);
     let Place { bpffs, netns, server, service } = place;
     drop((server, netns));
@@ -239,5 +252,11 @@ fn inherits_nothing() -> Result<bool> {
     let second = place.open(VERSION)?;
     ensure!(place.gates(VERSION)?.is_empty(), "the gate of the dead namespace is gone");
     ensure!(second.linux.rejected(service)? == 0 && place.attempt()? == Attempt::Connected);
+    second.linux.release_others(&[])?;
+    // A drain with lists of its own has no others.
+    second.guard(service, |lists| lists.ignore = prefix("192.0.2.0/24"))?;
+    ensure!(place.attempt()? == Attempt::Connected, "by a list of the dead");
+    let admitted = second.linux.admitted(service)?;
+    ensure!(admitted == Admitted::default(), "{admitted:?}");
     Ok(true)
 }

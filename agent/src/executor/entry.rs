@@ -211,6 +211,11 @@ impl Entry {
         self.queue.pop_front()
     }
 
+    /// Whether an operation is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
     /// The operation under way is done.
     pub(super) fn idle(&mut self) {
         self.busy = false;

@@ -84,3 +84,30 @@ async fn what_cannot_be_taken_any_more_is_not_tried_after_undrain() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(!kernel.is_steered(WEB) && !kernel.gate_is_closed(WEB));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_stops_leaves_nothing_under_way() {
+    let (executor, kernel) = world();
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let (begun, mut begins) = mpsc::unbounded_channel();
+    kernel.hook(Op::CloseGate, move |_| {
+        // Nobody is there any more if the test has failed.
+        let _ = begun.send(());
+        let _ = wait.recv();
+    });
+    let running = executor.clone();
+    let asked = tokio::spawn(async move {
+        drop(running.drain(vec![WEB], drains(NewConnections::Reject), OWNER).await)
+    });
+    begins.recv().await.expect("the gate is being closed");
+    let stopping = executor.clone();
+    let stop = tokio::spawn(async move { stopping.stop().await });
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!stop.is_finished(), "the next agent would start in the middle of it");
+    drop(release);
+    stop.await.expect("it stops");
+    assert!(kernel.gate_is_closed(WEB) && kernel.is_saved(WEB));
+    asked.await.expect("it was told that the agent stops");
+}

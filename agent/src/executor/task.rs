@@ -149,6 +149,8 @@ impl Task {
             self.settle();
         }
         if let Some(stop) = self.stop.take() {
+            self.finish_operations().await;
+            self.kernel.rest();
             // Whoever asked may have lost patience.
             let _ = stop.send(());
         }
@@ -273,8 +275,18 @@ impl Task {
         let _ = reply.send(seen.into_iter().map(status).collect());
     }
 
-    /// Nothing is done about the drains. Operations under way end on their threads; the next agent repeats
-    /// those whose outcome was not saved.
+    /// Operations under way end before the next agent may start; none is begun any more.
+    async fn finish_operations(&mut self) {
+        while self.entries.values().any(Entry::is_busy) {
+            if let Some(Internal::Done(OpDone { service, .. })) = self.done_receiver.recv().await
+                && let Some(entry) = self.entries.get_mut(&service)
+            {
+                entry.idle();
+            }
+        }
+    }
+
+    /// Nothing is done about the drains. The next agent repeats operations whose outcome was not saved.
     fn begin_stop(&mut self, reply: oneshot::Sender<()>) {
         for service in self.draining() {
             let phase = self.phase(service).name();

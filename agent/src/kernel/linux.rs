@@ -79,6 +79,8 @@ pub struct Linux {
     pub(super) unknown: AtomicU64,
     /// What agents of other versions have left.
     pub(super) others: Mutex<Vec<Pins>>,
+    /// Whether what is pinned is ours to sweep; locked while that is done.
+    pub(super) on_duty: Mutex<bool>,
 }
 
 impl Linux {
@@ -304,6 +306,10 @@ impl Kernel for Linux {
 
     fn abort(&self, netns: u32, flows: &[Abort]) -> Result<Vec<u64>, KernelError> {
         self.namespaces.inside(netns, || destroy::destroy(flows))
+    }
+
+    fn rest(&self) {
+        *lock(&self.on_duty) = false;
     }
 
     fn retire_lacks(&self) -> RetireLacks {

@@ -311,6 +311,10 @@ pub trait Kernel: Send + Sync + 'static {
     /// Something could not be undone.
     fn release_others(&self, drains: &[Service]) -> Result<Vec<Service>, KernelError>;
 
+    /// Does nothing by itself any more: when this returns, the next agent may start, and what this process still does
+    /// it is asked for.
+    fn rest(&self);
+
     /// What this kernel lacks for retiring.
     fn retire_lacks(&self) -> RetireLacks;
 

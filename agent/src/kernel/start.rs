@@ -106,6 +106,7 @@ pub fn open(
         unsettled,
         forgiven: Mutex::default(),
         others: Mutex::new(others),
+        on_duty: Mutex::new(true),
         unknown: AtomicU64::new(0),
     });
     linux.adopt_all()?;
@@ -120,6 +121,10 @@ pub fn open(
     let mut rounds = 0_u32;
     events::forward(ring, logger, to, lost, SEEK, move || {
         let Some(linux) = sweeper.upgrade() else { return };
+        let on_duty = lock(&linux.on_duty);
+        if !*on_duty {
+            return; // The next agent may be at work, with what we know in other places by now.
+        }
         lock(&linux.probes).seek(&mut linux.tracker());
         rounds += 1;
         if rounds.is_multiple_of(SWEEP) {

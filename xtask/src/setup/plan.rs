@@ -104,12 +104,13 @@ impl Tool {
 pub(super) const VENV: &str = "python3 -m venv";
 
 /// All of them.
-pub(super) const TOOLS: [Tool; 24] = [
+pub(super) const TOOLS: [Tool; 25] = [
     Tool::demo("nginx", "nginx-light"),
     Tool::demo("iptables", "iptables"),
     Tool::new("nft", "nftables"),
     Tool::demo("ip", "iproute2"),
     Tool::new("curl", "curl"),
+    Tool::new("dnsmasq", "dnsmasq-base"),
     Tool::new("wrk", "wrk"),
     Tool::new("bpftool", "bpftool"),
     Tool::new("node", "nodejs"),

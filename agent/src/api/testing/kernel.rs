@@ -142,6 +142,8 @@ impl Kernel for FakeKernel {
     fn own_addresses(&self, _: u32, _: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {
         Ok(Vec::new())
     }
+    fn rest(&self) {}
+
     fn retire_lacks(&self) -> RetireLacks {
         RetireLacks::default()
     }

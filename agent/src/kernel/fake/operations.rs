@@ -262,6 +262,8 @@ impl Kernel for FakeKernel {
         Ok(closed)
     }
 
+    fn rest(&self) {}
+
     fn retire_lacks(&self) -> RetireLacks {
         RetireLacks { telling: self.model().retiring.lacks.clone() }
     }
