@@ -13,3 +13,4 @@ pub mod drain;
 pub mod executor;
 mod failpoint;
 pub mod kernel;
+pub mod pods;
