@@ -3,14 +3,16 @@
 use std::{
     collections::HashMap,
     io,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
 use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{
+    cluster::{self, Cluster, ClusterError, Listed},
+    cri::Runtime,
     logs,
     places::{self, ContainerRef, Places, Seen},
     pod::{NetnsId, Pod, PodList, PodName},
@@ -27,6 +29,8 @@ pub struct Sources {
     pub proc: PathBuf,
     /// The kubelet's folder of logs.
     pub logs: PathBuf,
+    /// Socket of the container runtime; `None`: the first that is there of those that are known.
+    pub cri_socket: Option<PathBuf>,
 }
 
 /// Who is who on this node. Cheap to clone; everything that it looks up is read at that moment, or followed by tasks
@@ -39,6 +43,9 @@ pub struct Pods {
 struct Inner {
     host: NetnsId,
     sources: Sources,
+    cluster: Option<Cluster>,
+    listed: Option<watch::Receiver<Listed>>,
+    runtime: Mutex<Option<Runtime>>,
     list: watch::Sender<PodList>,
     /// The process by which the pod of a namespace was found last time.
     found: Mutex<HashMap<NetnsId, Seen>>,
@@ -106,13 +113,62 @@ pub enum PodError {
 }
 
 impl Pods {
-    /// Begins to follow the pods of this node. `host` is the node's own network namespace.
-    pub fn start(host: NetnsId, sources: Sources) -> Self {
-        let inner =
-            Inner { host, sources, list: watch::Sender::default(), found: Mutex::default() };
-        let inner = Arc::new(inner);
-        tokio::spawn(follow(Arc::downgrade(&inner)));
-        Self { inner }
+    /// Begins to follow the pods of this node. `host` is the node's own network namespace. With `wait` it returns once
+    /// the API has listed them.
+    ///
+    /// # Errors
+    /// It was to wait, and the API does not answer.
+    pub async fn start(
+        host: NetnsId,
+        sources: Sources,
+        cluster: Option<Cluster>,
+        wait: bool,
+    ) -> Result<Self, ClusterError> {
+        let mut listed = cluster.as_ref().map(Cluster::follow);
+        if let Some(listed) = listed.as_mut().filter(|_| wait) {
+            cluster::first_list(listed).await?;
+        }
+        let pods = Self::new(host, sources, cluster, listed);
+        tokio::spawn(follow(Arc::downgrade(&pods.inner), pods.inner.listed.clone()));
+        Ok(pods)
+    }
+
+    /// Where there is no Kubernetes.
+    pub fn nowhere(host: NetnsId) -> Self {
+        let sources =
+            Sources { proc: "/proc".into(), logs: "/nonexistent".into(), cri_socket: None };
+        Self::new(host, sources, None, None)
+    }
+
+    fn new(
+        host: NetnsId,
+        sources: Sources,
+        cluster: Option<Cluster>,
+        listed: Option<watch::Receiver<Listed>>,
+    ) -> Self {
+        let (runtime, list, found) = (Mutex::default(), watch::Sender::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { host, sources, cluster, listed, runtime, list, found }) }
+    }
+
+    /// The API, if it is asked.
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.inner.cluster.as_ref()
+    }
+
+    /// The pod as it is now, as far as that can be told in a moment: a deletion may be younger than what is known.
+    pub async fn fresh(&self, pod: &Arc<Pod>) -> Arc<Pod> {
+        match &self.inner.cluster {
+            Some(cluster) => match cluster.get(pod).await {
+                Ok(Some(now)) => return Arc::new(now),
+                Ok(None) => {}
+                Err(error) => {
+                    let pod = pod.full_name();
+                    tracing::warn!(%pod, error, "cannot ask the Kubernetes API for the pod");
+                }
+            },
+            None => self.inner.refresh().await,
+        }
+        table::by_uid(&self.inner.list.borrow(), &pod.uid).unwrap_or_else(|| Arc::clone(pod))
     }
 
     /// The pod and the container that a process belongs to; `None` if it is in no pod, or gone.
@@ -128,7 +184,7 @@ impl Pods {
     /// There is none, or it has no network namespace of its own, or it cannot be told which of two it is.
     pub async fn named(&self, name: &PodName) -> Result<Found, PodError> {
         self.inner.refresh().await;
-        let candidates = table::named(&self.inner.list.borrow(), name);
+        let candidates = self.inner.called(name);
         if candidates.is_empty() {
             return Err(PodError::NoSuchPod(name.clone()));
         }
@@ -192,29 +248,62 @@ impl Pods {
 }
 
 /// Looks again and again, until nobody is interested any more.
-async fn follow(inner: std::sync::Weak<Inner>) {
+async fn follow(inner: Weak<Inner>, mut listed: Option<watch::Receiver<Listed>>) {
     loop {
         let Some(strong) = inner.upgrade() else { return };
         strong.refresh().await;
         drop(strong);
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::select! {
+            Some(()) = changed(&mut listed) => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
     }
+}
+
+/// Ready when the API has told something new; `None` if it never will.
+async fn changed(listed: &mut Option<watch::Receiver<Listed>>) -> Option<()> {
+    listed.as_mut()?.changed().await.ok()
 }
 
 impl Inner {
     /// Asks all sources.
     async fn refresh(&self) {
+        let listed = self.listed.as_ref().and_then(|listed| listed.borrow().clone());
+        // What the runtime knows of pods the API knows better.
+        let runtime = if listed.is_some() { Vec::new() } else { self.ask_runtime().await };
         let folder = self.sources.logs.clone();
         let logs = spawn_blocking(move || logs::read(&folder)).await;
         // Where there is no kubelet there is no such folder.
         let logs: Vec<Arc<Pod>> =
             logs.ok().and_then(Result::ok).unwrap_or_default().into_iter().map(Arc::new).collect();
-        let list = table::merge([&logs[..]]);
+        let list = table::merge([&listed.unwrap_or_default()[..], &runtime, &logs]);
         self.list.send_if_modified(|old| {
             let changed = *old != list;
             *old = list;
             changed
         });
+    }
+
+    async fn ask_runtime(&self) -> Vec<Arc<Pod>> {
+        let runtime = {
+            let mut known = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+            // It may start later than the agent.
+            if known.is_none() && self.has_pods() {
+                *known = Runtime::find(self.sources.cri_socket.as_deref());
+            }
+            known.clone()
+        };
+        let Some(runtime) = runtime else { return Vec::new() };
+        let pods = runtime.pods().await;
+        pods.inspect_err(|error| tracing::debug!(error, "the container runtime tells nothing"))
+            .unwrap_or_default()
+    }
+
+    /// The pods of this name. One that the API knows is the one that is meant, whatever is left of others.
+    fn called(&self, name: &PodName) -> Vec<Arc<Pod>> {
+        let listed = self.listed.as_ref().and_then(|listed| listed.borrow().clone());
+        let known = table::named(&listed.unwrap_or_default(), name);
+        if known.is_empty() { table::named(&self.list.borrow(), name) } else { known }
     }
 
     /// The pod of this uid; asks the sources again if it is not known.
@@ -235,7 +324,7 @@ impl Inner {
         {
             return Some(seen);
         }
-        if !self.has_pods(&self.sources.logs) {
+        if !self.has_pods() {
             return None;
         }
         let pods = self.look().await.ok()?.pods(self.host);
@@ -245,8 +334,8 @@ impl Inner {
     }
 
     /// Whether there may be pods at all: elsewhere nobody should have to wait for a look at all processes.
-    fn has_pods(&self, logs: &Path) -> bool {
-        !self.list.borrow().is_empty() || logs.exists()
+    fn has_pods(&self) -> bool {
+        self.cluster.is_some() || self.sources.cri_socket.is_some() || self.sources.logs.exists()
     }
 
     async fn look(&self) -> io::Result<Places> {
