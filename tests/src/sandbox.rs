@@ -35,7 +35,8 @@ impl Sandbox {
     pub fn start(netns: &Netns, uid: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let id = format!("{:032x}{:032x}", process::id(), number);
+        // Other tests' ids must differ where an id may be cut.
+        let id = format!("{number:04x}{:08x}{:052x}", process::id(), 0);
         let outer = root()?.join(format!("drainctl-t-pods-{}-{number}", process::id()));
         let pod = outer.join(format!("pod{uid}"));
         let container = pod.join(&id);

@@ -27,7 +27,7 @@ struct Node {
     api: Option<ApiServer>,
     sandbox: Sandbox,
     host: Netns,
-    _server: Server,
+    server: Server,
     cluster: Cluster,
     _folder: TempDir,
 }
@@ -70,7 +70,7 @@ impl Node {
             None => options.extend(["--kubernetes", "off"]),
         }
         let agent = Agent::start_with(&options)?;
-        Ok(Self { agent, api, sandbox, host, _server: server, cluster, _folder: folder })
+        Ok(Self { agent, api, sandbox, host, server, cluster, _folder: folder })
     }
 
     fn pod(&self) -> &Pod {
@@ -94,6 +94,9 @@ impl Node {
     fn ensure(&self, expected: Attempt) -> Result<()> {
         let attempt = net::attempt(&self.cluster.client, self.pod().addr(), LIMIT)?;
         ensure!(attempt == expected, "{attempt:?} instead of {expected:?}");
+        if attempt == Attempt::Connected {
+            drop(self.server.accept()?);
+        }
         Ok(())
     }
 

@@ -1,4 +1,17 @@
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    HeaderMap, Request as HttpRequest, Response,
+    body::{Body, Incoming},
+    header::{CONTENT_TYPE, HeaderValue},
+    server::conn::http2,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message as _;
+use tokio::net::UnixListener;
 
 use super::*;
 
@@ -88,4 +101,47 @@ fn sandboxes_and_containers_make_pods() {
     assert_eq!(pods[0].containers, ["a", "b"]);
     assert_eq!(pods[0].labels, map(&[("app", "web")]));
     assert_eq!(pods[1].grace, Grace::default(), "nobody has said");
+}
+
+/// As a runtime answers: a message with its length before it, and the status behind it (gRPC over HTTP/2).
+async fn answer(
+    request: HttpRequest<Incoming>,
+) -> Result<Response<impl Body<Data = Bytes, Error = Infallible>>, Infallible> {
+    let message = match request.uri().path() {
+        "/runtime.v1.RuntimeService/ListPodSandbox" => {
+            ListPodSandboxResponse { items: vec![sandbox("1", READY, &[])] }.encode_to_vec()
+        }
+        "/runtime.v1.RuntimeService/ListContainers" => {
+            ListContainersResponse { containers: vec![container("1", "a", "45")] }.encode_to_vec()
+        }
+        other => panic!("nobody calls {other}"),
+    };
+    let length = u32::try_from(message.len()).expect("short").to_be_bytes();
+    let body = Bytes::from([&[0], &length[..], &message].concat());
+    let trailers = async {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        Some(Ok(trailers))
+    };
+    let mut response = Response::new(Full::new(body).with_trailers(trailers));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    Ok(response)
+}
+
+#[tokio::test]
+async fn a_runtime_is_asked_over_its_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("cri.sock");
+    let runtime = Runtime::find(Some(&socket)).expect("it may come later");
+    assert!(runtime.pods().await.unwrap_err().contains("cannot be reached"));
+    let listener = UnixListener::bind(&socket).unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let connection = http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(connection.serve_connection(TokioIo::new(stream), service_fn(answer)));
+        }
+    });
+    let pods = runtime.pods().await.expect("it answers now");
+    assert_eq!(pods[0].full_name().to_string(), "default/web-0");
+    assert_eq!(pods[0].grace, Grace { seconds: 45, source: GraceSource::Cri });
 }
