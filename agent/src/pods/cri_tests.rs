@@ -133,7 +133,7 @@ async fn a_runtime_is_asked_over_its_socket() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("cri.sock");
     let runtime = Runtime::find(Some(&socket)).expect("it may come later");
-    assert!(runtime.pods().await.unwrap_err().contains("cannot be reached"));
+    runtime.pods().await.expect_err("nobody listens");
     let listener = UnixListener::bind(&socket).unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
