@@ -21,6 +21,7 @@ use crate::{
     },
     executor::Executor,
     kernel::{self, Event, Kernel, KernelError, PinDir, PinDirError},
+    pods::{self, Cluster, ClusterError, ClusterOptions, Mode, Pods, Sources},
 };
 
 /// Threads that run tasks: the agent waits far more than it computes.
@@ -53,6 +54,12 @@ pub struct Options {
     pub client_history: u32,
     /// Most connections carried to peers at once, at least 1.
     pub max_carried: u32,
+    /// How to reach the Kubernetes API.
+    pub cluster: ClusterOptions,
+    /// Socket of the container runtime; `None`: the first that is there of those that are known.
+    pub cri_socket: Option<PathBuf>,
+    /// The kubelet's folder of logs, whose names tell which pods there are.
+    pub pod_logs: PathBuf,
     /// Version of the kernel programs to go by; `None`: the one they have. Only tests of upgrades say another.
     pub version: Option<u32>,
 }
@@ -72,6 +79,9 @@ pub enum DaemonError {
     /// There is no socket.
     #[error("cannot make the socket")]
     Bind(#[from] BindError),
+    /// The Kubernetes API is to be asked, and cannot be.
+    #[error("cannot ask the Kubernetes API")]
+    Cluster(#[from] ClusterError),
 }
 
 /// Runs until SIGTERM or SIGINT. Then the socket is gone, and the kernel goes on by itself: gates stay as they are,
@@ -112,18 +122,32 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     let pin_dir = PinDir::claim(&options.pin_dir)?;
     let (kernel, events) = open_kernel(options, &pin_dir)?;
     let executor = Executor::spawn(Arc::clone(&kernel), events, options.max_carried as usize)?;
+    let pods = find_pods(options, kernel.host_netns()).await?;
+    let keeper = tokio::spawn(pods::keep(pods.clone(), executor.clone()));
     tracing::info!(socket = %options.socket.display(), "listening");
     let seats = Seats::new(kernel.host_netns());
-    let app = Arc::new(App::new(executor.clone(), kernel));
+    let app = Arc::new(App::new(executor.clone(), kernel, pods));
     let connections = socket.serve(router(app), seats, signals.asked_to_stop()).await;
     tracing::info!("stopping: the kernel goes on by itself until the next agent comes");
     executor.stop().await;
+    keeper.abort();
     connections.finish(FINISH_WITHIN).await;
     // From here on the next agent may start.
     drop(pin_dir);
     carry_to_the_end(&executor, &mut signals).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Begins to follow the pods of this node. Drains that an earlier agent began go on meanwhile.
+async fn find_pods(options: &Options, host_netns: u32) -> Result<Pods, ClusterError> {
+    let cluster = Cluster::find(&options.cluster).await?;
+    let sources = Sources {
+        proc: "/proc".into(),
+        logs: options.pod_logs.clone(),
+        cri_socket: options.cri_socket.clone(),
+    };
+    Pods::start(host_netns, sources, cluster, options.cluster.mode == Mode::Require).await
 }
 
 /// Only this process can go on with the connections that it carries to peers; they end with it.

@@ -4,6 +4,7 @@
 //! the folder named by `DRAINCTL_DIST`, and only their documented outside is used.
 
 pub mod agent;
+pub mod apiserver;
 pub mod bpf;
 pub mod bpffs;
 pub mod chaos;
@@ -31,6 +32,7 @@ pub mod options;
 pub mod peers;
 pub mod process;
 pub mod rolling;
+pub mod sandbox;
 pub mod script;
 pub mod sockmap;
 pub mod ss;

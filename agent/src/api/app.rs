@@ -11,19 +11,21 @@ use super::{
     error::ApiError,
     metrics::Requests,
     peer::held_in_cgroup,
-    protocol::{NetnsName, NetnsRef, ServiceStatus},
+    protocol::{PodRef, ServiceStatus},
     status::{exists, service_status},
 };
 use crate::{
     drain::Service,
     executor::Status,
     kernel::{Kernel, KernelError, Listener},
+    pods::Pods,
 };
 
 /// What all requests share.
 pub struct App<D> {
     pub(super) drains: D,
     pub(super) kernel: Arc<dyn Kernel>,
+    pub(super) pods: Pods,
     pub(super) requests: Requests,
     turns: Semaphore,
 }
@@ -33,9 +35,10 @@ pub struct App<D> {
 const TURNS: usize = 4;
 
 impl<D: Drains> App<D> {
-    /// The interface to `drains`, looking through `kernel`.
-    pub fn new(drains: D, kernel: Arc<dyn Kernel>) -> Self {
-        Self { drains, kernel, requests: Requests::default(), turns: Semaphore::new(TURNS) }
+    /// The interface to `drains`, looking through `kernel`; `pods` says who is who.
+    pub fn new(drains: D, kernel: Arc<dyn Kernel>, pods: Pods) -> Self {
+        let (requests, turns) = (Requests::default(), Semaphore::new(TURNS));
+        Self { drains, kernel, pods, requests, turns }
     }
 
     /// Calls the kernel on a thread that may block.
@@ -57,15 +60,6 @@ impl<D: Drains> App<D> {
         let called = tokio::task::spawn_blocking(move || call(kernel.as_ref())).await;
         drop(turn);
         called.map_err(|error| ApiError::internal(&error))
-    }
-
-    /// The namespace that a request means.
-    pub(super) fn netns(&self, asked: Option<NetnsRef>, caller: &Caller) -> u32 {
-        match asked {
-            None => caller.netns,
-            Some(NetnsRef::Inode(inode)) => inode,
-            Some(NetnsRef::Named(NetnsName::Host)) => self.kernel.host_netns(),
-        }
     }
 
     /// Checks that the caller may read this namespace.
@@ -149,11 +143,21 @@ impl<D: Drains> App<D> {
         services: Vec<Service>,
     ) -> Result<Vec<ServiceStatus>, ApiError> {
         let status = self.drains.status(services).await?;
-        Ok(status.iter().map(|status| self.tell(status)).collect())
+        let mut told = Vec::with_capacity(status.len());
+        for status in &status {
+            told.push(self.tell(status).await);
+        }
+        Ok(told)
     }
 
     /// The service as it is told now.
-    pub(super) fn tell(&self, status: &Status) -> ServiceStatus {
-        service_status(status, self.kernel.now())
+    pub(super) async fn tell(&self, status: &Status) -> ServiceStatus {
+        let pod = self.pod(status.service.netns).await;
+        service_status(status, pod, self.kernel.now())
+    }
+
+    /// The pod that a namespace belongs to.
+    pub(super) async fn pod(&self, netns: u32) -> Option<PodRef> {
+        self.pods.in_netns(netns).await.map(|pod| PodRef::from(&*pod))
     }
 }

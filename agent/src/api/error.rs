@@ -13,7 +13,7 @@ use super::{
     peer::Unidentified,
     protocol::{ErrorBody, ErrorCode, ErrorDetail},
 };
-use crate::{drain::Service, executor::DrainError, kernel::KernelError};
+use crate::{drain::Service, executor::DrainError, kernel::KernelError, pods::PodError};
 
 /// An answer that is not what was asked for.
 #[derive(Debug)]
@@ -109,6 +109,21 @@ impl From<KernelError> for ApiError {
             KernelError::Handoff(error) if error.is_missing() => Self::not_found(error.to_string()),
             KernelError::Handoff(error) => Self::usage(error.to_string()),
             _ => Self::internal(&error),
+        }
+    }
+}
+
+impl From<PodError> for ApiError {
+    fn from(error: PodError) -> Self {
+        match error {
+            PodError::NoSuchPod(_) | PodError::NotRunning(_) | PodError::NoSuchContainer(_) => {
+                Self::not_found(error.to_string())
+            }
+            PodError::Several { .. }
+            | PodError::SeveralContainers { .. }
+            | PodError::HostNetwork(_)
+            | PodError::WrongContainer(_) => Self::usage(error.to_string()),
+            PodError::Proc(_) => Self::internal(&error),
         }
     }
 }

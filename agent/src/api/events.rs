@@ -34,7 +34,10 @@ use super::{
     extract::{Calling, FromSegment, Params},
     protocol::{MAX_PORTS, ServiceStatus, StateName, StreamEvent},
 };
-use crate::{drain::Service, executor::Update};
+use crate::{
+    drain::{Ending, Service},
+    executor::Update,
+};
 
 /// Counts of one service are told at most this often; a change of state at once.
 const COUNTS_EVERY: Duration = Duration::from_millis(200);
@@ -215,7 +218,7 @@ impl<D: Drains> Stream<D> {
             let followed = self.followed.iter_mut().find(|each| each.service == update.service);
             match (followed, update.ended) {
                 (Some(followed), None) => followed.changed = true,
-                (Some(_), Some(reason)) => self.end(update.service, reason).await?,
+                (Some(_), Some(ending)) => self.end(update.service, ending).await?,
                 (None, _) => {}
             }
             next = updates.try_recv().ok();
@@ -241,7 +244,7 @@ impl<D: Drains> Stream<D> {
         for status in self.look(all).await {
             if self.has_vanished(&status) {
                 let reason = "it ended while this stream could not follow".to_owned();
-                self.end_as(status, reason).await?;
+                self.end_as(status, Ending { reason, at_deadline: false }).await?;
             } else {
                 self.tell(status).await?;
             }
@@ -310,11 +313,11 @@ impl<D: Drains> Stream<D> {
         self.send(&StreamEvent::Status { service: status }).await
     }
 
-    async fn end(&mut self, service: Service, reason: String) -> Result<(), ClientGone> {
+    async fn end(&mut self, service: Service, ending: Ending) -> Result<(), ClientGone> {
         let last = self.followed.iter().find(|each| each.service == service);
         let last = last.and_then(|each| each.told.clone());
         match self.look(vec![service]).await.pop().or_else(|| last.map(as_ended)) {
-            Some(status) => self.end_as(status, reason).await,
+            Some(status) => self.end_as(status, ending).await,
             None => {
                 self.followed.retain(|each| each.service != service);
                 Ok(())
@@ -322,10 +325,11 @@ impl<D: Drains> Stream<D> {
         }
     }
 
-    async fn end_as(&mut self, service: ServiceStatus, reason: String) -> Result<(), ClientGone> {
+    async fn end_as(&mut self, service: ServiceStatus, ending: Ending) -> Result<(), ClientGone> {
         self.followed.retain(|each| each.service != service.service());
         self.keep_alive.retain(|&each| each != service.service());
-        self.send(&StreamEvent::Ended { service, reason }).await
+        let Ending { reason, at_deadline } = ending;
+        self.send(&StreamEvent::Ended { service, reason, at_deadline }).await
     }
 
     async fn send(&self, event: &StreamEvent) -> Result<(), ClientGone> {

@@ -71,7 +71,7 @@ async fn it_ends_when_every_drain_has_ended() {
         loop {
             match next(&mut written).await {
                 StreamEvent::Status { .. } => {}
-                StreamEvent::Ended { service: ended, reason } => {
+                StreamEvent::Ended { service: ended, reason, .. } => {
                     assert_eq!((ended.service(), reason.as_str()), (service, "undrained"));
                     assert_eq!(ended.state, StateName::Serving);
                     break;

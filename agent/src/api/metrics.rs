@@ -1,12 +1,14 @@
 //! `/metrics`: what docs/metrics.md lists. Values of services are read when asked for, and only for those
 //! that are draining, so that a node with thousands of ports stays cheap to scrape.
 
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 use axum::http::StatusCode;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
+    encoding::{
+        DescriptorEncoder, EncodeLabel, EncodeLabelSet, EncodeMetric, LabelSetEncoder, text::encode,
+    },
     metrics::{counter::ConstCounter, counter::Counter, family::Family, gauge::ConstGauge},
     registry::Registry,
 };
@@ -15,7 +17,7 @@ use super::{
     app::App,
     drains::Drains,
     error::ApiError,
-    protocol::{StateName, UntellableFlows},
+    protocol::{PodRef, StateName, UntellableFlows},
     status::exists,
 };
 use crate::{
@@ -50,7 +52,11 @@ pub(super) async fn text<D: Drains>(app: &App<D>) -> Result<String, ApiError> {
     let draining = app.drains.draining().await?;
     // A namespace that ends meanwhile must not cost the other metrics.
     let services = app.drains.status(draining).await.unwrap_or_default();
-    let services = services.into_iter().filter(exists).collect();
+    let services: Vec<Status> = services.into_iter().filter(exists).collect();
+    let mut pods = HashMap::new();
+    for Status { service, .. } in &services {
+        pods.extend(app.pod(service.netns).await.map(|pod| (service.netns, pod)));
+    }
     let mut registry = Registry::with_prefix("drainctl");
     let requests = app.requests.0.clone();
     registry.register("http_requests", "Requests answered, by HTTP status", requests);
@@ -60,6 +66,7 @@ pub(super) async fn text<D: Drains>(app: &App<D>) -> Result<String, ApiError> {
         faults,
         probes,
         services,
+        pods,
     }));
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|error| ApiError::internal(&error))?;
@@ -74,6 +81,8 @@ struct Snapshot {
     faults: Faults,
     probes: ProbeCounts,
     services: Vec<Status>,
+    /// Pods of the namespaces of the services.
+    pods: HashMap<u32, PodRef>,
 }
 
 #[derive(Debug, EncodeLabelSet)]
@@ -81,30 +90,45 @@ struct BuildLabels {
     version: &'static str,
 }
 
-#[derive(Debug, EncodeLabelSet)]
+/// Labels of every series of a service.
+#[derive(Clone, Debug, EncodeLabelSet)]
 struct ServiceLabels {
     netns: u32,
     port: u16,
+    #[prometheus(flatten)]
+    pod: PodLabels,
+}
+
+/// `namespace` and `pod`, where the pod is known.
+#[derive(Clone, Debug)]
+struct PodLabels(Option<PodRef>);
+
+impl EncodeLabelSet for PodLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let Some(PodRef { namespace, name, .. }) = &self.0 else { return Ok(()) };
+        ("namespace", namespace.as_str()).encode(encoder.encode_label())?;
+        ("pod", name.as_str()).encode(encoder.encode_label())
+    }
 }
 
 #[derive(Debug, EncodeLabelSet)]
 struct StateLabels {
-    netns: u32,
-    port: u16,
+    #[prometheus(flatten)]
+    service: ServiceLabels,
     state: &'static str,
 }
 
 #[derive(Debug, EncodeLabelSet)]
 struct HowLabels {
-    netns: u32,
-    port: u16,
+    #[prometheus(flatten)]
+    service: ServiceLabels,
     how: &'static str,
 }
 
 #[derive(Debug, EncodeLabelSet)]
 struct ReasonLabels {
-    netns: u32,
-    port: u16,
+    #[prometheus(flatten)]
+    service: ServiceLabels,
     reason: &'static str,
 }
 
@@ -241,7 +265,6 @@ impl Snapshot {
         let help = "Connection attempts that the client's address decided";
         let mut metric = encoder.encode_descriptor("drain_admitted", help, None, kind)?;
         for status in &self.services {
-            let Service { netns, port } = status.service;
             let Admitted { ignored, allowed, failed_health, kept } = status.admitted;
             let by = [
                 ("ignore", ignored),
@@ -250,7 +273,7 @@ impl Snapshot {
                 ("keep_clients", kept),
             ];
             for (how, attempts) in by {
-                let labels = HowLabels { netns, port, how };
+                let labels = HowLabels { service: self.labels(status.service), how };
                 gauge(attempts).encode(metric.encode_family(&labels)?)?;
             }
         }
@@ -267,10 +290,15 @@ impl Snapshot {
         let kind = ConstGauge::new(0_i64).metric_type();
         let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
         for status in &self.services {
-            let labels = ServiceLabels { netns: status.service.netns, port: status.service.port };
+            let labels = self.labels(status.service);
             gauge(value(status)).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
+    }
+
+    fn labels(&self, service: Service) -> ServiceLabels {
+        let Service { netns, port } = service;
+        ServiceLabels { netns, port, pod: PodLabels(self.pods.get(&netns).cloned()) }
     }
 
     /// The services that have a drain, with what became of their connections.
@@ -310,8 +338,8 @@ impl Snapshot {
     ) -> fmt::Result {
         let kind = ConstGauge::new(0_i64).metric_type();
         let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-        for (Service { netns, port }, report) in self.reports() {
-            gauge(value(report)).encode(metric.encode_family(&ServiceLabels { netns, port })?)?;
+        for (service, report) in self.reports() {
+            gauge(value(report)).encode(metric.encode_family(&self.labels(service))?)?;
         }
         Ok(())
     }
@@ -320,10 +348,10 @@ impl Snapshot {
         let kind = ConstGauge::new(0_i64).metric_type();
         let help = "Connections told to leave";
         let mut metric = encoder.encode_descriptor("drain_told", help, None, kind)?;
-        for (Service { netns, port }, report) in self.reports() {
+        for (service, report) in self.reports() {
             let by = [("header", report.told_by_header), ("goaway", report.told_by_goaway)];
             for (how, told) in by {
-                let labels = HowLabels { netns, port, how };
+                let labels = HowLabels { service: self.labels(service), how };
                 gauge(told).encode(metric.encode_family(&labels)?)?;
             }
         }
@@ -334,9 +362,10 @@ impl Snapshot {
         let kind = ConstGauge::new(0_i64).metric_type();
         let help = "Connections there are now that cannot be told to leave";
         let mut metric = encoder.encode_descriptor("drain_untellable", help, None, kind)?;
-        for (Service { netns, port }, report) in self.reports() {
+        for (service, report) in self.reports() {
             for (barrier, flows) in UntellableFlows::from(&report.untellable).by_reason() {
-                let labels = ReasonLabels { netns, port, reason: barrier.as_str() };
+                let labels =
+                    ReasonLabels { service: self.labels(service), reason: barrier.as_str() };
                 gauge(flows).encode(metric.encode_family(&labels)?)?;
             }
         }
@@ -351,10 +380,8 @@ impl Snapshot {
         let mut metric = encoder.encode_descriptor("service_state", help, None, kind)?;
         for status in &self.services {
             for state in [Serving, Settling, Rejecting, Drained, Expired] {
-                let Status { service, .. } = status;
-                let state_name = state.as_str();
                 let labels =
-                    StateLabels { netns: service.netns, port: service.port, state: state_name };
+                    StateLabels { service: self.labels(status.service), state: state.as_str() };
                 let holds = i64::from(status.state == state);
                 ConstGauge::new(holds).encode(metric.encode_family(&labels)?)?;
             }

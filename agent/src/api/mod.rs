@@ -15,6 +15,7 @@ mod extract;
 mod handoff;
 mod metrics;
 pub mod peer;
+mod place;
 pub mod protocol;
 mod retiring;
 mod routes;
@@ -24,6 +25,7 @@ mod stalled;
 mod status;
 #[cfg(test)]
 mod testing;
+mod timeout;
 
 pub use app::App;
 pub use drains::Drains;

@@ -5,21 +5,22 @@
 //! | --- | --- |
 //! | `POST /v1/drains` [`DrainRequest`] | 202 [`DrainAccepted`] |
 //! | `DELETE /v1/drains/{service id}` | 200 [`Undrained`] |
-//! | `GET /v1/services` (`?netns=`, `?port=`; neither: the caller's namespace) | 200 [`ServiceList`] |
+//! | `GET /v1/services` (`?netns=`, `?pod=`, `?container=`, `?port=`; none: the caller's namespace) | 200 [`ServiceList`] |
 //! | `GET /v1/services/{service id}` | 200 [`ServiceStatus`] |
 //! | `GET /v1/services/{service id}/flows` | 200 [`FlowList`] |
 //! | `GET /v1/events?services=ID,ID` | 200, a stream of [`StreamEvent`]s, one JSON object a line; keeps leases alive |
-//! | `GET /drained/{port}` (`?netns=`) | 200 drained (proven again now) · 503 not yet or unknown, both with [`ServiceStatus`] |
-//! | `GET /serving/{port}` (`?netns=`) | 200 serving · 503 draining, both with [`ServiceStatus`] |
+//! | `GET /drained/{port}` (`?netns=`, `?pod=`, `?container=`) | 200 drained (proven again now) · 503 not yet or unknown, both with [`ServiceStatus`] |
+//! | `GET /serving/{port}` (`?netns=`, `?pod=`, `?container=`) | 200 serving · 503 draining, both with [`ServiceStatus`] |
 //! | `GET /metrics`, `GET /healthz` | Prometheus text · `ok` |
 //!
 //! Every error is [`ErrorBody`]. Bodies of requests are at most 64 KiB. A service id is `NETNS:PORT`, for
 //! example `4026531840:8080`. `netns` in a query is an inode number, or `host`; `all` (GET /v1/services
-//! only, node admins only) means every one. With `?port=`, `GET /v1/services` answers 404 where there is no
+//! only, node admins only) means every one. A pod is `NAMESPACE/NAME`, a container its id or the first 12 digits of it. With `?port=`, `GET /v1/services` answers 404 where there is no
 //! listener, flow or drain. The event stream keeps alive the leases of those services only that the caller
 //! may also drain; it ends when the drains of all its services have ended.
 
 mod admission;
+mod pod;
 mod retire;
 
 use std::{net::SocketAddr, time::Duration};
@@ -27,11 +28,13 @@ use std::{net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use self::admission::{AdmissionStatus, FlowClass};
+pub use self::pod::{PodRef, TimeoutFrom};
 pub use self::retire::{
     AtDeadline, FlowBarrier, FlowProtocol, FlowRetired, RetireKind, RetireStatus, UntellableFlows,
 };
 use crate::drain::{AdmissionRequest, RetireRequest, Service, Spec, SpecError, SpecRequest};
 pub use crate::drain::{Cidr, Forward, Handoff, NewConnections, Peer, SettledBy, StateName};
+pub use crate::pods::PodName;
 
 /// Most ports of one drain, and most services of one event stream.
 pub const MAX_PORTS: usize = 64;
@@ -45,6 +48,12 @@ pub struct DrainRequest {
     /// Network namespace; left out: the caller's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<NetnsRef>,
+    /// The pod in whose network namespace the ports are; not together with `netns`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodName>,
+    /// A container in whose network namespace the ports are: its id, or how it begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// How long no new connection must have come before the gate closes; 0 closes it at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quiet_ms: Option<u64>,
@@ -54,7 +63,7 @@ pub struct DrainRequest {
     /// Longest settling time; left out: 60 % of the timeout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_settle_ms: Option<u64>,
-    /// When to give up waiting for zero.
+    /// When to give up waiting for zero; left out: in a pod what its grace period allows, elsewhere 25 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// How long the drain lives without anyone renewing it.
@@ -63,6 +72,9 @@ pub struct DrainRequest {
     /// Keep the gate closed when a new instance listens on the port.
     #[serde(default)]
     pub keep_closed: bool,
+    /// Close the gate although Kubernetes goes on sending connections to the pod.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub close_anyway: bool,
     /// What happens to new connections once the gate is closed.
     #[serde(default)]
     pub new: NewConnections,
@@ -123,6 +135,15 @@ pub struct DrainAccepted {
     pub services: Vec<ServiceStatus>,
     /// Whether at least one of them was already draining, and this request joined.
     pub joined: bool,
+    /// When this request gives up waiting for zero.
+    #[serde(default)]
+    pub timeout_ms: u64,
+    /// Where that comes from.
+    #[serde(default)]
+    pub timeout_from: TimeoutFrom,
+    /// What whoever asked should know of it, in words.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// A drain was ended, or there was none.
@@ -168,8 +189,8 @@ pub struct ServiceStatus {
     pub rejected: u64,
     /// Since the newest connection came; null if none came since counting began.
     pub last_new_age_ms: Option<u64>,
-    /// `namespace/name` of the pod; null where it is not known.
-    pub pod: Option<String>,
+    /// The pod that the network namespace belongs to; null where it is not known, and in the node's own.
+    pub pod: Option<PodRef>,
     /// Why the count cannot be verified; null if it can.
     pub unknown: Option<String>,
     /// The drain, if there is one.
@@ -217,12 +238,18 @@ pub enum StreamEvent {
         service: ServiceStatus,
         /// Why, in words.
         reason: String,
+        /// Whether the deadline passed while the gate had to stay open.
+        #[serde(default)]
+        at_deadline: bool,
     },
 }
 
 /// The connections of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowList {
+    /// The pod that the service belongs to; null where it is not known.
+    #[serde(default)]
+    pub pod: Option<PodRef>,
     /// Handshakes first, then by age, oldest first.
     pub flows: Vec<FlowStatus>,
 }
@@ -348,7 +375,9 @@ impl From<&DrainRequest> for SpecRequest {
             max_settle: request.max_settle_ms.map(Duration::from_millis),
             timeout: request.timeout_ms.map(Duration::from_millis),
             lease: request.lease_ms.map(Duration::from_millis),
+            grace: None,
             keep_closed: request.keep_closed,
+            close_anyway: request.close_anyway,
             new: request.new.clone(),
             admission: AdmissionRequest {
                 ignore: request.ignore.clone(),

@@ -198,12 +198,30 @@ fn flows() {
 #[test]
 fn answers() {
     both_ways(&ServiceList { services: vec![status()] }, &json!({"services": [status_json()]}));
-    let accepted = DrainAccepted { services: vec![status()], joined: true };
-    both_ways(&accepted, &json!({"services": [status_json()], "joined": true}));
+    let accepted = DrainAccepted {
+        services: vec![status()],
+        joined: true,
+        timeout_ms: 51_000,
+        timeout_from: TimeoutFrom::Api,
+        notes: vec!["so it is".into()],
+    };
+    let written = json!({
+        "services": [status_json()], "joined": true, "timeout_ms": 51_000, "timeout_from": "api",
+        "notes": ["so it is"],
+    });
+    both_ways(&accepted, &written);
+    let pod = ["default", "web-0", "7"].map(String::from);
+    let [namespace, name, uid] = pod;
+    let pod = json!({"namespace": namespace, "name": name, "uid": uid});
+    both_ways(&PodRef { namespace, name, uid }, &pod);
     let told = StreamEvent::Status { service: status() };
     both_ways(&told, &json!({"type": "status", "service": status_json()}));
-    let ended = StreamEvent::Ended { service: status(), reason: "undrained".into() };
-    both_ways(&ended, &json!({"type": "ended", "service": status_json(), "reason": "undrained"}));
+    let ended =
+        StreamEvent::Ended { service: status(), reason: "undrained".into(), at_deadline: false };
+    let written = json!({
+        "type": "ended", "service": status_json(), "reason": "undrained", "at_deadline": false,
+    });
+    both_ways(&ended, &written);
     let error = ErrorDetail { code: ErrorCode::NoSuchService, message: "none".into() };
     let written = json!({"error": {"code": "no_such_service", "message": "none"}});
     both_ways(&ErrorBody { error }, &written);

@@ -1,6 +1,10 @@
 //! The routes, as [`super::protocol`] documents them.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::{
     Json, Router,
@@ -20,14 +24,16 @@ use super::{
     events::events,
     extract::{Body, Calling, NetnsQuery, Params, Port, Segment},
     handoff, metrics,
+    place::Place,
     protocol::{
-        DrainAccepted, DrainRequest, FlowList, MAX_PORTS, NetnsRef, ServiceList, ServiceStatus,
+        DrainAccepted, DrainRequest, FlowList, MAX_PORTS, PodName, ServiceList, ServiceStatus,
         StateName, Undrained,
     },
     status::{Retiring, exists, flow_list},
+    timeout::{Timed, timed},
 };
 use crate::{
-    drain::{Service, Spec, SpecRequest},
+    drain::Service,
     executor::{Owner, Status},
     kernel::KernelError,
 };
@@ -95,9 +101,12 @@ async fn start_drain<D: Drains>(
     Calling(caller): Calling,
     Body(request): Body<DrainRequest>,
 ) -> Result<(StatusCode, Json<DrainAccepted>), ApiError> {
-    let netns = app.netns(request.netns, &caller);
+    let DrainRequest { netns, pod, container, .. } = request.clone();
+    let netns = app.place(Place { netns, pod, container }, &caller).await?;
     let services = services_of(&request.ports, netns)?;
-    spec(&request)?;
+    let may_know = caller.is_node_admin() || netns == caller.netns;
+    let pod = if may_know { app.pods.in_netns(netns).await } else { None };
+    timed((&request).into(), pod.as_ref(), SystemTime::now())?;
     for &service in &services {
         app.authorize_change(&caller, service).await?;
     }
@@ -107,17 +116,19 @@ async fn start_drain<D: Drains>(
         handoff::authorize(&app, &caller, service, &new).await?;
     }
     let request = DrainRequest { new, ..request };
-    let spec = spec(&request)?;
+    let pod = match pod {
+        Some(pod) => Some(app.pods.fresh(&pod).await),
+        None => None,
+    };
+    let Timed { spec, from, notes } = timed((&request).into(), pod.as_ref(), SystemTime::now())?;
+    let timeout_ms = u64::try_from(spec.timeout().as_millis()).unwrap_or(u64::MAX);
     let owner = Owner { uid: caller.uid, netns: caller.netns };
     let joined = app.drains.drain(services.clone(), spec, owner).await?;
-    tracing::info!(pid = caller.pid, uid = caller.uid, netns, ports = ?request.ports, joined, "drain accepted");
+    let pod = pod.map(|pod| tracing::field::display(pod.full_name()));
+    tracing::info!(pid = caller.pid, uid = caller.uid, netns, pod, ports = ?request.ports, joined, timeout_ms, ?notes, "drain accepted");
     let services = app.told(services).await?;
-    Ok((StatusCode::ACCEPTED, Json(DrainAccepted { services, joined })))
-}
-
-/// The validated options of a drain.
-fn spec(request: &DrainRequest) -> Result<Spec, ApiError> {
-    Spec::try_from(SpecRequest::from(request)).map_err(|e| ApiError::usage(e.to_string()))
+    let accepted = DrainAccepted { services, joined, timeout_ms, timeout_from: from, notes };
+    Ok((StatusCode::ACCEPTED, Json(accepted)))
 }
 
 /// The services that a drain of these ports means, each once, in the order asked for.
@@ -146,13 +157,15 @@ async fn end_drain<D: Drains>(
     // A drain can outlive its listener and its connections, so what it leaves behind may be nothing.
     let status = status.first().filter(|status| was_draining || exists(status));
     let status = status.ok_or_else(|| ApiError::no_such_service(service))?;
-    Ok(Json(Undrained { service: app.tell(status), was_draining }))
+    Ok(Json(Undrained { service: app.tell(status).await, was_draining }))
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
     netns: Option<NetnsQuery>,
+    pod: Option<PodName>,
+    container: Option<String>,
     port: Option<u16>,
 }
 
@@ -161,10 +174,12 @@ async fn list_services<D: Drains>(
     Params(query): Params<ListQuery>,
     Calling(caller): Calling,
 ) -> Answer<ServiceList> {
-    let namespaces = match query.netns {
-        Some(NetnsQuery::All) => app.kernel(|k| k.namespaces()).await?,
-        Some(NetnsQuery::One(asked)) => vec![app.netns(Some(asked), &caller)],
-        None => vec![caller.netns],
+    let every = query.netns == Some(NetnsQuery::All);
+    let namespaces = if every {
+        app.kernel(|k| k.namespaces()).await?
+    } else {
+        let place = PlaceQuery { netns: query.netns, pod: query.pod, container: query.container };
+        vec![app.place(place.one()?, &caller).await?]
     };
     for &netns in &namespaces {
         app.authorize_read(&caller, netns)?;
@@ -174,9 +189,8 @@ async fn list_services<D: Drains>(
             return Err(ApiError::usage("0 is no port; it is 1 to 65535"));
         }
         let status = app.existing(Service { netns: *netns, port }).await?;
-        return Ok(Json(ServiceList { services: vec![app.tell(&status)] }));
+        return Ok(Json(ServiceList { services: vec![app.tell(&status).await] }));
     }
-    let every = query.netns == Some(NetnsQuery::All);
     let mut services = listening(&app, namespaces.clone(), every).await?;
     let draining = app.drains.draining().await?;
     services.extend(draining.into_iter().filter(|service| namespaces.contains(&service.netns)));
@@ -221,7 +235,7 @@ async fn one_service<D: Drains>(
 ) -> Answer<ServiceStatus> {
     app.authorize_read(&caller, service.netns)?;
     let status = app.existing(service).await?;
-    Ok(Json(app.tell(&status)))
+    Ok(Json(app.tell(&status).await))
 }
 
 async fn flows<D: Drains>(
@@ -241,7 +255,7 @@ async fn flows<D: Drains>(
         Ok(flow_list(&look, &established, retiring.as_ref(), kernel.now()))
     });
     match list.await? {
-        Ok(list) => Ok(Json(list)),
+        Ok(list) => Ok(Json(FlowList { pod: app.pod(service.netns).await, ..list })),
         Err(error @ KernelError::NoNetns(_)) => Err(error.into()),
         Err(error) => Err(ApiError::unverifiable(&error)),
     }
@@ -249,59 +263,63 @@ async fn flows<D: Drains>(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NetnsOnly {
+struct PlaceQuery {
     netns: Option<NetnsQuery>,
+    pod: Option<PodName>,
+    container: Option<String>,
 }
 
-impl NetnsOnly {
-    fn one(&self) -> Result<Option<NetnsRef>, ApiError> {
-        match self.netns {
-            None => Ok(None),
-            Some(NetnsQuery::One(netns)) => Ok(Some(netns)),
+impl PlaceQuery {
+    fn one(self) -> Result<Place, ApiError> {
+        let Self { netns, pod, container } = self;
+        let netns = match netns {
+            None => None,
+            Some(NetnsQuery::One(netns)) => Some(netns),
             Some(NetnsQuery::All) => {
-                Err(ApiError::usage("netns=all is for GET /v1/services only; name one"))
+                return Err(ApiError::usage("netns=all is for GET /v1/services only; name one"));
             }
-        }
+        };
+        Ok(Place { netns, pod, container })
     }
 }
 
 async fn drained<D: Drains>(
     State(app): State<Arc<App<D>>>,
     Segment(Port(port)): Segment<Port>,
-    Params(query): Params<NetnsOnly>,
+    Params(query): Params<PlaceQuery>,
     Calling(caller): Calling,
 ) -> Result<(StatusCode, Json<ServiceStatus>), ApiError> {
-    let service = readable(&app, &query, &caller, port)?;
+    let service = readable(&app, query, &caller, port).await?;
     let status = app.drains.prove(service).await?;
     let proven = status.state == StateName::Drained && status.unknown.is_none();
-    yes_or_no(&app, &status, proven)
+    yes_or_no(&app, &status, proven).await
 }
 
 async fn serving<D: Drains>(
     State(app): State<Arc<App<D>>>,
     Segment(Port(port)): Segment<Port>,
-    Params(query): Params<NetnsOnly>,
+    Params(query): Params<PlaceQuery>,
     Calling(caller): Calling,
 ) -> Result<(StatusCode, Json<ServiceStatus>), ApiError> {
-    let service = readable(&app, &query, &caller, port)?;
+    let service = readable(&app, query, &caller, port).await?;
     let status = app.existing(service).await?;
-    yes_or_no(&app, &status, status.state == StateName::Serving)
+    yes_or_no(&app, &status, status.state == StateName::Serving).await
 }
 
 /// The service that is asked about, if the caller may know.
-fn readable<D: Drains>(
+async fn readable<D: Drains>(
     app: &App<D>,
-    query: &NetnsOnly,
+    query: PlaceQuery,
     caller: &Caller,
     port: u16,
 ) -> Result<Service, ApiError> {
-    let netns = app.netns(query.one()?, caller);
+    let netns = app.place(query.one()?, caller).await?;
     app.authorize_read(caller, netns)?;
     Ok(Service { netns, port })
 }
 
 /// 200 or 503, both with the status; 404 where there is nothing.
-fn yes_or_no<D: Drains>(
+async fn yes_or_no<D: Drains>(
     app: &App<D>,
     status: &Status,
     yes: bool,
@@ -310,7 +328,7 @@ fn yes_or_no<D: Drains>(
         return Err(ApiError::no_such_service(status.service));
     }
     let code = if yes { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    Ok((code, Json(app.tell(status))))
+    Ok((code, Json(app.tell(status).await)))
 }
 
 async fn metrics_text<D: Drains>(State(app): State<Arc<App<D>>>) -> Result<Response, ApiError> {

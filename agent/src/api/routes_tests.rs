@@ -15,12 +15,13 @@ use crate::{
         protocol::{AtDeadline, ErrorBody, ErrorCode, FlowProtocol, FlowRetired, RetireKind},
         server::serve_connection,
         testing::{
-            Asked, FOREIGN, FakeDrains, FakeKernel, Invisible, Known, POD, ROOTS, WEB, app_user,
-            connection, draining, leaving, node_admin,
+            Asked, FOREIGN, FakeDrains, FakeKernel, HOST, Invisible, Known, POD, ROOTS, WEB,
+            app_user, connection, draining, leaving, node_admin,
         },
     },
     drain::Leaving,
     kernel::{Protocol, Socket, ToldBy},
+    pods::Pods,
 };
 
 type Client = http1::SendRequest<Full<Bytes>>;
@@ -155,7 +156,10 @@ async fn bad_input_changes_nothing_and_says_what_would_fit() {
         ("GET", "/v1/services?netns=home", "", 400, Usage, "inode number or `host`"),
         ("GET", "/v1/services?port=9999", "", 404, NoSuchService, "9999"),
         ("GET", "/v1/services?port=0", "", 400, Usage, "1 to 65535"),
-        ("GET", "/v1/services?pod=a", "", 400, Usage, "unknown field `pod`"),
+        ("GET", "/v1/services?node=a", "", 400, Usage, "unknown field `node`"),
+        ("GET", "/v1/services?pod=a", "", 400, Usage, "write NAMESPACE/NAME"),
+        ("GET", "/v1/services?pod=a/b&netns=host", "", 400, Usage, "give one of them"),
+        ("POST", "/v1/drains", r#"{"ports":[8080],"pod":"web"}"#, 400, Usage, "NAMESPACE/NAME"),
         ("GET", "/v1/events", "", 400, Usage, "services"),
         ("GET", "/v1/events?services=8080", "", 400, Usage, "NETNS:PORT"),
         ("GET", "/drained/70000", "", 400, Usage, "1 to 65535"),
@@ -274,7 +278,7 @@ async fn flows_are_told_or_cannot_be_verified() {
     let path = "/v1/services/4026532100:8080/flows";
     let ask = async |blind| {
         let kernel = FakeKernel { sockets: vec![socket.clone()], blind };
-        let app = Arc::new(App::new(FakeDrains::new(), Arc::new(kernel)));
+        let app = Arc::new(App::new(FakeDrains::new(), Arc::new(kernel), Pods::nowhere(HOST)));
         let mut client = client(app, Arc::new(Known(app_user()))).await;
         send(&mut client, Method::GET, path, "", "").await
     };

@@ -5,7 +5,8 @@ use std::{cmp::Reverse, collections::HashMap, time::Duration};
 use super::{
     activity::activity,
     protocol::{
-        AdmissionStatus, DrainStatus, FlowList, FlowStatus, RetireStatus, ServiceStatus, canonical,
+        AdmissionStatus, DrainStatus, FlowList, FlowStatus, PodRef, RetireStatus, ServiceStatus,
+        canonical,
     },
     retiring,
 };
@@ -15,8 +16,8 @@ use crate::{
     kernel::{Class, Look, Socket, TcpState},
 };
 
-/// The service as it is told at time `now`.
-pub(super) fn service_status(status: &Status, now: Boot) -> ServiceStatus {
+/// The service, which lives in this pod, as it is told at time `now`.
+pub(super) fn service_status(status: &Status, pod: Option<PodRef>, now: Boot) -> ServiceStatus {
     ServiceStatus {
         id: status.service.to_string(),
         netns: status.service.netns,
@@ -30,7 +31,7 @@ pub(super) fn service_status(status: &Status, now: Boot) -> ServiceStatus {
         steered: status.exempt.steered,
         rejected: status.rejected,
         last_new_age_ms: status.last_new.map(|at| millis(now.since(at))),
-        pod: None,
+        pod,
         unknown: status.unknown.clone(),
         drain: status.drain.as_ref().map(|drain| drain_status(drain, status, now)),
     }
@@ -86,7 +87,7 @@ pub(super) fn flow_list(
         let handshake = flow.tcp_state == tcp_state_name(TcpState::SynRecv);
         (Reverse(handshake), Reverse(flow.age_ms.unwrap_or(u64::MAX)))
     });
-    FlowList { flows }
+    FlowList { pod: None, flows }
 }
 
 fn flow(
@@ -175,7 +176,7 @@ mod tests {
 
     #[test]
     fn times_become_milliseconds_from_now() {
-        let status = service_status(&draining(), NOW);
+        let status = service_status(&draining(), None, NOW);
         let drain = status.drain.unwrap();
         assert_eq!(status.id, "7:80");
         assert_eq!(status.last_new_age_ms, Some(250));
@@ -195,7 +196,7 @@ mod tests {
             ..RetireReport::default()
         };
         drain.report.untellable.tls = 2;
-        let retire = service_status(&status, NOW).drain.unwrap().retire;
+        let retire = service_status(&status, None, NOW).drain.unwrap().retire;
         assert_eq!(retire.what, [RetireKind::Http, RetireKind::Idle]);
         assert_eq!((retire.told(), retire.untellable.tls, retire.aborted), (12, 2, 1));
         assert_eq!(retire.at_deadline, AtDeadline::Abort);

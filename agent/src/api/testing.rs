@@ -19,9 +19,10 @@ use super::{
 };
 use crate::{
     carry::CarryCounts,
-    drain::{Boot, Exempt, Leaving, RetireReport, Service, Spec, SpecRequest},
+    drain::{Boot, Ending, Exempt, Leaving, RetireReport, Service, Spec, SpecRequest},
     executor::{DrainError, DrainView, Owner, Status, Totals, Update},
     kernel::{Admitted, Class, Protocol, Socket, Steered, TcpState},
+    pods::Pods,
 };
 
 pub(super) const HOST: u32 = 4_026_531_840;
@@ -185,7 +186,8 @@ impl FakeDrains {
     }
 
     pub(super) fn say(&self, service: Service, ended: Option<&str>) {
-        let _ = self.updates.send(Update { service, ended: ended.map(Into::into) });
+        let ending = |reason: &str| Ending { reason: reason.into(), at_deadline: false };
+        let _ = self.updates.send(Update { service, ended: ended.map(ending) });
     }
 
     /// Makes each look of the executor so slow.
@@ -207,7 +209,7 @@ impl FakeDrains {
     }
 
     pub(super) fn app_with(&self, kernel: FakeKernel) -> Arc<App<Self>> {
-        Arc::new(App::new(self.clone(), Arc::new(kernel)))
+        Arc::new(App::new(self.clone(), Arc::new(kernel), Pods::nowhere(HOST)))
     }
 
     fn ask(&self, asked: Asked) {

@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use drainctl_agent::daemon::{self, Options};
+use drainctl_agent::{
+    daemon::{self, Options},
+    pods::{ClusterOptions, Mode},
+};
 use tracing_subscriber::EnvFilter;
 
 /// Drains connections of TCP servers on this node, asked by `drainctl` over a Unix socket.
@@ -57,6 +60,51 @@ struct Flags {
     /// Most connections carried to peers at once (drainctl drain --new forward); beyond it they are reset.
     #[arg(long, value_name = "N", default_value = "10000")]
     max_carried: NonZeroU32,
+    #[command(flatten)]
+    pods: PodFlags,
+}
+
+/// Where names, grace periods and endpoints of pods come from.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Kubernetes")]
+struct PodFlags {
+    /// Ask the Kubernetes API for pods and their endpoints: if a service account or --kubeconfig and the node's name
+    /// are there, never, or else do not start.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Kubernetes::Auto)]
+    kubernetes: Kubernetes,
+    /// How to reach the API [default: the service account of the agent's own pod].
+    #[arg(long, value_name = "PATH")]
+    kubeconfig: Option<PathBuf>,
+    /// Name of this node in Kubernetes [default: the environment variable NODE_NAME].
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// Socket of the container runtime, asked for pods where the API is not [default: the first there is of
+    /// containerd's, k3s', CRI-O's and cri-dockerd's].
+    #[arg(long, value_name = "PATH")]
+    cri_socket: Option<PathBuf>,
+    /// The kubelet's folder of logs, whose names tell which pods there are.
+    #[arg(long, value_name = "DIR", default_value = "/var/log/pods")]
+    pod_logs: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kubernetes {
+    Auto,
+    Off,
+    Require,
+}
+
+impl PodFlags {
+    fn cluster(&self) -> ClusterOptions {
+        let mode = match self.kubernetes {
+            Kubernetes::Auto => Mode::Auto,
+            Kubernetes::Off => Mode::Off,
+            Kubernetes::Require => Mode::Require,
+        };
+        let from_environment = || std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty());
+        let node = self.node_name.clone().or_else(from_environment);
+        ClusterOptions { mode, kubeconfig: self.kubeconfig.clone(), node }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -84,6 +132,9 @@ impl From<Flags> for Options {
             max_services: flags.max_services.get(),
             client_history: flags.client_history,
             max_carried: flags.max_carried.get(),
+            cluster: flags.pods.cluster(),
+            cri_socket: flags.pods.cri_socket,
+            pod_logs: flags.pods.pod_logs,
             version: None,
         }
     }

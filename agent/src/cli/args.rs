@@ -8,9 +8,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::{
     exit,
     new::New,
-    value::{self, AgentAddress, IfUnreachable},
+    value::{self, AgentAddress, IfUnreachable, Timeout},
 };
-use crate::drain::{Cidr, RetireSet};
+use crate::{
+    drain::{Cidr, RetireSet},
+    pods::PodName,
+};
 
 /// Takes an unmodified TCP server out of service so that no client sees an error, and says when it is safe
 /// to stop it.
@@ -96,6 +99,12 @@ pub(super) struct TargetArgs {
     /// The one this file stands for, for example /run/netns/blue
     #[arg(long, value_name = "PATH")]
     pub(super) netns: Option<PathBuf>,
+    /// That of this pod on the node where the agent runs; for node admins (root of the host)
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub(super) pod: Option<PodName>,
+    /// That of this container on the node where the agent runs, by its id or the first 12 digits of it; for node admins
+    #[arg(long, value_name = "ID")]
+    pub(super) container: Option<String>,
     /// That of the host (the node), where servers without a namespace of their own live
     #[arg(long)]
     pub(super) host: bool,
@@ -153,11 +162,11 @@ pub(super) struct DrainArgs {
     /// than --timeout [default: 60 % of --timeout, but not less than --min-settle]
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub(super) max_settle: Option<Duration>,
-    /// Give up waiting for zero after this long and exit 3; the ports stay closed. In a preStop hook the grace
-    /// period must hold the wait of --if-unreachable, --timeout, 10s more, and the server's own stop
-    /// [default: 25s]
-    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
-    pub(super) timeout: Option<Duration>,
+    /// Give up waiting for zero after this long and exit 3; the ports stay closed. `auto` is, in a pod, what is
+    /// left of its grace period, less 5s or 15 % of it for the server's own stop, whichever is more; elsewhere
+    /// 25s [default: auto]
+    #[arg(long, value_name = "DURATION|auto")]
+    pub(super) timeout: Option<Timeout>,
     /// What happens to new connections after settling [default: reject]
     ///
     ///   reject               the kernel answers with a reset: connect() fails at once, clients go elsewhere
@@ -187,6 +196,10 @@ pub(super) struct DrainArgs {
     /// Keep refusing when a new instance listens on the port (by default that ends the drain)
     #[arg(long)]
     pub(super) keep_closed: bool,
+    /// In a pod that is not being deleted: refuse new connections after --max-settle also if it is the only ready
+    /// one of a Service, or if they still come (by default it goes on accepting, and gives up at --timeout)
+    #[arg(long)]
+    pub(super) close_anyway: bool,
     /// Return 0 as soon as the drain is under way; nothing is proven then (see ready and wait)
     #[arg(long)]
     pub(super) no_wait: bool,
@@ -350,12 +363,12 @@ mod tests {
 
     #[test]
     fn what_is_wrong_or_not_built_is_a_usage_error() {
-        let table: [&[&str]; 19] = [
+        let table: [&[&str]; 20] = [
             &["drain"],
             &["drain", "--port", "0"],
             &["drain", "--port", "70000"],
             &["drain", "--port", "80", "--timeout", "25"],
-            &["drain", "--port", "80", "--timeout", "auto"],
+            &["drain", "--port", "80", "--timeout", "automatic"],
             &["drain", "--port", "80", "--new", "forget"],
             &["drain", "--port", "80", "--new", "handoff=8081"],
             &["drain", "--port", "80", "--retire", "http2"],
@@ -363,7 +376,8 @@ mod tests {
             &["drain", "--port", "80", "--ignore", "10.0.0.1/8"],
             &["drain", "--port", "80", "--allow", "localhost"],
             &["drain", "--port", "80", "--pid", "1", "--host"],
-            &["drain", "--port", "80", "--pod", "default/web"],
+            &["drain", "--port", "80", "--pod", "web"],
+            &["drain", "--port", "80", "--pod", "default/web", "--host"],
             &["drain", "--port", "80", "--agent", "http://127.0.0.1:1"],
             &["status", "--all", "--host"],
             &["flows", "--port", "80", "--all"],

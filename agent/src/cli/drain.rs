@@ -16,7 +16,7 @@ use super::{
     target::Target,
     text::{self, Streams},
     undrain,
-    value::{self, IfUnreachable},
+    value::{self, IfUnreachable, Timeout},
     watched::{self, Goal, Verdict, Watched},
 };
 use crate::{
@@ -82,15 +82,18 @@ fn request(
     }
     let (admission, retire) = (&args.admission, &args.retire);
     let ms = |value: Option<Duration>| value.map(|value| value.as_millis() as u64);
-    Ok(DrainRequest {
+    Ok(target.fill(DrainRequest {
         ports,
-        netns: target.netns(),
+        netns: None,
+        pod: None,
+        container: None,
         quiet_ms: ms(args.quiet),
         min_settle_ms: ms(args.min_settle),
         max_settle_ms: ms(args.max_settle),
-        timeout_ms: ms(args.timeout),
+        timeout_ms: ms(args.timeout.and_then(Timeout::asked)),
         lease_ms: ms(args.lease),
         keep_closed: args.keep_closed,
+        close_anyway: args.close_anyway,
         new,
         ignore: admission.ignore.clone(),
         allow: admission.allow.clone(),
@@ -105,13 +108,16 @@ fn request(
             args::AtDeadline::Leave => AtDeadline::Leave,
             args::AtDeadline::Abort => AtDeadline::Abort,
         }),
-    })
+    }))
 }
 
 /// Refuses options that contradict each other before anything is sent, by the agent's own rules; it checks
-/// again.
+/// again. How long the timeout is that was left out only the agent knows.
 fn check(request: &DrainRequest) -> Result<(), Failure> {
-    Spec::try_from(request).map(drop).map_err(|error| usage(error.to_string()))
+    match Spec::try_from(request) {
+        Err(error) if request.timeout_ms.is_none() && error.is_about_the_timeout() => Ok(()),
+        checked => checked.map(drop).map_err(|error| usage(error.to_string())),
+    }
 }
 
 fn usage(message: String) -> Failure {
@@ -133,6 +139,7 @@ async fn drain(
     let started = start(args, client, request, &mut progress).await?;
     accepted.set(true);
     let joined = started.joined;
+    started.notes.iter().for_each(|note| progress.note(note));
     if args.no_wait {
         drop(progress);
         return Ok(under_way(&started, target, client, streams, json));
@@ -162,6 +169,7 @@ fn words(verdict: &Verdict) -> (&'static str, Exit, Option<&str>) {
         Verdict::Reached => ("drained", Exit::Done, None),
         Verdict::Remaining => ("expired", Exit::Deadline, None),
         Verdict::Unknown(why) => ("unknown", Exit::Unverifiable, Some(why)),
+        Verdict::GaveUp(why) => ("gave_up", Exit::Deadline, Some(why)),
         Verdict::Ended(why) => ("ended", Exit::Ended, Some(why)),
     }
 }
@@ -250,6 +258,10 @@ fn tell(verdict: &Verdict, watched: &Watched, seconds: f64, streams: &mut Stream
         Verdict::Unknown(why) => streams.note(&format!(
             "drainctl: it cannot be verified that {ports} is empty: {why}; \
              connections may remain, do not take it for drained"
+        )),
+        Verdict::GaveUp(why) => streams.note(&format!(
+            "drainctl: not drained: {why}. To refuse connections all the same: --close-anyway; to have them \
+             served by another pod: --new forward=ADDR"
         )),
         Verdict::Ended(why) => streams.note(&format!(
             "drainctl: the drain ended before it was drained: {why}; connections may remain"

@@ -26,7 +26,7 @@ use super::{Exit, Streams, run};
 use crate::api::protocol::{
     Activity, AdmissionStatus, DrainAccepted, DrainStatus, ErrorBody, ErrorCode, ErrorDetail,
     FlowClass, FlowProtocol, FlowStatus, NewConnections, RetireStatus, ServiceStatus, StateName,
-    StreamEvent,
+    StreamEvent, TimeoutFrom,
 };
 
 /// Network namespace of every service here.
@@ -117,7 +117,13 @@ impl Answer {
 
     /// 202: these services are draining.
     pub(super) fn accepted(services: Vec<ServiceStatus>) -> Self {
-        let accepted = DrainAccepted { services, joined: false };
+        let accepted = DrainAccepted {
+            services,
+            joined: false,
+            timeout_ms: 25_000,
+            timeout_from: TimeoutFrom::Default,
+            notes: Vec::new(),
+        };
         Self::Body(StatusCode::ACCEPTED, serde_json::to_string(&accepted).unwrap())
     }
 

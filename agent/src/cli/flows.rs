@@ -12,7 +12,7 @@ use super::{
     text::{self, Streams, Table},
     watched::carried,
 };
-use crate::api::protocol::{Activity, FlowClass, FlowList, FlowStatus, ServiceStatus};
+use crate::api::protocol::{Activity, FlowClass, FlowList, FlowStatus, PodRef, ServiceStatus};
 
 /// Most connections that are listed at the end of a drain that expired.
 const MOST_LISTED: usize = 10;
@@ -24,6 +24,8 @@ struct Flows {
     id: String,
     /// TCP port.
     port: u16,
+    /// The pod that it belongs to; null where it is not known.
+    pod: Option<PodRef>,
     /// As the agent lists them.
     flows: Vec<FlowStatus>,
 }
@@ -50,7 +52,7 @@ pub(super) async fn run(
     for port in args.ports.distinct() {
         let service = services::find(client, &target, port).await?;
         let flows = fetch(client, &service).await?;
-        services.push(Flows { id: service.id, port, flows });
+        services.push(Flows { id: service.id, port, pod: service.pod, flows });
     }
     if json {
         streams.say_json(&Outcome { services });

@@ -105,7 +105,7 @@ fn row(service: &ServiceStatus, with_netns: bool, with_pod: bool) -> Vec<String>
         row.insert(0, service.netns.to_string());
     }
     if with_pod {
-        row.push(service.pod.clone().unwrap_or_else(|| "-".into()));
+        row.push(service.pod.as_ref().map_or("-".into(), ToString::to_string));
     }
     row
 }

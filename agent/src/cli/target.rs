@@ -15,7 +15,7 @@ use super::{
     text::quoted,
 };
 use crate::{
-    api::protocol::{NetnsName, NetnsRef},
+    api::protocol::{DrainRequest, NetnsName, NetnsRef, PodName},
     kernel::probe,
 };
 
@@ -37,6 +37,10 @@ enum Kind {
     Inode(u32, #[expect(dead_code, reason = "held, not read")] File),
     /// The node's.
     Host,
+    /// Of a pod, which the agent finds.
+    Pod(PodName),
+    /// Of a container, which the agent finds.
+    Container(String),
 }
 
 impl Target {
@@ -50,17 +54,25 @@ impl Target {
             (Some(pid), _) => of_process(pid)?,
             (None, Some(path)) => of_file(path)?,
             (None, None) if args.host => Kind::Host,
-            (None, None) => Kind::Own,
+            (None, None) => match (&args.pod, &args.container) {
+                (Some(pod), _) => Kind::Pod(pod.clone()),
+                (None, Some(id)) => Kind::Container(bare(id)?),
+                (None, None) => Kind::Own,
+            },
         };
         Ok(Self { args: args.clone(), kind })
     }
 
-    /// As a request's body names it.
-    pub(super) fn netns(&self) -> Option<NetnsRef> {
-        match self.kind {
-            Kind::Own => None,
-            Kind::Inode(inode, _) => Some(NetnsRef::Inode(inode)),
-            Kind::Host => Some(NetnsRef::Named(NetnsName::Host)),
+    /// Has the request be about it.
+    pub(super) fn fill(&self, request: DrainRequest) -> DrainRequest {
+        match &self.kind {
+            Kind::Own => request,
+            Kind::Inode(inode, _) => {
+                DrainRequest { netns: Some(NetnsRef::Inode(*inode)), ..request }
+            }
+            Kind::Host => DrainRequest { netns: Some(NetnsRef::Named(NetnsName::Host)), ..request },
+            Kind::Pod(pod) => DrainRequest { pod: Some(pod.clone()), ..request },
+            Kind::Container(id) => DrainRequest { container: Some(id.clone()), ..request },
         }
     }
 
@@ -68,16 +80,18 @@ impl Target {
     pub(super) fn inode(&self) -> Option<u32> {
         match self.kind {
             Kind::Inode(inode, _) => Some(inode),
-            Kind::Own | Kind::Host => None,
+            Kind::Own | Kind::Host | Kind::Pod(_) | Kind::Container(_) => None,
         }
     }
 
     /// As a query names it, for example `netns=4026531840`.
     pub(super) fn query(&self) -> Option<String> {
-        match self.kind {
+        match &self.kind {
             Kind::Own => None,
             Kind::Inode(inode, _) => Some(format!("netns={inode}")),
             Kind::Host => Some("netns=host".into()),
+            Kind::Pod(pod) => Some(format!("pod={pod}")),
+            Kind::Container(id) => Some(format!("container={id}")),
         }
     }
 
@@ -88,7 +102,11 @@ impl Target {
             (Some(pid), _) => format!(" --pid {pid}"),
             (None, Some(path)) => format!(" --netns {}", quoted(&path.display().to_string())),
             (None, None) if self.args.host => " --host".into(),
-            (None, None) => String::new(),
+            (None, None) => match &self.kind {
+                Kind::Pod(pod) => format!(" --pod {pod}"),
+                Kind::Container(id) => format!(" --container {id}"),
+                _ => String::new(),
+            },
         }
     }
 }
@@ -100,9 +118,26 @@ impl fmt::Display for Target {
             (Some(pid), _) => write!(f, "the network namespace of process {pid}"),
             (None, Some(path)) => write!(f, "the network namespace {}", path.display()),
             (None, None) if self.args.host => f.write_str("the host's network namespace"),
-            (None, None) => f.write_str("this network namespace"),
+            (None, None) => match &self.kind {
+                Kind::Pod(pod) => write!(f, "pod {pod}"),
+                Kind::Container(id) => write!(f, "container {id}"),
+                _ => f.write_str("this network namespace"),
+            },
         }
     }
+}
+
+/// The id without the runtime's name before it, as `kubectl` shows it. What is no id must not get into an address.
+fn bare(id: &str) -> Result<String, Failure> {
+    let bare = id.split_once("://").map_or(id, |(_, id)| id);
+    if bare.is_empty() || !bare.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        let message = format!(
+            "{} is no container; write its id, or the first 12 digits of it; nothing was changed",
+            quoted(id)
+        );
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    Ok(bare.to_owned())
 }
 
 fn of_process(pid: u32) -> Result<Kind, Failure> {
@@ -190,20 +225,44 @@ mod tests {
         assert_eq!(target.query(), Some(format!("netns={inode}")));
         assert_eq!(target.options(), format!(" --pid {}", std::process::id()));
         let by_path = Target::find(&netns("/proc/self/ns/net")).unwrap();
-        assert_eq!(by_path.netns(), target.netns());
+        assert_eq!(by_path.query(), target.query());
     }
 
     #[test]
     fn nothing_is_sent_for_the_own_namespace() {
         let target = Target::find(&TargetArgs::default()).unwrap();
-        assert_eq!((target.netns(), target.query(), target.options()), (None, None, String::new()));
+        assert_eq!((target.query(), target.options()), (None, String::new()));
+        assert_eq!(target.fill(DrainRequest::default()), DrainRequest::default());
     }
 
     #[test]
     fn host_is_a_name() {
         let target = Target::find(&TargetArgs { host: true, ..TargetArgs::default() }).unwrap();
-        assert_eq!(serde_json::to_value(target.netns()).unwrap(), "host");
+        let request = serde_json::to_value(target.fill(DrainRequest::default())).unwrap();
+        assert_eq!(request["netns"], "host");
         assert_eq!(target.query().as_deref(), Some("netns=host"));
+    }
+
+    #[test]
+    fn pods_and_containers_are_the_agents_to_find() {
+        let pod =
+            TargetArgs { pod: Some("default/web-0".parse().unwrap()), ..TargetArgs::default() };
+        let target = Target::find(&pod).unwrap();
+        assert_eq!(target.query().as_deref(), Some("pod=default/web-0"));
+        assert_eq!(
+            (target.to_string(), target.options()),
+            ("pod default/web-0".into(), " --pod default/web-0".into())
+        );
+        assert_eq!(target.fill(DrainRequest::default()).pod, pod.pod);
+
+        let container =
+            |id: &str| TargetArgs { container: Some(id.into()), ..TargetArgs::default() };
+        let target = Target::find(&container("containerd://3f8a1c5e7d9b")).unwrap();
+        assert_eq!(target.query().as_deref(), Some("container=3f8a1c5e7d9b"));
+        assert_eq!(target.options(), " --container 3f8a1c5e7d9b");
+        for wrong in ["", "containerd://", "a b", "x&netns=host"] {
+            assert_eq!(Target::find(&container(wrong)).unwrap_err().exit, Exit::Usage, "{wrong}");
+        }
     }
 
     #[test]

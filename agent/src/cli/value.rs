@@ -44,6 +44,36 @@ pub(super) fn distinct(ports: &[u16]) -> Vec<u16> {
     ports.iter().copied().filter(|port| seen.insert(*port)).collect()
 }
 
+/// When `drain` gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timeout {
+    /// When the agent thinks best.
+    Auto,
+    /// After so long.
+    After(Duration),
+}
+
+impl Timeout {
+    /// What to ask the agent for; `None` leaves it to the agent.
+    pub(super) fn asked(self) -> Option<Duration> {
+        match self {
+            Self::Auto => None,
+            Self::After(timeout) => Some(timeout),
+        }
+    }
+}
+
+impl FromStr for Timeout {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        duration(text).map(Self::After)
+    }
+}
+
 /// What `drain` does while the agent cannot be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IfUnreachable {
@@ -140,6 +170,14 @@ mod tests {
             assert_eq!(duration(text).ok(), ms.map(Duration::from_millis), "duration {text:?}");
         }
         assert!(duration("25").unwrap_err().contains("for example"));
+    }
+
+    #[test]
+    fn timeouts() {
+        assert_eq!("auto".parse::<Timeout>().map(Timeout::asked), Ok(None));
+        let seconds = "25s".parse::<Timeout>().map(Timeout::asked);
+        assert_eq!(seconds, Ok(Some(Duration::from_secs(25))));
+        assert!("Auto".parse::<Timeout>().unwrap_err().contains("for example"));
     }
 
     #[test]

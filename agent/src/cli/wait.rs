@@ -59,6 +59,7 @@ pub(super) async fn run(
         Verdict::Reached => ("reached", Exit::Done, None),
         Verdict::Remaining => ("timeout", Exit::Deadline, None),
         Verdict::Unknown(why) => ("unknown", Exit::Unverifiable, Some(&**why)),
+        Verdict::GaveUp(why) => ("gave_up", Exit::Deadline, Some(&**why)),
         Verdict::Ended(why) => ("ended", Exit::Ended, Some(&**why)),
     };
     if json {
@@ -85,7 +86,7 @@ fn tell(verdict: &Verdict, args: &WaitArgs, seconds: f64, streams: &mut Streams<
             streams
                 .note(&format!("drainctl: it cannot be known whether {ports} is {state}: {why}"));
         }
-        Verdict::Ended(why) => {
+        Verdict::GaveUp(why) | Verdict::Ended(why) => {
             streams.note(&format!("drainctl: the drain ended before it was drained: {why}"));
         }
     }

@@ -41,6 +41,8 @@ pub(super) enum Verdict {
     Remaining,
     /// It cannot be known; why.
     Unknown(String),
+    /// The deadline passed while the gate had to stay open: it serves again; why.
+    GaveUp(String),
     /// The drain is over without the service having been drained; why.
     Ended(String),
 }
@@ -63,8 +65,8 @@ struct Entry {
     carried_at: Instant,
     /// Since when it is seen serving after it drained.
     lifted: Option<Instant>,
-    /// Why its drain ended.
-    ended: Option<String>,
+    /// Why its drain ended, and whether at its deadline.
+    ended: Option<(String, bool)>,
 }
 
 impl Entry {
@@ -118,7 +120,9 @@ impl Watched {
     pub(super) fn apply(&mut self, event: StreamEvent, now: Instant) -> Option<&ServiceStatus> {
         let (status, reason) = match event {
             StreamEvent::Status { service } => (service, None),
-            StreamEvent::Ended { service, reason } => (service, Some(reason)),
+            StreamEvent::Ended { service, reason, at_deadline } => {
+                (service, Some((reason, at_deadline)))
+            }
         };
         let entry = self.entries.iter_mut().find(|entry| entry.status.id == status.id)?;
         let before = entry.status.state;
@@ -220,8 +224,9 @@ impl Watched {
 
     fn ended(&self) -> Option<Verdict> {
         let entry = self.entries.iter().find(|entry| entry.ended.is_some())?;
-        let reason = entry.ended.clone().unwrap_or_default();
-        Some(Verdict::Ended(format!("port {}: {reason}", entry.status.port)))
+        let (reason, at_deadline) = entry.ended.clone().unwrap_or_default();
+        let why = format!("port {}: {reason}", entry.status.port);
+        Some(if at_deadline { Verdict::GaveUp(why) } else { Verdict::Ended(why) })
     }
 
     fn all_are(&self, states: &[StateName]) -> bool {

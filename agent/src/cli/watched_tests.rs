@@ -47,7 +47,8 @@ fn an_end_is_told_with_its_reason() {
     assert_eq!(watched.verdict(now), None);
     assert_eq!(watched.patience(now), now + REASON_GRACE);
     assert_eq!(watched.overdue(), Verdict::Ended("port 1 is serving again".into()));
-    let ended = StreamEvent::Ended { service: service(1, Serving), reason: "undrained".into() };
+    let (service, reason) = (service(1, Serving), "undrained".into());
+    let ended = StreamEvent::Ended { service, reason, at_deadline: false };
     watched.apply(ended, now);
     assert_eq!(watched.verdict(now), Some(Verdict::Ended("port 1: undrained".into())));
 }

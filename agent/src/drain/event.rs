@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Boot, Spec, verdict::Judgement};
+use super::{Boot, Endpoint, Spec, verdict::Judgement};
 use crate::kernel::{RetireOrder, Watch};
 
 /// Something that happened to a service.
@@ -59,6 +59,8 @@ pub enum Event {
     AbortFailed(String),
     /// Every listener of the drain's start is closed, and another listens on the port.
     NewInstance,
+    /// What Kubernetes does about the server, as it is now.
+    Endpoint(Endpoint),
     /// The network namespace is gone, or its number belongs to another one now.
     NetnsGone,
 }
@@ -86,6 +88,7 @@ impl Event {
             Self::Aborted => "aborted",
             Self::AbortFailed(_) => "abort failed",
             Self::NewInstance => "new instance",
+            Self::Endpoint(_) => "endpoint",
             Self::NetnsGone => "namespace gone",
         }
     }
@@ -157,7 +160,16 @@ pub enum Action {
         reason: String,
     },
     /// The drain is over: tell whoever waits for it why.
-    Ended(String),
+    Ended(Ending),
+}
+
+/// How a drain ended that did not go on until its service was replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Why, in words.
+    pub reason: String,
+    /// Whether it is because the deadline passed while it had to leave the gate open.
+    pub at_deadline: bool,
 }
 
 /// Where a drain stands: the five states that users see, and three in which an operation of the gate is under way.

@@ -1,6 +1,7 @@
 //! The states of one drain and every way between them.
 
 mod adopting;
+mod ending;
 mod guarding;
 mod judging;
 mod retiring;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 pub use self::{adopting::Standing, judging::SOON, retiring::RETIRE_STEP};
 use self::{retiring::Aborting, settling::SETTLE_STEP};
-use super::{Action, Boot, Event, Phase, SettledBy, Spec};
+use super::{Action, Boot, Endpoint, Event, Phase, SettledBy, Spec};
 use crate::kernel::Watch;
 
 /// Time between two looks when nothing hints at a change: for events that were lost, and for namespaces
@@ -58,6 +59,11 @@ pub struct Machine {
     /// How long after the next silent `Unknown` to look again; grows.
     patience: Duration,
     ending: String,
+    /// Whether it ends because the deadline passed while settling.
+    gave_up: bool,
+    endpoint: Endpoint,
+    /// Whether it was logged who still connects.
+    sources_logged: bool,
     /// When to try again to open the gate; `None` while an attempt is under way.
     reopen_at: Option<Boot>,
     /// When the next round of retiring is due; `None` while one is under way, or if there are none.
@@ -89,6 +95,9 @@ impl Machine {
             unknown: None,
             patience: SOON,
             ending: String::new(),
+            gave_up: false,
+            endpoint: Endpoint::default(),
+            sources_logged: false,
             reopen_at: None,
             retire_at: None,
             round_began: never,
@@ -217,6 +226,8 @@ impl Machine {
                 }
             }
 
+            (phase, E::Endpoint(endpoint)) if phase != P::Serving => self.endpoint = endpoint,
+
             // Answers and hints that come too late to matter.
             (
                 P::Guarding | P::Settling | P::Closing | P::Opening,
@@ -330,42 +341,6 @@ impl Machine {
     fn fall_back(&mut self, reason: &str, now: Boot, out: &mut Vec<Action>) {
         let to = if now >= self.deadline { Phase::Expired } else { Phase::Rejecting };
         self.go(to, reason, out);
-    }
-
-    /// Ends the drain. A gate that may be closed must be opened first.
-    fn end(&mut self, reason: String, out: &mut Vec<Action>) {
-        match self.phase {
-            Phase::Settling => self.end_unclosed(reason, out),
-            _ => self.end_closed(reason, out),
-        }
-    }
-
-    fn end_closed(&mut self, reason: String, out: &mut Vec<Action>) {
-        self.unknown = None;
-        self.go(Phase::Opening, &reason, out);
-        self.ending = reason;
-        self.reopen(out);
-        self.restore(out);
-    }
-
-    fn reopen(&mut self, out: &mut Vec<Action>) {
-        self.reopen_at = None;
-        out.push(Action::OpenGate);
-    }
-
-    /// The namespace took the gate with it.
-    fn forget(&mut self, out: &mut Vec<Action>) {
-        out.push(Action::Forget);
-        self.over("the network namespace is gone".into(), out);
-    }
-
-    /// The drain is over and the gate is open.
-    fn over(&mut self, reason: String, out: &mut Vec<Action>) {
-        self.unknown = None;
-        self.go(Phase::Serving, &reason, out);
-        self.restore(out);
-        out.push(Action::Watch(Watch::default()));
-        out.push(Action::Ended(reason));
     }
 
     fn go(&mut self, to: Phase, reason: &str, out: &mut Vec<Action>) {

@@ -1,6 +1,7 @@
 //! The machine: in `table` every pair of phase and event, here the rules about time.
 
 mod adopting;
+mod endpoint;
 mod guarding;
 mod retiring;
 mod table;
@@ -8,8 +9,8 @@ mod table;
 use std::time::Duration;
 
 use super::{
-    Action, Arrivals, Boot, Counts, Event, Judgement, Machine, Phase, SettledBy, Spec, SpecRequest,
-    StateName, Verdict,
+    Action, Arrivals, Boot, Counts, Ending, Event, Judgement, Machine, Phase, SettledBy, Spec,
+    SpecRequest, StateName, Verdict,
 };
 use crate::kernel::Watch;
 
@@ -217,7 +218,8 @@ fn the_deadline_and_the_lease() {
     let actions = machine.step(judged(Verdict::Empty, t(1_100_000)), t(1_100_000)).expect("legal");
     assert_eq!((machine.phase(), summary(&actions).as_str()), (Phase::Opening, "open restore"));
     let actions = machine.step(Event::GateOpened, t(1_100_001)).expect("legal");
-    assert!(actions.contains(&Action::Ended("the lease is over".into())), "{actions:?}");
+    let over = Ending { reason: "the lease is over".into(), at_deadline: false };
+    assert!(actions.contains(&Action::Ended(over)), "{actions:?}");
 }
 
 #[test]

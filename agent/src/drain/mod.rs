@@ -4,7 +4,9 @@
 //! [`Tracked`](crate::kernel::Tracked)).
 
 mod admission;
+mod endpoint;
 mod event;
+mod grace;
 mod instance;
 mod machine;
 mod names;
@@ -20,7 +22,9 @@ mod machine_tests;
 use std::fmt;
 
 pub use admission::{Admission, AdmissionError, AdmissionRequest, Cidr, CidrError, List};
-pub use event::{Action, Arrivals, Event, Phase};
+pub use endpoint::Endpoint;
+pub use event::{Action, Arrivals, Ending, Event, Phase};
+pub use grace::timeout_within;
 pub use instance::{is_new_instance, listeners};
 pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON, Standing};
 pub use names::{SettledBy, StateName};

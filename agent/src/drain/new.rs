@@ -103,6 +103,11 @@ impl NewConnections {
         self
     }
 
+    /// Whether somebody serves them, so that no client notices that the gate is closed.
+    pub fn are_served(&self) -> bool {
+        matches!(self, Self::Forward(_) | Self::Handoff(_))
+    }
+
     /// Checks what types cannot say.
     pub(super) fn check(&self) -> Result<(), ForwardError> {
         match self {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Admission, AdmissionError, AdmissionRequest, Handoff, NewConnections,
+    grace::timeout_within,
     new::ForwardError,
     retire::{Retire, RetireError, RetireRequest},
 };
@@ -33,12 +34,16 @@ pub struct SpecRequest {
     pub min_settle: Option<Duration>,
     /// Longest settling time. Default 60 % of the timeout, but at least `min_settle`.
     pub max_settle: Option<Duration>,
-    /// When to give up waiting for zero. Default 25 s.
+    /// When to give up waiting for zero. Default 25 s, or what `grace` leaves.
     pub timeout: Option<Duration>,
+    /// How long the containers of the server's pod have to stop, if it is in a pod.
+    pub grace: Option<Duration>,
     /// How long the drain lives without anyone renewing it. Default 10 min, but at least the timeout and 60 s.
     pub lease: Option<Duration>,
     /// Keep the gate closed when a new instance listens on the port.
     pub keep_closed: bool,
+    /// Close the gate also if Kubernetes goes on sending connections.
+    pub close_anyway: bool,
     /// What happens to new connections once the gate is closed.
     pub new: NewConnections,
     /// Which clients are treated differently from the others.
@@ -60,6 +65,8 @@ pub struct Spec {
     timeout: Duration,
     lease: Duration,
     keep_closed: bool,
+    #[serde(default)]
+    close_anyway: bool,
     new: NewConnections,
     #[serde(default)]
     admission: Admission,
@@ -72,6 +79,12 @@ pub enum SpecError {
     /// There would be no time to drain.
     #[error("--timeout must be longer than 0s; for a drain nobody waits for, use --no-wait")]
     ZeroTimeout,
+    /// There would be no time to drain, and for the server to stop.
+    #[error(
+        "the pod has {} left to stop, of which its server keeps at least 5s: too little for a drain. Raise \
+         terminationGracePeriodSeconds, or give --timeout", format_duration(*.0)
+    )]
+    GraceTooShort(Duration),
     /// 0 is no process and no port.
     #[error("--new handoff needs a process id or a TCP port from 1 on")]
     HandoffToNobody,
@@ -131,6 +144,18 @@ pub enum SpecError {
     },
 }
 
+impl SpecError {
+    /// Whether it may be none with another timeout.
+    pub fn is_about_the_timeout(&self) -> bool {
+        matches!(
+            self,
+            Self::SettleOverTimeout { .. }
+                | Self::LeaseTooShort { .. }
+                | Self::Retire(RetireError::SpreadOverTimeout { .. })
+        )
+    }
+}
+
 impl TryFrom<SpecRequest> for Spec {
     type Error = SpecError;
 
@@ -138,7 +163,7 @@ impl TryFrom<SpecRequest> for Spec {
         check_ranges(&request)?;
         request.new.check()?;
         let quiet = request.quiet.unwrap_or_else(|| default_quiet(&request));
-        let timeout = request.timeout.unwrap_or(TIMEOUT);
+        let timeout = timeout(&request)?;
         let (min_settle, max_settle) = settle_times(&request, quiet, timeout)?;
         let least = timeout + LEASE_MARGIN;
         let lease = request.lease.unwrap_or(LEASE.max(least));
@@ -147,7 +172,7 @@ impl TryFrom<SpecRequest> for Spec {
         }
         let retire = request.retire.validate(min_settle, timeout)?;
         let admission = request.admission.validate()?;
-        let SpecRequest { keep_closed, new, .. } = request;
+        let SpecRequest { keep_closed, close_anyway, new, .. } = request;
         Ok(Self {
             quiet,
             min_settle,
@@ -155,10 +180,22 @@ impl TryFrom<SpecRequest> for Spec {
             timeout,
             lease,
             keep_closed,
+            close_anyway,
             new: new.normalized(),
             admission,
             retire,
         })
+    }
+}
+
+fn timeout(request: &SpecRequest) -> Result<Duration, SpecError> {
+    match (request.timeout, request.grace) {
+        (Some(timeout), _) => Ok(timeout),
+        (None, Some(grace)) => {
+            let timeout = timeout_within(grace).ok_or(SpecError::GraceTooShort(grace))?;
+            Ok(timeout.min(LONGEST))
+        }
+        (None, None) => Ok(TIMEOUT),
     }
 }
 
@@ -204,7 +241,10 @@ fn settle_times(
     if quiet.is_zero() {
         return Ok((Duration::ZERO, Duration::ZERO));
     }
-    let min = request.min_settle.unwrap_or(MIN_SETTLE);
+    // Nobody has chosen a timeout that a pod makes short.
+    let follows = request.timeout.is_none();
+    let default = if follows { MIN_SETTLE.min(timeout * 3 / 5) } else { MIN_SETTLE };
+    let min = request.min_settle.unwrap_or(default);
     if min >= timeout {
         return Err(SpecError::SettleOverTimeout { option: "--min-settle", value: min, timeout });
     }
@@ -254,6 +294,11 @@ impl Spec {
         self.keep_closed
     }
 
+    /// Whether the gate closes also if Kubernetes goes on sending connections.
+    pub fn close_anyway(&self) -> bool {
+        self.close_anyway
+    }
+
     /// What happens to new connections once the gate is closed.
     pub fn new_connections(&self) -> &NewConnections {
         &self.new
@@ -298,7 +343,7 @@ impl Spec {
     }
 
     /// The drain that two who ask for the same share: it waits and lives as long as the longer of both, and
-    /// settles no longer than the shorter; its flows may idle and linger for the longer of both, and their turns
+    /// settles no longer than the shorter, and closes the gate if either wants that; its flows may idle and linger for the longer of both, and their turns
     /// stay as they are.
     #[must_use]
     pub fn joined_by(self, other: &Self) -> Self {
@@ -306,6 +351,7 @@ impl Spec {
             max_settle: self.max_settle.min(other.max_settle).max(self.min_settle),
             timeout: self.timeout.max(other.timeout),
             lease: self.lease.max(other.lease),
+            close_anyway: self.close_anyway || other.close_anyway,
             retire: self.retire.joined_by(&other.retire),
             ..self
         }

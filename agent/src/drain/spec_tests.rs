@@ -23,6 +23,11 @@ fn defaults_fit_together() {
         ("quiet 0 ignores settle times", SpecRequest { quiet: s(0), min_settle: s(50), max_settle: s(40), ..none() }, (0, 0, 0, 25, 600)),
         ("quiet 0 allows a tiny timeout", SpecRequest { quiet: s(0), timeout: s(1), ..none() }, (0, 0, 0, 1, 600)),
         ("the lease may exceed by exactly 60 s", SpecRequest { lease: s(85), ..none() }, (1, 3, 15, 25, 85)),
+        ("a pod's grace period", SpecRequest { grace: s(60), ..none() }, (1, 3, 30, 51, 600)),
+        ("a timeout is not changed by it", SpecRequest { grace: s(1), timeout: s(25), ..none() }, (1, 3, 15, 25, 600)),
+        ("a short one settles shortly", SpecRequest { grace: s(10), ..none() }, (1, 3, 3, 5, 600)),
+        ("a long one has a lease", SpecRequest { grace: s(3600), ..none() }, (1, 3, 1836, 3060, 3120)),
+        ("one of weeks has an end", SpecRequest { grace: s(9_000_000), ..none() }, (1, 3, 51840, 86400, 86460)),
         ("the longest timeout has a lease", SpecRequest { timeout: s(86400), ..none() }, (1, 3, 51840, 86400, 86460)),
     ];
     for (description, request, expected) in table {
@@ -39,6 +44,7 @@ fn collisions_say_what_to_do() {
     #[rustfmt::skip]
     let table = [
         ("no timeout", SpecRequest { timeout: s(0), ..none() }, "--timeout must be longer than 0s; for a drain nobody waits for, use --no-wait"),
+        ("no time before the pod is killed", SpecRequest { grace: s(5), ..none() }, "the pod has 5s left to stop, of which its server keeps at least 5s: too little for a drain. Raise terminationGracePeriodSeconds, or give --timeout"),
         ("min over max", SpecRequest { min_settle: s(9), max_settle: s(8), ..none() }, "--min-settle 9s is longer than --max-settle 8s: lower --min-settle or raise --max-settle"),
         ("max equals timeout", SpecRequest { max_settle: s(25), ..none() }, "--max-settle 25s must be shorter than --timeout 25s: lower --max-settle or raise --timeout"),
         ("the default of min-settle is to blame", SpecRequest { timeout: s(2), ..none() }, "--min-settle 3s must be shorter than --timeout 2s: lower --min-settle or raise --timeout"),

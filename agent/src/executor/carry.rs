@@ -14,7 +14,7 @@ use super::{
     verify::Verification,
 };
 use crate::{
-    drain::{Action, Arrivals, Event, Judgement, Phase, Service, Verdict},
+    drain::{Action, Arrivals, Ending, Event, Judgement, Phase, Service, Verdict},
     kernel::KernelError,
 };
 
@@ -74,7 +74,7 @@ impl Task {
                 self.count(|totals| totals.flows_after_drained += 1);
             }
             Action::Transition { from, to, reason } => self.moved(service, from, to, &reason),
-            Action::Ended(reason) => self.ended(service, reason),
+            Action::Ended(ending) => self.ended(service, ending),
         }
     }
 
@@ -91,7 +91,7 @@ impl Task {
         self.tell(service, None);
     }
 
-    fn ended(&mut self, service: Service, reason: String) {
+    fn ended(&mut self, service: Service, ending: Ending) {
         let now = self.now();
         let Some(entry) = self.entries.get_mut(&service) else { return };
         // What could not be forgotten of it is to be.
@@ -101,10 +101,10 @@ impl Task {
             // Whoever asked may have gone away.
             let _ = reply.send(Ok(true));
         }
-        self.tell(service, Some(reason));
+        self.tell(service, Some(ending));
     }
 
-    pub(super) fn tell(&self, service: Service, ended: Option<String>) {
+    pub(super) fn tell(&self, service: Service, ended: Option<Ending>) {
         // It fails if nobody has subscribed.
         let _ = self.updates.send(Update { service, ended });
     }

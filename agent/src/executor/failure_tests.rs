@@ -66,7 +66,7 @@ async fn drain_with_failure(op: Op, nth: u64, times: u64, spec: Spec) -> u64 {
 
 fn all_ended(updates: &mut broadcast::Receiver<Update>) -> HashMap<Service, String> {
     let news = std::iter::from_fn(|| updates.try_recv().ok());
-    news.filter_map(|update| Some((update.service, update.ended?))).collect()
+    news.filter_map(|update| Some((update.service, update.ended?.reason))).collect()
 }
 
 async fn never_drained_with_a_flow(executor: &Executor, kernel: &FakeKernel, what: &str) {

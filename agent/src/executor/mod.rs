@@ -48,8 +48,8 @@ use self::task::{Command, Task};
 use crate::{
     carry::{Carrier, CarryCounts},
     drain::{
-        Admission, Boot, Exempt, Leaving, NewConnections, Retire, RetireReport, Service, SettledBy,
-        Spec, StateName,
+        Admission, Boot, Ending, Endpoint, Exempt, Leaving, NewConnections, Retire, RetireReport,
+        Service, SettledBy, Spec, StateName,
     },
     kernel::{Admitted, Event, Kernel, KernelError, Steered, explain},
 };
@@ -189,8 +189,8 @@ pub struct DrainView {
 pub struct Update {
     /// Which.
     pub service: Service,
-    /// If its drain ended before it was drained, or was lifted: why, in words.
-    pub ended: Option<String>,
+    /// If its drain ended before it was drained, or was lifted: why.
+    pub ended: Option<Ending>,
 }
 
 /// Counters since the agent started.
@@ -294,6 +294,20 @@ impl Executor {
     /// [`DrainError::Stopping`] only.
     pub async fn draining(&self) -> Result<Vec<Service>, DrainError> {
         self.ask(|reply| Command::Draining { reply }).await
+    }
+
+    /// Every service that is draining now with its state, sorted.
+    ///
+    /// # Errors
+    /// [`DrainError::Stopping`] only.
+    pub async fn standing(&self) -> Result<Vec<(Service, StateName)>, DrainError> {
+        self.ask(|reply| Command::Standing { reply }).await
+    }
+
+    /// Tells the service's drain, if there is one, what Kubernetes does about its server.
+    pub async fn endpoint(&self, service: Service, endpoint: Endpoint) {
+        // An agent that is stopping leaves it to the next one.
+        let _ = self.commands.send(Command::Endpoint { service, endpoint });
     }
 
     /// How each flow of the service's drain is on its way out, by socket cookie, as of the newest round; empty

@@ -20,7 +20,9 @@ use self::{
     world::random_spec,
 };
 use crate::{
-    drain::{Action, BACKUP, Boot, Event, Lingerers, Machine, Phase, Retirement, Service},
+    drain::{
+        Action, BACKUP, Boot, Endpoint, Event, Lingerers, Machine, Phase, Retirement, Service,
+    },
     kernel::{
         self, EventKind, Kernel,
         fake::{FakeKernel, Op},
@@ -101,6 +103,8 @@ struct Simulation {
     intruded: bool,
     /// What remained at a deadline was reset since the drain began.
     aborted: bool,
+    /// What the machine was told of its pod.
+    endpoint: Endpoint,
     /// The namespace died since the drain began.
     netns_lost: bool,
     /// What may break: nothing, the look, or everything but the look.
@@ -139,6 +143,7 @@ impl Simulation {
             half_closed: HashMap::new(),
             intruded: false,
             aborted: false,
+            endpoint: Endpoint::default(),
             netns_lost: false,
             faults,
             phases: BTreeSet::new(),

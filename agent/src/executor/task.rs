@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     carry::Carrier,
-    drain::{Boot, Event, Leaving, Phase, Service, Spec},
+    drain::{Boot, Endpoint, Event, Leaving, Phase, Service, Spec, StateName},
     kernel::{self, EventKind, Kernel},
 };
 
@@ -48,6 +48,13 @@ pub(super) enum Command {
     },
     Draining {
         reply: oneshot::Sender<Vec<Service>>,
+    },
+    Standing {
+        reply: oneshot::Sender<Vec<(Service, StateName)>>,
+    },
+    Endpoint {
+        service: Service,
+        endpoint: Endpoint,
     },
     Leaving {
         service: Service,
@@ -166,6 +173,17 @@ impl Task {
             Command::Prove { service, reply } => self.prove(service, reply),
             Command::Draining { reply } => {
                 let _ = reply.send(self.draining());
+            }
+            Command::Standing { reply } => {
+                let state =
+                    |service: &Service| self.entries.get(service).map(|e| e.machine.state());
+                let services = self.draining().into_iter();
+                let _ = reply.send(services.filter_map(|s| Some((s, state(&s)?))).collect());
+            }
+            Command::Endpoint { service, endpoint } => {
+                if self.is_draining(service) {
+                    self.step(service, Event::Endpoint(endpoint));
+                }
             }
             Command::Leaving { service, reply } => self.leaving(service, reply),
             Command::Renew { service } => {

@@ -71,7 +71,7 @@ pub(super) async fn reach(executor: &Executor, service: Service, wanted: StateNa
 pub(super) async fn ended(updates: &mut broadcast::Receiver<Update>) -> String {
     loop {
         if let Some(reason) = updates.recv().await.expect("running").ended {
-            return reason;
+            return reason.reason;
         }
     }
 }

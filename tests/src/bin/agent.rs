@@ -5,7 +5,10 @@ use std::{io, path::PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
-use drainctl_agent::daemon::{self, Options};
+use drainctl_agent::{
+    daemon::{self, Options},
+    pods::{ClusterOptions, Mode},
+};
 
 #[derive(Parser)]
 struct Flags {
@@ -29,6 +32,9 @@ fn main() -> Result<()> {
         probe_cgroup: None,
         client_history: 65_536,
         max_carried: 10_000,
+        cluster: ClusterOptions { mode: Mode::Off, ..ClusterOptions::default() },
+        cri_socket: None,
+        pod_logs: "/nonexistent".into(),
         version: abi,
     })?)
 }

@@ -97,7 +97,7 @@ fn expired_is_3_and_lists_what_remains() {
     let flow = |n: u16| FlowStatus { peer: format!("10.0.0.{n}:40000"), ..flow() };
     let mut expired = with_deadline(8080, Expired, 0);
     expired.flows = 12;
-    let mut flows = FlowList { flows: (1..=12).map(flow).collect() };
+    let mut flows = FlowList { pod: None, flows: (1..=12).map(flow).collect() };
     let ignored = FlowStatus { class: FlowClass::Ignored, ..flow(0) };
     flows.flows.insert(0, ignored); // It is not what is waited for.
     let fake = Fake::start(vec![

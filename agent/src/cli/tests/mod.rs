@@ -20,7 +20,11 @@ fn draining(streams: Vec<Answer>) -> Fake {
 }
 
 fn ended(reason: &str) -> StreamEvent {
-    StreamEvent::Ended { service: service(8080, StateName::Serving), reason: reason.into() }
+    StreamEvent::Ended {
+        service: service(8080, StateName::Serving),
+        reason: reason.into(),
+        at_deadline: false,
+    }
 }
 
 fn unknown(mut service: ServiceStatus) -> ServiceStatus {

@@ -67,12 +67,12 @@ fn contradictions_are_refused_before_anything_is_sent() {
         &["--quiet-flow-after", "5s"],
         &["--retire", "http", "--idle-after", "5s"],
         &["--retire", "none", "--spread", "1s"],
-        &["--spread", "25s"],
+        &["--timeout", "25s", "--spread", "25s"],
         &["--min-settle", "10s", "--max-settle", "5s"],
-        &["--max-settle", "25s"],
-        &["--max-settle", "30s"],
+        &["--timeout", "25s", "--max-settle", "25s"],
+        &["--timeout", "25s", "--max-settle", "30s"],
         &["--timeout", "2s"],
-        &["--lease", "60s"],
+        &["--timeout", "25s", "--lease", "60s"],
         &["--timeout", "5m", "--lease", "5m59s"],
     ];
     let fake = draining(vec![]);

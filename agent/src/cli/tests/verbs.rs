@@ -83,7 +83,7 @@ fn flows_of_a_namespace_by_path() {
         (&find, vec![Answer::ok(&list)]),
         (
             "GET /v1/services/4026531840:8080/flows",
-            vec![Answer::ok(&FlowList { flows: vec![flow] })],
+            vec![Answer::ok(&FlowList { pod: None, flows: vec![flow] })],
         ),
     ]);
     let ran = fake.drainctl(&["flows", "--port", "8080", "--netns", "/proc/self/ns/net"]);

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Machine, retiring::Aborting};
-use crate::drain::{Action, Admission, Boot, NewConnections, Phase, RetireSet, SettledBy, Spec};
+use crate::drain::{
+    Action, Admission, Boot, Endpoint, NewConnections, Phase, RetireSet, SettledBy, Spec,
+};
 
 /// What of a drain outlives the process that carries it out: all that cannot be asked of the kernel.
 ///
@@ -21,6 +23,10 @@ pub struct Standing {
     aborting: Aborting,
     /// Why it is ending, if it is.
     ending: String,
+    #[serde(default)]
+    gave_up: bool,
+    #[serde(default)]
+    endpoint: Endpoint,
 }
 
 impl Standing {
@@ -59,6 +65,8 @@ impl Machine {
             settled_by: self.settled_by,
             aborting: self.aborting,
             ending: self.ending.clone(),
+            gave_up: self.gave_up,
+            endpoint: self.endpoint,
         })
     }
 
@@ -77,6 +85,8 @@ impl Machine {
         machine.settled_by = standing.settled_by;
         machine.aborting = standing.aborting;
         machine.ending = standing.ending;
+        machine.gave_up = standing.gave_up;
+        machine.endpoint = standing.endpoint;
         let out = machine.resume(now);
         let out = machine.finish(out, now);
         (machine, out)

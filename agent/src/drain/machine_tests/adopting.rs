@@ -95,5 +95,5 @@ fn flows_are_reset_once_more_only_if_nobody_saw_that_they_were() {
 fn why_a_drain_ends_is_not_forgotten() {
     let (mut machine, _) = Machine::adopt(saved(&machine_in(Phase::Opening)), t(4000));
     let actions = machine.step(Event::GateOpened, t(4001)).expect("legal");
-    assert!(format!("{actions:?}").contains("Ended(\"undrained\")"), "{actions:?}");
+    assert!(format!("{actions:?}").contains("Ended(Ending { reason: \"undrained\""), "{actions:?}");
 }

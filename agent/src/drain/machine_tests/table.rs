@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{flows, judged, machine_in, summary, t};
-use crate::drain::{Action, Arrivals, Counts, Event, Phase, Verdict};
+use crate::drain::{Action, Arrivals, Counts, Endpoint, Event, Phase, Verdict};
 
 /// A step must say where it went, and when to be woken unless the drain is over.
 fn check_frame(description: &str, before: Phase, after: Phase, actions: &[Action]) {
@@ -48,6 +48,7 @@ fn every_event_in_every_phase() {
         ("nothing is retired", Serving, e.retired(), None),
         ("nothing is reset", Serving, e.aborted(), None),
         ("nor was to be", Serving, e.abort_failed(), None),
+        ("no drain is the pod's business", Serving, e.endpoint(), None),
 
         ("it has begun already", Guarding, e.start(), None),
         ("a second drain joins", Guarding, e.join(), Some((Guarding, ""))),
@@ -69,6 +70,7 @@ fn every_event_in_every_phase() {
         ("no round has begun", Guarding, e.retired(), None),
         ("no deadline has passed", Guarding, e.aborted(), None),
         ("no deadline has passed", Guarding, e.abort_failed(), None),
+        ("its pod is about to go", Guarding, e.endpoint(), Some((Guarding, ""))),
 
         ("it has begun already", Settling, e.start(), None),
         ("a second drain joins", Settling, e.join(), Some((Settling, ""))),
@@ -90,6 +92,7 @@ fn every_event_in_every_phase() {
         ("a round is done, the next comes later", Settling, e.retired(), Some((Settling, ""))),
         ("no deadline has passed", Settling, e.aborted(), None),
         ("no deadline has passed", Settling, e.abort_failed(), None),
+        ("its pod is about to go: the next look at arrivals heeds it", Settling, e.endpoint(), Some((Settling, ""))),
 
         ("it has begun already", Closing, e.start(), None),
         ("a second drain joins", Closing, e.join(), Some((Closing, ""))),
@@ -111,6 +114,7 @@ fn every_event_in_every_phase() {
         ("a round is done, the next waits for the gate", Closing, e.retired(), Some((Closing, ""))),
         ("no deadline has passed", Closing, e.aborted(), None),
         ("no deadline has passed", Closing, e.abort_failed(), None),
+        ("its pod is about to go, as is the gate", Closing, e.endpoint(), Some((Closing, ""))),
 
         ("it has begun already", Rejecting, e.start(), None),
         ("a second drain joins", Rejecting, e.join(), Some((Rejecting, "renew verify"))),
@@ -135,6 +139,7 @@ fn every_event_in_every_phase() {
         ("a round is done, the next comes later", Rejecting, e.retired(), Some((Rejecting, ""))),
         ("an answer from before somebody joined", Rejecting, e.aborted(), Some((Rejecting, "verify"))),
         ("an answer from before somebody joined", Rejecting, e.abort_failed(), Some((Rejecting, "verify"))),
+        ("the gate is closed", Rejecting, e.endpoint(), Some((Rejecting, ""))),
 
         ("it has begun already", Drained, e.start(), None),
         ("a second drain joins, and has it proven again", Drained, e.join(), Some((Drained, "renew verify"))),
@@ -161,6 +166,7 @@ fn every_event_in_every_phase() {
         ("the last round is done", Drained, e.retired(), Some((Drained, ""))),
         ("the last flow ended by itself meanwhile", Drained, e.aborted(), Some((Drained, "verify"))),
         ("so the reset was not needed", Drained, e.abort_failed(), Some((Drained, "verify"))),
+        ("the gate is closed", Drained, e.endpoint(), Some((Drained, ""))),
 
         ("it has begun already", Expired, e.start(), None),
         ("a second drain joins, with a new deadline", Expired, e.join(), Some((Rejecting, "renew verify"))),
@@ -184,6 +190,7 @@ fn every_event_in_every_phase() {
         ("a round is done, the next comes later", Expired, e.retired(), Some((Expired, ""))),
         ("a flow came back from drained meanwhile", Expired, e.aborted(), Some((Expired, "verify"))),
         ("a flow came back from drained meanwhile", Expired, e.abort_failed(), Some((Expired, "verify"))),
+        ("the gate is closed", Expired, e.endpoint(), Some((Expired, ""))),
 
         ("the old drain is not over yet", Opening, e.start(), None),
         ("what is over cannot be joined", Opening, e.join(), None),
@@ -205,6 +212,7 @@ fn every_event_in_every_phase() {
         ("a round is done, the last", Opening, e.retired(), Some((Opening, ""))),
         ("undrained while flows were reset", Opening, e.aborted(), Some((Opening, ""))),
         ("undrained while flows were to be reset", Opening, e.abort_failed(), Some((Opening, ""))),
+        ("the gate opens", Opening, e.endpoint(), Some((Opening, ""))),
     ];
     let mut covered = BTreeSet::new();
     for (description, phase, event, expected) in table {
@@ -225,7 +233,7 @@ fn every_event_in_every_phase() {
             (got, expected) => panic!("{description}: {got:?} instead of {expected:?}"),
         }
     }
-    assert_eq!(covered.len(), Phase::ALL.len() * 20, "every pair is in the table");
+    assert_eq!(covered.len(), Phase::ALL.len() * 21, "every pair is in the table");
 }
 
 /// Events of the table; those with a time come after whatever `machine_in` did.
@@ -257,5 +265,6 @@ impl Table {
     fn gone(&self) -> Event { Event::NetnsGone }
     fn retired(&self) -> Event { Event::Retired }
     fn aborted(&self) -> Event { Event::Aborted }
+    fn endpoint(&self) -> Event { Event::Endpoint(Endpoint::Leaving) }
     fn abort_failed(&self) -> Event { Event::AbortFailed("not supported".into()) }
 }

@@ -2,7 +2,7 @@
 
 use super::{Simulation, WEB};
 use crate::{
-    drain::{Action, AtDeadline, Boot, Event, Phase, Verdict},
+    drain::{Action, AtDeadline, Boot, Endpoint, Event, Phase, Verdict},
     kernel::{Kernel, TcpState},
 };
 
@@ -80,6 +80,8 @@ impl Simulation {
 
     fn check_settled(&self, now: Boot) {
         let (spec, age) = (self.machine.spec(), now.since(self.machine.started()));
+        let alone = self.endpoint == Endpoint::Staying { alone: true };
+        assert!(!alone || spec.close_anyway(), "it closed the last door of a Service");
         if spec.at_once() || age >= spec.max_settle() {
             return;
         }

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     drain::{
-        AdmissionRequest, Event, Handoff, Lingerers, Machine, NewConnections, Phase, Spec,
-        SpecRequest, listeners,
+        AdmissionRequest, Endpoint, Event, Handoff, Lingerers, Machine, NewConnections, Phase,
+        Spec, SpecRequest, listeners,
     },
     kernel::{Kernel, TcpState, fake::Op},
 };
@@ -99,8 +99,19 @@ impl Simulation {
                 self.step(Event::Join(Box::new(self.machine.spec().clone())));
             }
             (_, 3..6) => self.step(Event::Renew),
-            _ => self.step(Event::Hint),
+            (_, 6..8) => self.step(Event::Hint),
+            _ => self.kubernetes(),
         }
+    }
+
+    /// The pod is deleted, or another one of its Service comes or goes.
+    fn kubernetes(&mut self) {
+        self.endpoint = match self.rng.random_range(0..3) {
+            0 => Endpoint::Leaving,
+            1 => Endpoint::Staying { alone: false },
+            _ => Endpoint::Staying { alone: true },
+        };
+        self.step(Event::Endpoint(self.endpoint));
     }
 
     fn begin(&mut self) {
@@ -117,6 +128,7 @@ impl Simulation {
         self.ledger = Mutex::default();
         self.fates = Fates::default();
         self.aborted = false;
+        self.endpoint = Endpoint::default();
         self.listeners = self.kernel.look(WEB.netns, Some(WEB.port)).ok().map(|l| listeners(&l));
         self.step(Event::Start);
     }
@@ -167,6 +179,8 @@ pub(super) fn random_spec(rng: &mut SmallRng) -> Spec {
         timeout: Some(Duration::from_millis(rng.random_range(3000..8000))),
         lease: Some(Duration::from_secs(68)),
         keep_closed: rng.random_bool(0.3),
+        close_anyway: rng.random_bool(0.2),
+        grace: None,
         retire: random_retire(rng),
         admission: random_admission(rng),
         new: random_new(rng),
