@@ -140,8 +140,8 @@ fn what_does_not_come_to_an_end_or_makes_no_sense_is_said() -> Result<()> {
     ensure!(status == 503 && text.contains("port 80 still has 1 flow"), "{status} {text}");
     ensure!(node.results("not_drained")? == 1 && node.results("failed")? == 7);
     // Another drain is in the way, and says so.
-    let (status, text) = node.ask("?port=80&quiet=0s&retire=none&timeout=2s")?.answer()?;
-    ensure!(status == 409 && text.contains("timeout"), "{status} {text}");
+    let (status, text) = node.ask("?port=80&quiet=0s&retire=none&timeout=1s&new=drop")?.answer()?;
+    ensure!(status == 409 && text.contains("--new"), "{status} {text}");
     Ok(())
 }
 
