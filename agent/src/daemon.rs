@@ -7,21 +7,27 @@ use std::{
     time::Duration,
 };
 
+use axum::Router;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
 };
 
 use crate::{
     api::{
-        App, Seats, router,
+        App, Connections, Seats, router,
         server::{BindError, Socket},
+        tcp::{self, Endpoint, EndpointError},
     },
     executor::Executor,
+    hook::Hooks,
+    install::{self, Done, InstallError},
     kernel::{self, Event, Kernel, KernelError, PinDir, PinDirError},
     pods::{self, Cluster, ClusterError, ClusterOptions, Mode, Pods, Sources},
+    privileges::{self, Unprivileged},
 };
 
 /// Threads that run tasks: the agent waits far more than it computes.
@@ -36,10 +42,12 @@ const FINISH_WITHIN: Duration = Duration::from_secs(2);
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// What the daemon is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Where clients connect.
     pub socket: PathBuf,
+    /// Where clients may connect over TCP, too.
+    pub tcp: Option<tcp::Options>,
     /// Where kernel objects are kept, on a bpffs.
     pub pin_dir: PathBuf,
     /// Root of the cgroup v2 hierarchy; `None`: where /proc/mounts says it is.
@@ -70,6 +78,9 @@ pub enum DaemonError {
     /// No threads, or no signals.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
+    /// It may not do what it has to.
+    #[error("cannot work with so few privileges")]
+    Unprivileged(#[from] Unprivileged),
     /// The kernel layer did not start.
     #[error("cannot set up the kernel programs")]
     Kernel(#[from] KernelError),
@@ -79,6 +90,9 @@ pub enum DaemonError {
     /// There is no socket.
     #[error("cannot make the socket")]
     Bind(#[from] BindError),
+    /// There is no TCP endpoint.
+    #[error("cannot serve over TCP")]
+    Endpoint(#[from] EndpointError),
     /// The Kubernetes API is to be asked, and cannot be.
     #[error("cannot ask the Kubernetes API")]
     Cluster(#[from] ClusterError),
@@ -114,11 +128,52 @@ pub fn uninstall(pin_dir: &Path) -> Result<(), DaemonError> {
     }
 }
 
+/// Puts the command line into a folder of the node, and says what came of it.
+///
+/// # Errors
+/// There is none afterwards.
+pub fn install_program(dir: &Path) -> Result<(), InstallError> {
+    match install::own_drainctl().and_then(|program| install::install(&program, dir)) {
+        Ok(Done::Installed) => tracing::info!(dir = %dir.display(), "installed drainctl"),
+        Ok(_) => tracing::debug!(dir = %dir.display(), "drainctl is installed already"),
+        // Of another version it still does what hooks need.
+        Err(error) if dir.join("drainctl").exists() => {
+            let error = anyhow::Error::from(error);
+            tracing::error!("goes on with the drainctl that is installed: {error:#}");
+        }
+        Err(error) => return Err(error),
+    }
+    if install::is_noexec(dir) {
+        tracing::error!(
+            dir = %dir.display(),
+            "it is mounted noexec, so pods cannot run drainctl from it: give --bin-dir a folder of another file system"
+        );
+    }
+    Ok(())
+}
+
+/// Removes the command line from a folder of the node.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove_program(dir: &Path) -> Result<(), InstallError> {
+    let done = install::remove(&install::own_drainctl()?, dir)?;
+    if done == Done::NotOurs {
+        tracing::info!(dir = %dir.display(), "there is no drainctl of this version there; nothing was removed from it");
+    }
+    Ok(())
+}
+
 async fn serve(options: &Options) -> Result<(), DaemonError> {
-    raise_descriptor_limit();
+    privileges::check()?;
+    raise_limits();
     let mut signals = Signals::new().map_err(DaemonError::Runtime)?;
     // Both tell a second agent to leave the first one's programs alone.
     let socket = Socket::bind(&options.socket)?;
+    let endpoint = match &options.tcp {
+        Some(tcp) => Some(Endpoint::bind(tcp).await?),
+        None => None,
+    };
     let pin_dir = PinDir::claim(&options.pin_dir)?;
     let (kernel, events) = open_kernel(options, &pin_dir)?;
     let executor = Executor::spawn(Arc::clone(&kernel), events, options.max_carried as usize)?;
@@ -126,17 +181,70 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     let keeper = tokio::spawn(pods::keep(pods.clone(), executor.clone()));
     tracing::info!(socket = %options.socket.display(), "listening");
     let seats = Seats::new(kernel.host_netns());
-    let app = Arc::new(App::new(executor.clone(), kernel, pods));
-    let connections = socket.serve(router(app), seats, signals.asked_to_stop()).await;
+    let app = Arc::new(App::new(executor.clone(), Arc::clone(&kernel), pods.clone()));
+    let hooks = Hooks::start(kernel, router(Arc::clone(&app)), pods, app.hooks());
+    let endpoint = endpoint.map(|endpoint| Beside::start(endpoint, router(Arc::clone(&app))));
+    let stop = async {
+        signals.asked_to_stop().await;
+        answer_hooks(&hooks, &mut signals).await;
+    };
+    let connections = socket.serve(router(app), seats, stop).await;
+    drop(hooks);
     tracing::info!("stopping: the kernel goes on by itself until the next agent comes");
     executor.stop().await;
     keeper.abort();
-    connections.finish(FINISH_WITHIN).await;
+    tokio::join!(connections.finish(FINISH_WITHIN), async {
+        if let Some(endpoint) = endpoint {
+            endpoint.finish().await;
+        }
+    });
     // From here on the next agent may start.
     drop(pin_dir);
     carry_to_the_end(&executor, &mut signals).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Nobody else can answer the kubelet, and without an answer it stops the container at once.
+async fn answer_hooks(hooks: &Hooks, signals: &mut Signals) {
+    let under_way = hooks.under_way();
+    if under_way == 0 {
+        return;
+    }
+    tracing::info!(
+        under_way,
+        "goes on until preStop hooks are answered; asked to stop again, it leaves their drains to the next agent"
+    );
+    tokio::select! {
+        () = hooks.idle() => {}
+        () = signals.asked_to_stop() => {
+            tracing::warn!(under_way = hooks.under_way(), "preStop hooks break off");
+        }
+    }
+}
+
+/// The TCP endpoint, served beside the socket.
+struct Beside {
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<Connections>,
+}
+
+impl Beside {
+    fn start(endpoint: Endpoint, router: Router) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        if let Ok(addr) = endpoint.addr() {
+            tracing::info!(%addr, "listening over TCP");
+        }
+        let stopped = async { drop(stopped.await) };
+        Self { stop, serving: tokio::spawn(endpoint.serve(router, stopped)) }
+    }
+
+    async fn finish(self) {
+        drop(self.stop);
+        if let Ok(connections) = self.serving.await {
+            connections.finish(FINISH_WITHIN).await;
+        }
+    }
 }
 
 /// Begins to follow the pods of this node. Drains that an earlier agent began go on meanwhile.
@@ -178,11 +286,15 @@ async fn tell_what_is_carried(executor: &Executor) {
 }
 
 /// Every connection and every gate is a few descriptors, and the usual soft limit is for programs that use
-/// select(2).
-fn raise_descriptor_limit() {
+/// select(2). Before Linux 5.11 maps count as locked memory, of which a container has little.
+fn raise_limits() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, "cannot raise the limit of open files: fewer clients can wait at once");
+    }
+    let unlimited = Rlimit { current: None, maximum: None };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        tracing::debug!(%error, "cannot raise the limit of locked memory, which only Linux before 5.11 needs");
     }
 }
 

@@ -12,5 +12,8 @@ pub mod daemon;
 pub mod drain;
 pub mod executor;
 mod failpoint;
+pub mod hook;
+pub mod install;
 pub mod kernel;
 pub mod pods;
+pub mod privileges;

@@ -34,6 +34,8 @@ pub struct Agent {
     /// Another program than that of users.
     program: Option<PathBuf>,
     failpoint: Option<String>,
+    /// What it is run by, such as `setpriv` and its options.
+    wrapper: Vec<String>,
     process: Option<Process>,
     quiet: bool,
 }
@@ -59,15 +61,21 @@ impl Agent {
         let (dist, bpffs) = (Dist::from_env()?, Bpffs::mount()?);
         let pin_dir = bpffs.pin_dir();
         let (program, failpoint, process) = (None, None, None);
-        Ok(Self { dist, dir, bpffs, pin_dir, program, failpoint, process, quiet: false })
+        let (wrapper, quiet) = (Vec::new(), false);
+        Ok(Self { dist, dir, bpffs, pin_dir, program, failpoint, wrapper, process, quiet })
     }
 
     /// Starts the agent where [`Self::prepare`] or [`Self::stop`] left it.
     pub fn launch(&mut self, options: &[&str]) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = match &self.program {
-            Some(program) => Command::new(program),
-            None => Command::new(self.dist.agent()),
+        let program = self.program.clone().unwrap_or_else(|| self.dist.agent());
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(program),
+            Some((wrapper, its)) => {
+                let mut command = Command::new(wrapper);
+                command.args(its).arg(program);
+                command
+            }
         };
         command.envs(self.failpoint.iter().map(|name| ("DRAINCTL_FAILPOINT", name)));
         let child = command
@@ -139,6 +147,11 @@ impl Agent {
     /// Has another program run from the next start on: the one that can be killed in the middle of a step.
     pub fn set_program(&mut self, program: impl Into<PathBuf>) {
         self.program = Some(program.into());
+    }
+
+    /// Has it run by another program from the next start on, which replaces itself by it.
+    pub fn set_wrapper<'a>(&mut self, words: impl IntoIterator<Item = &'a str>) {
+        self.wrapper = words.into_iter().map(str::to_owned).collect();
     }
 
     /// Has it die at this place from the next start on.

@@ -33,13 +33,15 @@ pub struct Ctl<'a> {
     program: OsString,
     uid: Option<u32>,
     wrapper: Vec<&'a str>,
+    /// Where the agent is asked; none: its socket.
+    address: Option<String>,
 }
 
 impl<'a> Ctl<'a> {
     /// As root inside `netns`.
     pub fn new(agent: &'a Agent, netns: &'a Netns) -> Self {
         let program = agent.dist().drainctl().into();
-        Self { agent, netns, program, uid: None, wrapper: Vec::new() }
+        Self { agent, netns, program, uid: None, wrapper: Vec::new(), address: None }
     }
 
     /// As another user. The binary is copied to where that user can reach it.
@@ -59,12 +61,19 @@ impl<'a> Ctl<'a> {
         self
     }
 
+    /// At another address than its socket's.
+    pub fn at(mut self, address: &str) -> Self {
+        self.address = Some(address.into());
+        self
+    }
+
     /// Starts `drainctl VERB --agent SOCKET REST…`.
     pub fn start(&self, args: &[&str]) -> Result<Running> {
         let (verb, rest) = args.split_first().context("a verb is needed")?;
         let mut words: Vec<OsString> = self.wrapper.iter().map(OsString::from).collect();
         words.extend([self.program.clone(), verb.into(), "--agent".into()]);
-        words.push(self.agent.socket().into());
+        words
+            .push(self.address.as_ref().map_or_else(|| self.agent.socket().into(), OsString::from));
         words.extend(rest.iter().map(OsString::from));
         let mut command = Command::new(&words[0]);
         let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);

@@ -3,7 +3,10 @@
 
 use std::{
     fs,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt as _,
+    },
     process::{Command, Stdio},
 };
 
@@ -33,9 +36,14 @@ pub struct Held {
 impl Held {
     /// Has the server's end held by a process inside `netns`.
     pub fn new(netns: &Netns, pair: Pair) -> Result<Self> {
+        Self::new_as(0, netns, pair)
+    }
+
+    /// Has the server's end held by a process of this user inside `netns`.
+    pub fn new_as(uid: u32, netns: &Netns, pair: Pair) -> Result<Self> {
         let socket = OwnedFd::from(pair.server.try_clone()?);
         let mut command = Command::new("sleep");
-        command.arg("infinity").stdin(Stdio::from(socket));
+        command.arg("infinity").stdin(Stdio::from(socket)).uid(uid);
         let child = netns.run(|| command.spawn().context("start sleep"))?;
         Ok(Self { wire: Wire::new(pair)?, holder: Process::new(child, "sleep") })
     }

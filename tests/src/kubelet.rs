@@ -1,12 +1,13 @@
 //! A stand-in for the kubelet: a cgroup of its own, and processes in it that open connections, as probes are.
 
 use std::{
-    fs,
-    io::{BufRead as _, BufReader},
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Read as _, Seek as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{self, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -53,6 +54,27 @@ impl Kubelet {
         self.start(netns, command)
     }
 
+    /// Asks as a kubelet does for a lifecycle hook, with `curl` and more of its options; it is killed when it is dropped.
+    pub fn get(&self, netns: &Netns, url: &str, options: &[&str]) -> Result<Asked> {
+        let script = "echo 0 > $0/cgroup.procs && exec curl \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(&self.cgroup);
+        command.args([
+            "-sSg",
+            "--max-time",
+            "120",
+            "-A",
+            "kube-lifecycle/1.34",
+            "-w",
+            "\n%{http_code}",
+        ]);
+        command.args(options).arg(url);
+        let output = tempfile::tempfile()?;
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
+        let child = netns.run(|| command.spawn().context("start curl"))?;
+        Ok(Asked { process: Process::new(child, "curl"), output })
+    }
+
     /// Has a process of the name `kubelet` run in it, in the namespaces of this process.
     pub fn run(&self, dir: &Path) -> Result<Process> {
         let program = dir.join("kubelet");
@@ -75,6 +97,30 @@ impl Kubelet {
             "" => Ok(None),
             other => bail!("bash said {other:?}"),
         }
+    }
+}
+
+/// A request of the kubelet's that is under way.
+#[derive(Debug)]
+pub struct Asked {
+    process: Process,
+    output: File,
+}
+
+impl Asked {
+    /// The status, 0 if there was none, and what came with it.
+    pub fn answer(mut self) -> Result<(u16, String)> {
+        self.process.wait(Duration::from_secs(60))?;
+        let mut text = String::new();
+        self.output.rewind()?;
+        self.output.read_to_string(&mut text)?;
+        let (body, status) = text.trim_end().rsplit_once('\n').unwrap_or(("", &text));
+        Ok((status.trim().parse().with_context(|| format!("no status: {text:?}"))?, body.into()))
+    }
+
+    /// Whether there is no answer yet.
+    pub fn is_waiting(&mut self) -> Result<bool> {
+        Ok(self.process.exited()?.is_none())
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     drain::Service,
     executor::Status,
+    hook,
     kernel::{Kernel, KernelError, Listener},
     pods::Pods,
 };
@@ -27,6 +28,7 @@ pub struct App<D> {
     pub(super) kernel: Arc<dyn Kernel>,
     pub(super) pods: Pods,
     pub(super) requests: Requests,
+    pub(super) hooks: Arc<hook::Counts>,
     turns: Semaphore,
 }
 
@@ -38,7 +40,12 @@ impl<D: Drains> App<D> {
     /// The interface to `drains`, looking through `kernel`; `pods` says who is who.
     pub fn new(drains: D, kernel: Arc<dyn Kernel>, pods: Pods) -> Self {
         let (requests, turns) = (Requests::default(), Semaphore::new(TURNS));
-        Self { drains, kernel, pods, requests, turns }
+        Self { drains, kernel, pods, requests, hooks: Arc::default(), turns }
+    }
+
+    /// Where hooks count what becomes of them, for the metrics.
+    pub fn hooks(&self) -> Arc<hook::Counts> {
+        Arc::clone(&self.hooks)
     }
 
     /// Calls the kernel on a thread that may block.

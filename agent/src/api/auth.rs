@@ -7,7 +7,7 @@
 //! | any other | node admins | node admins |
 //!
 //! A node admin is root of the initial user and pid namespace, and may do everything. A pod with hostPID
-//! and uid 0 is one. The node's own namespace is stricter than others because everybody who is in no
+//! and uid 0 is one, and so is who has shown a token or a certificate over TCP ([`super::tcp`]). The node's own namespace is stricter than others because everybody who is in no
 //! container, and every hostNetwork pod, lives in it.
 
 use crate::executor::Owner;
@@ -33,7 +33,7 @@ pub struct Caller {
     pub pid: i32,
     /// Effective user id when it connected, in the initial user namespace.
     pub uid: u32,
-    /// Inode number of its network namespace.
+    /// Inode number of its network namespace; 0, which none has, if it asks over TCP.
     pub netns: u32,
     /// Inode number of its user namespace.
     pub userns: u64,
@@ -114,6 +114,25 @@ pub enum Denied {
 }
 
 impl Caller {
+    /// An operator who asks over TCP, and is no process of this node.
+    pub fn remote() -> Self {
+        Self {
+            pid: 0,
+            uid: 0,
+            netns: 0,
+            userns: INITIAL_USERNS,
+            pidns: INITIAL_PIDNS,
+            net_admin: false,
+            netns_owners: Vec::new(),
+            cgroup: None,
+        }
+    }
+
+    /// Whether it asks over TCP.
+    pub fn is_remote(&self) -> bool {
+        self.netns == 0
+    }
+
     /// Whether it is root of the initial user and pid namespace.
     pub fn is_node_admin(&self) -> bool {
         self.uid == 0 && self.userns == INITIAL_USERNS && self.pidns == INITIAL_PIDNS

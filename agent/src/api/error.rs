@@ -47,6 +47,16 @@ impl ApiError {
         Self { status: StatusCode::FORBIDDEN, code: ErrorCode::NotPermitted, message }
     }
 
+    /// Who asks has not shown that it may.
+    pub(super) fn unauthorized(message: String) -> Self {
+        Self { status: StatusCode::UNAUTHORIZED, code: ErrorCode::NotPermitted, message }
+    }
+
+    /// To be asked again in a moment, as that of an agent that is being replaced.
+    pub(super) fn later(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, code: ErrorCode::Stopping, message: message.into() }
+    }
+
     /// The connections cannot be looked at.
     pub(super) fn unverifiable(error: &KernelError) -> Self {
         let message = format!("the connections cannot be verified: {}; try again", chain(error));

@@ -1,7 +1,9 @@
 //! `/metrics`: what docs/metrics.md lists. Values of services are read when asked for, and only for those
 //! that are draining, so that a node with thousands of ports stays cheap to scrape.
 
-use std::{collections::HashMap, fmt};
+mod hooks;
+
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use axum::http::StatusCode;
 use prometheus_client::{
@@ -68,6 +70,7 @@ pub(super) async fn text<D: Drains>(app: &App<D>) -> Result<String, ApiError> {
         services,
         pods,
     }));
+    registry.register_collector(Box::new(hooks::Hooks(Arc::clone(&app.hooks))));
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|error| ApiError::internal(&error))?;
     Ok(text)

@@ -8,6 +8,7 @@
 mod activity;
 mod app;
 pub mod auth;
+pub(crate) mod connection;
 mod drains;
 mod error;
 mod events;
@@ -23,11 +24,13 @@ mod seats;
 pub mod server;
 mod stalled;
 mod status;
+pub mod tcp;
 #[cfg(test)]
 mod testing;
 mod timeout;
 
 pub use app::App;
+pub use connection::Connections;
 pub use drains::Drains;
 pub use routes::router;
 pub use seats::Seats;

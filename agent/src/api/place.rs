@@ -31,6 +31,12 @@ impl<D: Drains> App<D> {
                 }
                 Ok(self.pods.container(&id).await?.netns)
             }
+            Place { netns: None, pod: None, container: None } if caller.is_remote() => {
+                Err(ApiError::usage(
+                    "over TCP nobody has a network namespace of its own: name one (netns=host, netns=NUMBER or \
+                     pod=NAMESPACE/NAME)",
+                ))
+            }
             Place { netns: None, pod: None, container: None } => Ok(caller.netns),
             _ => Err(ApiError::usage("netns, pod and container name one place: give one of them")),
         }

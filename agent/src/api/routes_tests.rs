@@ -11,9 +11,9 @@ use super::*;
 use crate::{
     api::{
         auth::Caller,
+        connection::serve_connection,
         peer::Identify,
         protocol::{AtDeadline, ErrorBody, ErrorCode, FlowProtocol, FlowRetired, RetireKind},
-        server::serve_connection,
         testing::{
             Asked, FOREIGN, FakeDrains, FakeKernel, HOST, Invisible, Known, POD, ROOTS, WEB,
             app_user, connection, draining, leaving, node_admin,

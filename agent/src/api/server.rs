@@ -13,40 +13,22 @@ use std::{
 };
 
 use axum::Router;
-use hyper::{
-    Request,
-    body::Incoming,
-    server::conn::http1,
-    service::{Service, service_fn},
-};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use rustix::fs::{FlockOperation, flock};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::watch,
-    task::JoinSet,
     time::Instant,
 };
 
 use super::{
+    connection::{Connections, serve_connection},
     peer::{Identify, Peer},
-    seats::{Full, Seats},
-    stalled::Unstalled,
+    seats::Seats,
 };
 
-/// How long a client may take to send the head of a request, and may stay idle between two.
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// Largest head of a request, in bytes (hyper's least).
-const MAX_HEAD: usize = 8 * 1024;
-/// How long a client may leave an answer unread.
-const UNREAD_FOR: Duration = Duration::from_secs(10);
 /// Refused connections are logged at most this often: who is refused may try without end.
 const REFUSALS_EVERY: Duration = Duration::from_secs(10);
 /// Pause after accept(2) failed, most likely for want of file descriptors.
-const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// The socket that clients connect to. Its file is removed when this is dropped.
 #[derive(Debug)]
@@ -115,20 +97,22 @@ impl Socket {
         stop: impl Future<Output = ()>,
     ) -> Connections {
         let mut connections = Connections::default();
+        let mut refusals = Refusals::default();
         let mut stop = std::pin::pin!(stop);
         loop {
             let stream = tokio::select! {
                 () = &mut stop => return connections,
                 accepted = self.listener.accept() => accepted,
-                // Only so that those that ended do not pile up.
-                Some(_) = connections.tasks.join_next() => continue,
+                () = connections.ended() => continue,
             };
             let admitted = stream.and_then(|(stream, _)| {
-                let peer = Peer::of(&stream)?;
-                Ok((stream, Arc::new(peer)))
+                let peer: Arc<dyn Identify> = Arc::new(Peer::of(&stream)?);
+                Ok((stream, peer))
             });
             match admitted {
-                Ok((stream, peer)) => connections.admit(stream, peer, &router, &seats),
+                Ok((stream, peer)) => {
+                    admit(&mut connections, stream, peer, &router, &seats, &mut refusals);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
@@ -181,98 +165,44 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
     })
 }
 
-/// The open connections.
-#[derive(Default)]
-pub struct Connections {
-    tasks: JoinSet<()>,
-    finish: watch::Sender<bool>,
-    refusals: Refusals,
-}
-
 /// Connections that found no seat.
 #[derive(Default)]
-struct Refusals {
+pub(super) struct Refusals {
     not_logged: u64,
     logged_at: Option<Instant>,
 }
 
 impl Refusals {
-    fn log(&mut self, (uid, netns): (u32, u32), reason: &Full) {
+    pub(super) fn log(&mut self, who: impl std::fmt::Debug, reason: &impl std::fmt::Display) {
         if self.logged_at.is_some_and(|at| at.elapsed() < REFUSALS_EVERY) {
             self.not_logged += 1;
             return;
         }
         let others = std::mem::take(&mut self.not_logged);
         self.logged_at = Some(Instant::now());
-        tracing::warn!(uid, netns, %reason, others, "connection refused");
+        tracing::warn!(?who, %reason, others, "connection refused");
     }
 }
 
-impl Connections {
-    fn admit(
-        &mut self,
-        stream: UnixStream,
-        peer: Arc<dyn Identify>,
-        router: &Router,
-        seats: &Seats,
-    ) {
-        let key = peer.seat();
-        let seat = match seats.take(key) {
-            Ok(seat) => seat,
-            Err(full) => return self.refusals.log(key, &full),
-        };
-        let router = router.clone();
-        let finish = self.finish.subscribe();
-        self.tasks.spawn(async move {
-            serve_connection(stream, peer, router, finish).await;
-            drop(seat);
-        });
-    }
-
-    /// Lets requests under way have their answer, for at most `patience`, and closes everything.
-    pub async fn finish(mut self, patience: Duration) {
-        let _ = self.finish.send(true);
-        let all = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(patience, all).await.is_err() {
-            tracing::warn!(connections = self.tasks.len(), "closed connections that did not end");
-        }
-        self.tasks.shutdown().await;
-    }
-}
-
-/// Answers the requests of one connection, until it ends or `finish` is true.
-pub(super) async fn serve_connection(
+/// Serves a connection if there is a seat for it.
+fn admit(
+    connections: &mut Connections,
     stream: UnixStream,
     peer: Arc<dyn Identify>,
-    router: Router,
-    mut finish: watch::Receiver<bool>,
+    router: &Router,
+    seats: &Seats,
+    refusals: &mut Refusals,
 ) {
-    let router = TowerToHyperService::new(router);
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(Arc::clone(&peer));
-        router.call(request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(Unstalled::new(stream, UNREAD_FOR)), service);
-    let mut connection = std::pin::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = asked_to(&mut finish) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+    let seat = match seats.take(peer.seat()) {
+        Ok(seat) => seat,
+        // It says who.
+        Err(full) => return refusals.log(peer.seat(), &full),
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "a connection broke off");
-    }
-}
-
-/// Returns once `finish` is true, or nobody is left who could ask.
-async fn asked_to(finish: &mut watch::Receiver<bool>) {
-    let _ = finish.wait_for(|&finish| finish).await;
+    let router = router.clone();
+    connections.spawn(async move |finish| {
+        serve_connection(stream, peer, router, finish).await;
+        drop(seat);
+    });
 }
 
 #[cfg(test)]

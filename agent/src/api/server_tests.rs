@@ -1,10 +1,17 @@
 //! The socket itself: stale files, second agents, limits, and the end.
 
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::watch,
+};
 
 use super::*;
-use crate::api::{router, testing::FakeDrains};
+use crate::api::{
+    connection::{HEAD_WITHIN, UNREAD_FOR},
+    router,
+    testing::FakeDrains,
+};
 
 fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -81,7 +88,7 @@ async fn answers_our_own_process_and_ends_cleanly() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_client_is_cut_off() {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let peer = Arc::new(Peer::of(&ours).unwrap());
+    let peer: Arc<dyn Identify> = Arc::new(Peer::of(&ours).unwrap());
     let (_finish, asked) = watch::channel(false);
     let app = router(FakeDrains::new().app());
     let served = tokio::spawn(serve_connection(ours, peer, app, asked));
@@ -95,7 +102,7 @@ async fn a_slow_client_is_cut_off() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_is_cut_off() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
-    let peer = Arc::new(Peer::of(&ours).unwrap());
+    let peer: Arc<dyn Identify> = Arc::new(Peer::of(&ours).unwrap());
     let (_finish, asked) = watch::channel(false);
     let large = Router::new().route("/", axum::routing::get(async || vec![b'x'; 1 << 22]));
     let served = tokio::spawn(serve_connection(ours, peer, large, asked));
@@ -109,7 +116,7 @@ async fn a_client_that_does_not_read_is_cut_off() {
 async fn a_client_that_reads_slowly_gets_all() {
     const LENGTH: usize = 1 << 22;
     let (ours, mut theirs) = UnixStream::pair().unwrap();
-    let peer = Arc::new(Peer::of(&ours).unwrap());
+    let peer: Arc<dyn Identify> = Arc::new(Peer::of(&ours).unwrap());
     let (_finish, asked) = watch::channel(false);
     let large = Router::new().route("/", axum::routing::get(async || vec![b'x'; LENGTH]));
     tokio::spawn(serve_connection(ours, peer, large, asked));

@@ -9,22 +9,21 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::UnixStream,
     time::{Instant, Sleep, sleep},
 };
 
 /// A connection on which nothing may stay unread for ever: what waits to be written for longer than `patience`,
 /// without a byte of it being taken, breaks it off.
-pub(super) struct Unstalled {
-    stream: UnixStream,
+pub(super) struct Unstalled<S> {
+    stream: S,
     patience: Duration,
     /// Runs while `waiting`.
     timer: Pin<Box<Sleep>>,
     waiting: bool,
 }
 
-impl Unstalled {
-    pub(super) fn new(stream: UnixStream, patience: Duration) -> Self {
+impl<S> Unstalled<S> {
+    pub(super) fn new(stream: S, patience: Duration) -> Self {
         Self { stream, patience, timer: Box::pin(sleep(patience)), waiting: false }
     }
 
@@ -47,7 +46,7 @@ impl Unstalled {
     }
 }
 
-impl AsyncRead for Unstalled {
+impl<S: AsyncRead + Unpin> AsyncRead for Unstalled<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -57,7 +56,7 @@ impl AsyncRead for Unstalled {
     }
 }
 
-impl AsyncWrite for Unstalled {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Unstalled<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

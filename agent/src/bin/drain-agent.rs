@@ -5,6 +5,7 @@
 
 use std::{
     io::{self, IsTerminal},
+    net::SocketAddr,
     num::NonZeroU32,
     path::PathBuf,
     process::ExitCode,
@@ -13,6 +14,7 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use drainctl_agent::{
+    api::tcp,
     daemon::{self, Options},
     pods::{ClusterOptions, Mode},
 };
@@ -28,10 +30,32 @@ struct Flags {
     /// Where clients connect; the folder is made if it is not there.
     #[arg(long, value_name = "PATH", default_value = "/run/drainctl/agent.sock")]
     socket: PathBuf,
+    /// Serve over TCP too, there: health and metrics for everybody, all the rest for operators.
+    #[arg(long, value_name = "ADDR:PORT", help_heading = "Over TCP")]
+    listen: Option<SocketAddr>,
+    /// Our certificate (PEM, with those between it and its authority); read again when it changes.
+    #[arg(long, value_name = "FILE", requires_all = ["listen", "tls_key"], help_heading = "Over TCP")]
+    tls_cert: Option<PathBuf>,
+    /// The private key (PEM) of --tls-cert.
+    #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Over TCP")]
+    tls_key: Option<PathBuf>,
+    /// Who shows a certificate that these authorities (PEM) have signed is an operator.
+    #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Over TCP")]
+    tls_client_ca: Option<PathBuf>,
+    /// Who shows a line of this file (`Authorization: Bearer LINE`) is an operator; read again when it changes.
+    #[arg(long, value_name = "FILE", requires = "listen", help_heading = "Over TCP")]
+    token_file: Option<PathBuf>,
+    /// Serve without TLS on other than loopback addresses, too: everybody on the way can read the token.
+    #[arg(long, requires = "listen", conflicts_with = "tls_cert", help_heading = "Over TCP")]
+    listen_plain: bool,
     /// Where kernel objects are kept, on a bpffs; the folder is made if it is not there.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/drainctl")]
     pin_dir: PathBuf,
-    /// Remove everything that agents have left in the kernel below --pin-dir, and end. Gates open.
+    /// Put the static drainctl into this folder of the node, for pods to mount: /opt/drainctl/bin, as a rule.
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+    /// Remove everything that agents have left in the kernel below --pin-dir (and drainctl from --bin-dir, if this
+    /// version has put it there), and end. Gates open.
     #[arg(long)]
     uninstall: bool,
     /// What to log to stderr: a level, or directives as in `info,drainctl_agent::api=debug`.
@@ -121,9 +145,26 @@ fn log_filter(text: &str) -> Result<String, String> {
     }
 }
 
+impl Flags {
+    fn tcp(&self) -> Option<tcp::Options> {
+        let files = |(cert, key): (&PathBuf, &PathBuf)| tcp::TlsFiles {
+            cert: cert.clone(),
+            key: key.clone(),
+            client_ca: self.tls_client_ca.clone(),
+        };
+        Some(tcp::Options {
+            listen: self.listen?,
+            tls: self.tls_cert.as_ref().zip(self.tls_key.as_ref()).map(files),
+            token_file: self.token_file.clone(),
+            plain: self.listen_plain,
+        })
+    }
+}
+
 impl From<Flags> for Options {
     fn from(flags: Flags) -> Self {
         Self {
+            tcp: flags.tcp(),
             socket: flags.socket,
             pin_dir: flags.pin_dir,
             cgroup: flags.cgroup,
@@ -153,7 +194,13 @@ fn main() -> ExitCode {
 fn run(flags: Flags) -> anyhow::Result<()> {
     start_log(&flags.log, flags.log_format)?;
     if flags.uninstall {
+        if let Some(dir) = &flags.bin_dir {
+            daemon::remove_program(dir)?;
+        }
         return Ok(daemon::uninstall(&flags.pin_dir)?);
+    }
+    if let Some(dir) = &flags.bin_dir {
+        daemon::install_program(dir)?;
     }
     Ok(daemon::run(&flags.into())?)
 }
@@ -181,7 +228,7 @@ mod tests {
     #[test]
     fn flags_are_consistent_and_only_those_that_work_exist() {
         Flags::command().debug_assert();
-        for absent in ["--listen=:1", "--bin-dir=/x", "--log=a=b"] {
+        for absent in ["--listen=:1", "--log=a=b", "--token-file=/x"] {
             let error = Flags::try_parse_from(["drain-agent", absent]).err().unwrap();
             assert_eq!(error.exit_code(), 2, "{absent}");
         }

@@ -6,9 +6,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
+    agent::{Access, AgentAddress},
     exit,
     new::New,
-    value::{self, AgentAddress, IfUnreachable, Timeout},
+    value::{self, IfUnreachable, Timeout},
 };
 use crate::{
     drain::{Cidr, RetireSet},
@@ -29,9 +30,17 @@ pub(super) struct Cli {
 /// Options of every verb.
 #[derive(Debug, Args)]
 pub(super) struct Common {
-    /// Where the agent listens: the path of its Unix socket, or unix:PATH
-    #[arg(long, global = true, value_name = "PATH", default_value_t, help_heading = "Everywhere")]
+    /// Where the agent listens: the path of its Unix socket, or its TCP endpoint as https://HOST:PORT (or http://)
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH|URL",
+        default_value_t,
+        help_heading = "Everywhere"
+    )]
     pub(super) agent: AgentAddress,
+    #[command(flatten)]
+    pub(super) access: Access,
     /// Print one JSON object on stdout instead of text; errors are one JSON object on stderr
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub(super) json: bool,
@@ -86,6 +95,19 @@ pub(super) enum Verb {
     /// can see itself. The agent need not be running. 0 if everything required is there, 1 if not.
     #[command(after_help = exit::TABLE)]
     Doctor(DoctorArgs),
+}
+
+impl Verb {
+    /// What it is about.
+    pub(super) fn target(&self) -> &TargetArgs {
+        match self {
+            Self::Drain(args) => &args.target,
+            Self::Undrain(args) | Self::Flows(args) | Self::Ready(args) => &args.target,
+            Self::Status(args) => &args.target,
+            Self::Wait(args) => &args.target,
+            Self::Doctor(args) => &args.target,
+        }
+    }
 }
 
 /// Which network namespace; one at most.
@@ -326,69 +348,5 @@ pub(super) struct DoctorArgs {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn clap_finds_no_fault() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn ports_by_comma_and_by_repetition() {
-        let cli = Cli::try_parse_from(["drainctl", "drain", "--port", "80,443", "--port", "8080"])
-            .unwrap();
-        let Verb::Drain(args) = cli.verb else { panic!("not a drain") };
-        assert_eq!(args.ports, [80, 443, 8080]);
-        assert_eq!(args.if_unreachable, IfUnreachable::Wait(Duration::from_secs(5)));
-        assert_eq!(args.quiet, None, "what is left out is the agent's to default");
-    }
-
-    #[test]
-    fn what_is_to_leave_and_how() {
-        let set = |words: &str| {
-            let args = ["drainctl", "drain", "--port", "80", "--retire", words];
-            let Verb::Drain(args) = Cli::try_parse_from(args).unwrap().verb else { panic!() };
-            args.retire.retire.unwrap().to_string()
-        };
-        for words in ["http", "http1", "idle", "http,idle", "http,idle,quiet", "none"] {
-            assert_eq!(set(words), words);
-        }
-        let args = ["drainctl", "drain", "--port", "80"];
-        let Verb::Drain(args) = Cli::try_parse_from(args).unwrap().verb else { panic!() };
-        assert_eq!(args.retire.retire, None, "what is left out is the agent's to default");
-    }
-
-    #[test]
-    fn what_is_wrong_or_not_built_is_a_usage_error() {
-        let table: [&[&str]; 20] = [
-            &["drain"],
-            &["drain", "--port", "0"],
-            &["drain", "--port", "70000"],
-            &["drain", "--port", "80", "--timeout", "25"],
-            &["drain", "--port", "80", "--timeout", "automatic"],
-            &["drain", "--port", "80", "--new", "forget"],
-            &["drain", "--port", "80", "--new", "handoff=8081"],
-            &["drain", "--port", "80", "--retire", "http2"],
-            &["drain", "--port", "80", "--at-deadline", "reset"],
-            &["drain", "--port", "80", "--ignore", "10.0.0.1/8"],
-            &["drain", "--port", "80", "--allow", "localhost"],
-            &["drain", "--port", "80", "--pid", "1", "--host"],
-            &["drain", "--port", "80", "--pod", "web"],
-            &["drain", "--port", "80", "--pod", "default/web", "--host"],
-            &["drain", "--port", "80", "--agent", "http://127.0.0.1:1"],
-            &["status", "--all", "--host"],
-            &["flows", "--port", "80", "--all"],
-            &["wait", "--port", "80"],
-            &["watch"],
-            &["completions"],
-        ];
-        for args in table {
-            let full = std::iter::once("drainctl").chain(args.iter().copied());
-            let error = Cli::try_parse_from(full).expect_err(&args.join(" "));
-            assert_eq!(error.exit_code(), 2, "{args:?}");
-        }
-    }
-}
+#[path = "args_tests.rs"]
+mod tests;

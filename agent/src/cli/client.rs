@@ -1,20 +1,19 @@
-//! Talks to the agent: HTTP/1.1 and JSON over its Unix socket, one connection a request. A retry is the
+//! Talks to the agent: HTTP/1.1 and JSON over its socket or its TCP endpoint, one connection a request. A retry is the
 //! caller's decision; here every failure is told apart.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{net::UnixStream, time::timeout};
+use tokio::time::timeout;
 
-use super::exit::{Exit, Failure};
+use super::{
+    agent::{AgentAddress, Way},
+    exit::{Exit, Failure},
+};
 use crate::api::protocol::{ErrorBody, ErrorCode, StreamEvent};
 
 /// How long the agent may take to answer one request. It answers in milliseconds; this is for one that hangs.
@@ -26,10 +25,10 @@ const BODY_LIMIT: usize = 64 << 20;
 /// Largest line of the event stream.
 const LINE_LIMIT: usize = 1 << 20;
 
-/// The agent, by the path of its socket. Cheap to make: nothing is connected before the first request.
-#[derive(Clone, Debug)]
+/// The agent, by the way to it. Cheap to make: nothing is connected before the first request.
+#[derive(Clone)]
 pub(super) struct Client {
-    socket: PathBuf,
+    way: Arc<Way>,
 }
 
 /// Why a request had no result.
@@ -37,13 +36,12 @@ pub(super) struct Client {
 pub(super) enum ClientError {
     /// Nobody answers there, or the connection broke before the answer was whole.
     #[error(
-        "cannot reach the agent at {}: {why}; is drain-agent running on this node, and is the folder of its \
-         socket mounted here? (--agent PATH names another socket)",
-        .socket.display()
+        "cannot reach the agent at {agent}: {why}; is drain-agent running on {}",
+        where_to_look(agent)
     )]
     Unreachable {
-        /// The path that was tried.
-        socket: PathBuf,
+        /// What was tried.
+        agent: AgentAddress,
         /// What went wrong.
         why: String,
     },
@@ -57,13 +55,12 @@ pub(super) enum ClientError {
     },
     /// The answer is not one of this protocol.
     #[error(
-        "the agent at {} sent something drainctl does not understand: {why}; \
-         are drainctl and drain-agent of the same version?",
-        .socket.display()
+        "the agent at {agent} sent something drainctl does not understand: {why}; \
+         are drainctl and drain-agent of the same version?"
     )]
     Nonsense {
-        /// The path of the socket.
-        socket: PathBuf,
+        /// Where it is.
+        agent: AgentAddress,
         /// What was wrong with it.
         why: String,
     },
@@ -80,15 +77,24 @@ impl From<ClientError> for Failure {
     }
 }
 
+fn where_to_look(agent: &AgentAddress) -> &'static str {
+    match agent {
+        AgentAddress::Socket(_) => {
+            "this node, and is the folder of its socket mounted here? (--agent PATH names another socket)"
+        }
+        AgentAddress::Url(_) => "that node, with --listen?",
+    }
+}
+
 impl Client {
-    /// The agent that listens on this socket.
-    pub(super) fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+    /// The agent that this way leads to.
+    pub(super) fn new(way: Way) -> Self {
+        Self { way: Arc::new(way) }
     }
 
     /// Where the agent is looked for.
-    pub(super) fn socket(&self) -> &Path {
-        &self.socket
+    pub(super) fn address(&self) -> &AgentAddress {
+        &self.way.address
     }
 
     /// `GET path`; the answer must be a success.
@@ -184,21 +190,21 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| self.unreachable(connect_error(&error)))?;
+        let stream = self.way.connect().await.map_err(|why| self.unreachable(why))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.unreachable(error))?;
         // Ends when the answer is whole or dropped; its errors come out of the request too.
         tokio::spawn(connection);
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, "drainctl")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|error| self.nonsense(error))?;
+            .header(header::HOST, self.way.host())
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(authorization) = &self.way.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let request = request.body(Full::new(body)).map_err(|error| self.nonsense(error))?;
         sender.send_request(request).await.map_err(|error| self.unreachable(error))
     }
 
@@ -212,26 +218,15 @@ impl Client {
     }
 
     fn unreachable(&self, why: impl ToString) -> ClientError {
-        ClientError::Unreachable { socket: self.socket.clone(), why: why.to_string() }
+        ClientError::Unreachable { agent: self.address().clone(), why: why.to_string() }
     }
 
     fn nonsense(&self, why: impl ToString) -> ClientError {
-        ClientError::Nonsense { socket: self.socket.clone(), why: why.to_string() }
-    }
-}
-
-/// What a failed connect(2) to a Unix socket means.
-fn connect_error(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "there is no such socket".into(),
-        io::ErrorKind::ConnectionRefused => "nobody listens on the socket".into(),
-        io::ErrorKind::PermissionDenied => "not permitted to open the socket".into(),
-        _ => error.to_string(),
+        ClientError::Nonsense { agent: self.address().clone(), why: why.to_string() }
     }
 }
 
 /// The event stream: one JSON object a line.
-#[derive(Debug)]
 pub(super) struct Events {
     client: Client,
     body: Incoming,

@@ -1,6 +1,9 @@
 //! `drainctl drain`: takes ports out of service and waits for the proof.
 
-use std::{cell::Cell, time::Duration};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use serde::Serialize;
 use tokio::time::Instant;
@@ -59,12 +62,14 @@ pub(super) async fn run(
     let new = new::connections(&args.new, args.proxy_protocol).await?;
     let request = request(args, new, &target)?;
     check(&request)?;
-    let accepted = Cell::new(false);
+    let accepted = AtomicBool::new(false);
     let done = tokio::select! {
         done = drain(args, &request, &target, client, streams, json, &accepted) => Some(done),
         () = interrupt => None,
     };
-    done.unwrap_or_else(|| Err(interrupted(&request, &target, client, accepted.get())))
+    done.unwrap_or_else(|| {
+        Err(interrupted(&request, &target, client, accepted.load(Ordering::Relaxed)))
+    })
 }
 
 /// The request that these arguments mean.
@@ -132,12 +137,12 @@ async fn drain(
     client: &Client,
     streams: &mut Streams<'_>,
     json: bool,
-    accepted: &Cell<bool>,
+    accepted: &AtomicBool,
 ) -> Result<Exit, Failure> {
     let began = Instant::now();
     let mut progress = Progress::new(streams, json);
     let started = start(args, client, request, &mut progress).await?;
-    accepted.set(true);
+    accepted.store(true, Ordering::Relaxed);
     let joined = started.joined;
     started.notes.iter().for_each(|note| progress.note(note));
     if args.no_wait {
@@ -195,7 +200,7 @@ async fn start(
                 if !std::mem::replace(&mut told, true) {
                     progress.note(&format!(
                         "cannot reach the agent at {} ({why}); trying again for {}",
-                        client.socket().display(),
+                        client.address(),
                         text::duration(wait.as_millis() as u64)
                     ));
                 }

@@ -70,8 +70,8 @@ pub(super) async fn follow(
         let now = Instant::now();
         let deadline = watched.deadline(now);
         if now >= deadline {
-            let socket = client.socket().display();
-            return Ok(Verdict::Unknown(format!("the agent at {socket} was lost: {lost}")));
+            let agent = client.address();
+            return Ok(Verdict::Unknown(format!("the agent at {agent} was lost: {lost}")));
         }
         if !std::mem::replace(&mut told, true) {
             progress.note(&lost_note(client, &lost, deadline - now));
@@ -83,7 +83,7 @@ pub(super) async fn follow(
 fn lost_note(client: &Client, why: &str, left: Duration) -> String {
     format!(
         "lost the agent at {} ({why}); trying again until the deadline, {} from now",
-        client.socket().display(),
+        client.address(),
         text::duration(left.as_millis() as u64)
     )
 }

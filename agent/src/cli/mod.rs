@@ -2,6 +2,7 @@
 //! if it has to, and ends with one of the documented exit codes ([`Exit`]).
 
 mod admission;
+mod agent;
 mod args;
 mod client;
 mod doctor;
@@ -11,6 +12,7 @@ mod exit;
 mod fake;
 mod flows;
 mod follow;
+mod hook;
 mod leaving;
 mod new;
 mod progress;
@@ -31,9 +33,12 @@ use std::ffi::OsString;
 use clap::Parser;
 use serde_json::json;
 
+pub use agent::Dial;
 pub use exit::Exit;
+pub use hook::{Mistake, drain_for_hook};
 pub use text::Streams;
 
+use agent::{AgentAddress, Way};
 use args::{Cli, Verb};
 use client::Client;
 use exit::Failure;
@@ -68,7 +73,11 @@ async fn dispatch(
     interrupt: impl Future<Output = ()>,
 ) -> Result<Exit, Failure> {
     let json = cli.common.json;
-    let client = Client::new(&cli.common.agent.0);
+    let common = &cli.common;
+    if matches!(common.agent, AgentAddress::Url(_)) {
+        target::check_from_afar(cli.verb.target())?;
+    }
+    let client = Client::new(Way::new(&common.agent, &common.access)?);
     match &cli.verb {
         Verb::Drain(args) => drain::run(args, &client, streams, json, interrupt).await,
         Verb::Undrain(args) => undrain::run(args, &client, streams, json).await,

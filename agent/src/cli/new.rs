@@ -1,6 +1,6 @@
 //! `--new`: what happens to new connections, and the names of the peers that may take them.
 
-use std::{str::FromStr, time::Duration};
+use std::{net::IpAddr, str::FromStr, time::Duration};
 
 use hickory_resolver::Resolver;
 use tokio::time::timeout;
@@ -110,14 +110,23 @@ pub(super) async fn connections(
 
 /// All addresses of a name.
 async fn resolve(name: &str, port: Option<u16>) -> Result<Vec<Peer>, Failure> {
-    let fail = |why: &dyn std::fmt::Display| {
-        usage(&format!("cannot find out the address of {name} for --new forward: {why}"))
-    };
+    let found = addresses(name).await;
+    let found = found.map_err(|why| usage(&format!("{why} (--new forward)")))?;
+    Ok(found.into_iter().map(|ip| Peer { ip, port }).collect())
+}
+
+/// All addresses of a name, as the resolver of this process has them.
+///
+/// # Errors
+/// It has none, in words.
+pub(super) async fn addresses(name: &str) -> Result<Vec<IpAddr>, String> {
+    let fail =
+        |why: &dyn std::fmt::Display| format!("cannot find out the address of {name}: {why}");
     let resolver = Resolver::builder_tokio().and_then(|builder| builder.build());
     let resolver = resolver.map_err(|e| fail(&e))?;
     let found = timeout(RESOLVE_WITHIN, resolver.lookup_ip(name)).await;
     let found = found.map_err(|_| fail(&"no answer within 5s"))?.map_err(|e| fail(&e))?;
-    Ok(found.iter().map(|ip| Peer { ip, port }).collect())
+    Ok(found.iter().collect())
 }
 
 fn usage(message: &str) -> Failure {

@@ -111,6 +111,22 @@ impl Target {
     }
 }
 
+/// Whether this can be asked of an agent that may be on another machine, where our namespaces, processes and paths
+/// mean nothing.
+///
+/// # Errors
+/// It cannot (exit code 2).
+pub(super) fn check_from_afar(args: &TargetArgs) -> Result<(), Failure> {
+    if args.host || args.pod.is_some() || args.container.is_some() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Usage,
+        "an agent that is asked over TCP may be on another machine, so say what you mean there: --pod, --container \
+         or --host; nothing was changed",
+    ))
+}
+
 /// As in a sentence: "in …".
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

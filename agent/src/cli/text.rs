@@ -5,9 +5,9 @@ use std::io::Write;
 /// Where a command writes, and how.
 pub struct Streams<'a> {
     /// Results.
-    pub out: &'a mut dyn Write,
+    pub out: &'a mut (dyn Write + Send),
     /// Progress and errors.
-    pub err: &'a mut dyn Write,
+    pub err: &'a mut (dyn Write + Send),
     /// Whether `err` is a terminal, on which a line may be rewritten in place.
     pub live: bool,
 }

@@ -3,13 +3,13 @@
 use serde::Serialize;
 
 use super::{
+    agent::AgentAddress,
     args::PortArgs,
     client::Client,
     exit::{Exit, Failure},
     services,
     target::Target,
     text::{self, Streams},
-    value::AgentAddress,
 };
 use crate::api::protocol::Undrained;
 
@@ -67,11 +67,11 @@ fn sentence(undrained: &Undrained) -> String {
 /// The command that ends a drain of these ports, ready to be pasted into a shell.
 pub(super) fn line(ports: &[u16], target: &Target, client: &Client) -> String {
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-    let socket = client.socket();
-    let agent = if *socket == AgentAddress::default().0 {
+    let address = client.address();
+    let agent = if *address == AgentAddress::default() {
         String::new()
     } else {
-        format!(" --agent {}", text::quoted(&socket.display().to_string()))
+        format!(" --agent {}", text::quoted(&address.to_string()))
     };
     format!("drainctl undrain --port {}{}{agent}", ports.join(","), target.options())
 }

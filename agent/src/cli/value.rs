@@ -1,12 +1,9 @@
 //! Parsers of option values. Each error says what would be right, with an example.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, str::FromStr, time::Duration};
 
 /// Longest duration that makes sense on the command line: 30 days.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// Longest path of a Unix socket (`sun_path` in unix(7), less its NUL).
-const SOCKET_PATH_MAX: usize = 107;
 
 /// A TCP port, 1 to 65535.
 pub(super) fn port(text: &str) -> Result<u16, String> {
@@ -97,44 +94,6 @@ impl FromStr for IfUnreachable {
     }
 }
 
-/// Where the agent listens: the path of a Unix socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct AgentAddress(pub(super) PathBuf);
-
-/// `/run/drainctl/agent.sock`.
-impl Default for AgentAddress {
-    fn default() -> Self {
-        Self("/run/drainctl/agent.sock".into())
-    }
-}
-
-impl fmt::Display for AgentAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.display().fmt(f)
-    }
-}
-
-impl FromStr for AgentAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let path = match text.strip_prefix("unix:") {
-            Some(rest) => rest.strip_prefix("//").unwrap_or(rest),
-            None => text,
-        };
-        if path.contains("://") {
-            return Err("only Unix sockets can be used: a path, or unix:PATH".into());
-        }
-        if path.is_empty() {
-            return Err("the path of a socket, for example /run/drainctl/agent.sock".into());
-        }
-        if path.len() > SOCKET_PATH_MAX {
-            return Err(format!("the path of a Unix socket has at most {SOCKET_PATH_MAX} bytes"));
-        }
-        Ok(Self(PathBuf::from(path)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,17 +145,6 @@ mod tests {
         assert_eq!("wait=50ms".parse(), Ok(IfUnreachable::Wait(Duration::from_millis(50))));
         for text in ["wait", "wait=", "wait=5", "ignore", ""] {
             assert!(text.parse::<IfUnreachable>().is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn addresses() {
-        for text in ["/run/a.sock", "unix:/run/a.sock", "unix:///run/a.sock"] {
-            assert_eq!(text.parse(), Ok(AgentAddress("/run/a.sock".into())), "{text}");
-        }
-        let long = "x".repeat(108);
-        for text in ["", "unix:", "http://localhost:1", "tcp://10.0.0.1:9", &long] {
-            assert!(text.parse::<AgentAddress>().is_err(), "{text:?}");
         }
     }
 }

@@ -259,7 +259,7 @@ impl Kernel for Linux {
         let with: Box<dyn Any + Send + Sync> = match how {
             // For as long as there is such a listener, connections will have to be marked.
             Listening::Accepting => Box::new(self.hops.load()?),
-            Listening::Silent => Box::new(()),
+            Listening::Silent | Listening::Port(_) => Box::new(()),
         };
         Ok(OwnListener { socket: self.namespaces.inside(netns, listen)?, with })
     }
@@ -324,6 +324,15 @@ impl Kernel for Linux {
 
     fn probes(&self) -> Result<ProbeCounts, KernelError> {
         lock(&self.probes).counts()
+    }
+
+    fn is_kubelets(
+        &self,
+        netns: u32,
+        client: SocketAddr,
+        server: SocketAddr,
+    ) -> Result<bool, KernelError> {
+        lock(&self.probes).has(client, server, netns)
     }
 }
 

@@ -212,11 +212,11 @@ pub trait Kernel: Send + Sync + 'static {
     /// Whether it is remembered when each client last had a connection, which `--keep-clients` needs.
     fn remembers_clients(&self) -> bool;
 
-    /// Opens a listener of ours in the namespace, on a port that the kernel chooses, for connections that the gate
-    /// steers there.
+    /// Opens a listener of ours in the namespace: on a port that the kernel chooses, for connections that the gate
+    /// steers there, or on a named one.
     ///
     /// # Errors
-    /// The namespace is gone, or the kernel cannot do what carrying needs: then with the reason.
+    /// The namespace is gone, the port is taken, or the kernel cannot do what carrying needs: then with the reason.
     fn open_listener(&self, netns: u32, how: Listening) -> Result<OwnListener, KernelError>;
 
     /// Begins to connect to `target` from inside the namespace, as the user `uid` (in the initial user namespace) would:
@@ -329,4 +329,16 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// The map cannot be read.
     fn probes(&self) -> Result<ProbeCounts, KernelError>;
+
+    /// Whether the kubelet of this node has opened this connection, which has been accepted in the namespace `netns`
+    /// and is still open. False also where no kubelet is known.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn is_kubelets(
+        &self,
+        netns: u32,
+        client: SocketAddr,
+        server: SocketAddr,
+    ) -> Result<bool, KernelError>;
 }

@@ -141,6 +141,23 @@ impl Probes {
         Ok(())
     }
 
+    /// See [`super::Kernel::is_kubelets`].
+    pub(super) fn has(
+        &self,
+        client: SocketAddr,
+        server: SocketAddr,
+        netns: u32,
+    ) -> Result<bool, KernelError> {
+        if self.attached.is_none() {
+            return Ok(false);
+        }
+        match self.open.get(&ProbeKey::new(end(client), end(server), netns), 0) {
+            Ok(_) => Ok(true),
+            Err(e) if is_missing(&e) => Ok(false),
+            Err(e) => Err(KernelError::op("read map", "PROBES", e)),
+        }
+    }
+
     /// See [`super::Kernel::probes`].
     pub(super) fn counts(&self) -> Result<ProbeCounts, KernelError> {
         let get = |index| {

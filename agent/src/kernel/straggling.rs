@@ -1,5 +1,5 @@
-//! Sockets for the connections that a closed gate does not let pass: listeners that take them, and outgoing
-//! connections that carry them on.
+//! Sockets of our own in other namespaces: listeners that take the connections that a closed gate does not let pass,
+//! outgoing connections that carry them on, and listeners for preStop hooks.
 
 use std::{
     any::Any,
@@ -16,6 +16,8 @@ use rustix::net::{
 
 use super::{KernelError, hop::Hop, sys};
 
+/// Longest accept queue of a listener with a port: kubelets are few.
+const HOOK_BACKLOG: i32 = 128;
 /// Longest accept queue; the kernel takes `net.core.somaxconn` if that is less.
 const BACKLOG: i32 = 65_535;
 
@@ -26,9 +28,12 @@ pub enum Listening {
     Accepting,
     /// Nothing that comes is answered.
     Silent,
+    /// As `Accepting`, but for whoever connects to this port, rather than for those that a gate steers to one that
+    /// the kernel chooses.
+    Port(u16),
 }
 
-/// A listener of ours inside a namespace, on a port that the kernel chose.
+/// A listener of ours inside a namespace. The namespace lives at least as long.
 pub struct Listener {
     /// Not blocking.
     pub socket: OwnedFd,
@@ -55,15 +60,22 @@ pub(super) fn listen_here(how: Listening) -> io::Result<OwnedFd> {
         }
         Err(_) => (open(AddressFamily::INET)?, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
     };
-    match how {
-        Listening::Accepting => sys::save_syn(fd.as_fd())?,
-        Listening::Silent => sys::drop_all(fd.as_fd())?,
-    }
-    // What it accepts has the service's port: without this, a new server could not bind to it meanwhile
-    // (`inet_csk_get_port`).
+    let (port, backlog) = match how {
+        Listening::Accepting => {
+            sys::save_syn(fd.as_fd())?;
+            (0, BACKLOG)
+        }
+        Listening::Silent => {
+            sys::drop_all(fd.as_fd())?;
+            (0, BACKLOG)
+        }
+        Listening::Port(port) => (port, HOOK_BACKLOG),
+    };
+    // What it accepts in a service's place has the service's port: without this, a new server could not bind to it
+    // meanwhile (`inet_csk_get_port`). And connections of an agent before this one may still be in TIME_WAIT.
     sockopt::set_socket_reuseaddr(&fd, true)?;
-    bind(&fd, &SocketAddr::new(any, 0))?;
-    listen(&fd, BACKLOG)?;
+    bind(&fd, &SocketAddr::new(any, port))?;
+    listen(&fd, backlog)?;
     Ok(fd)
 }
 

@@ -25,6 +25,7 @@ fn main() -> Result<()> {
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
     Ok(daemon::run(&Options {
         socket,
+        tcp: None,
         pin_dir,
         cgroup: None,
         max_flows: 65_536,

@@ -147,6 +147,10 @@ impl Kernel for FakeKernel {
     fn retire_lacks(&self) -> RetireLacks {
         RetireLacks::default()
     }
+    fn is_kubelets(&self, _: u32, _: SocketAddr, _: SocketAddr) -> Result<bool, KernelError> {
+        Ok(false)
+    }
+
     fn probes(&self) -> Result<ProbeCounts, KernelError> {
         Ok(ProbeCounts::default())
     }

@@ -1,9 +1,9 @@
 //! Judges facts. Pure: what is required, what is missing, and what that costs.
 
-use rustix::thread::CapabilitySet;
 use serde::Serialize;
 
 use super::facts::{BtfNames, Facts, Seen};
+use crate::privileges::{PRIVILEGES, Privilege};
 
 /// One line of the report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -166,34 +166,9 @@ fn btf(facts: &Facts) -> Check {
     )
 }
 
-/// A capability, those that do in its place, and what it is for.
-const CAPABILITIES: [(&str, CapabilitySet, &str); 5] = [
-    (
-        "CAP_BPF",
-        CapabilitySet::BPF.union(CapabilitySet::SYS_ADMIN),
-        "the kernel programs cannot be loaded",
-    ),
-    (
-        "CAP_PERFMON",
-        CapabilitySet::PERFMON.union(CapabilitySet::SYS_ADMIN),
-        "the TCP iterator cannot be loaded, so connections older than the agent are not counted",
-    ),
-    ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN, "neither the gate nor the tracker can be attached"),
-    (
-        "CAP_SYS_ADMIN",
-        CapabilitySet::SYS_ADMIN,
-        "other network namespaces (pods) cannot be entered, so only the agent's own can be drained",
-    ),
-    (
-        "CAP_SYS_PTRACE",
-        CapabilitySet::SYS_PTRACE,
-        "the network namespaces of other users' processes cannot be found, nor can callers be identified",
-    ),
-];
-
 fn capabilities(facts: &Facts) -> impl Iterator<Item = Check> {
-    CAPABILITIES.into_iter().map(|(name, any_of, cost)| {
-        Check::of(
+    PRIVILEGES.into_iter().map(|Privilege { name, any_of, required, cost }| {
+        let check = Check::of(
             name,
             &facts.capabilities,
             |(effective, initial)| match (effective.intersects(any_of), initial) {
@@ -204,7 +179,8 @@ fn capabilities(facts: &Facts) -> impl Iterator<Item = Check> {
                 (false, _) => (false, "not effective".into()),
             },
             cost,
-        )
+        );
+        if required { check } else { check.optional() }
     })
 }
 
@@ -324,7 +300,7 @@ fn bpffs(facts: &Facts) -> Check {
 
 fn agent(facts: &Facts) -> Check {
     let (ok, found) = match &facts.agent {
-        Ok(socket) => (true, format!("answers at {}", socket.display())),
+        Ok(address) => (true, format!("answers at {address}")),
         Err(why) => (false, why.clone()),
     };
     Check::new(

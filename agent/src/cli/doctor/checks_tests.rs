@@ -1,7 +1,10 @@
-use std::path::PathBuf;
+use rustix::thread::CapabilitySet;
 
 use super::*;
-use crate::{cli::doctor::facts::NetnsAccess, kernel::probe::SkLookupLink};
+use crate::{
+    cli::{agent::AgentAddress, doctor::facts::NetnsAccess},
+    kernel::probe::SkLookupLink,
+};
 
 fn all_there() -> Facts {
     Facts {
@@ -24,7 +27,7 @@ fn all_there() -> Facts {
         host_pids: Ok(true),
         sk_lookup: Ok(vec![]),
         jit: Ok(1),
-        agent: Ok(PathBuf::from("/run/drainctl/agent.sock")),
+        agent: Ok(AgentAddress::default()),
     }
 }
 
@@ -45,7 +48,7 @@ fn each_missing_thing_is_found_and_has_its_cost() {
     const YES: bool = true;
     const NO: bool = false;
     #[rustfmt::skip]
-    let table: [(&str, bool, Option<bool>, Break); 22] = [
+    let table: [(&str, bool, Option<bool>, Break); 23] = [
         // check, whether it is required, its result, what is broken
         ("kernel", NO, Some(false), |f| f.kernel = Ok(("5.4".into(), (5, 4)))),
         ("sk_lookup programs", YES, Some(false), |f| f.btf = Ok(BtfNames::default())),
@@ -57,6 +60,7 @@ fn each_missing_thing_is_found_and_has_its_cost() {
         ("CAP_BPF", YES, Some(false), |f| f.capabilities = Ok((CapabilitySet::empty(), true))),
         ("CAP_NET_ADMIN", YES, Some(false), |f| f.capabilities = Ok((CapabilitySet::SYS_ADMIN, true))),
         ("CAP_SYS_PTRACE", YES, Some(false), |f| f.capabilities = Ok((CapabilitySet::all(), false))),
+        ("CAP_DAC_READ_SEARCH", NO, Some(false), |f| f.capabilities = Ok((CapabilitySet::BPF, true))),
         ("CAP_SYS_ADMIN", YES, None, |f| f.capabilities = Err("no /proc".into())),
         ("kubelet", NO, None, |f| f.kubelet = Err("it has no cgroup".into())),
         ("cgroup v2 root", YES, Some(false), |f| f.cgroup2 = Ok(None)),

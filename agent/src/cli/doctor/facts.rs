@@ -10,6 +10,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::{
     cli::{
+        agent::AgentAddress,
         client::{Client, ClientError},
         target::Target,
     },
@@ -54,7 +55,7 @@ pub(super) struct Facts {
     /// The sysctl `net.core.bpf_jit_enable`.
     pub(super) jit: Seen<u32>,
     /// Whether the agent answers; where it was looked for.
-    pub(super) agent: Seen<PathBuf>,
+    pub(super) agent: Seen<AgentAddress>,
 }
 
 /// How the attempt to open the network namespace of every process went.
@@ -224,13 +225,11 @@ fn read_number(path: &str) -> Seen<u32> {
     text.trim().parse().map_err(|_| format!("{path} holds {text:?}"))
 }
 
-async fn agent(client: &Client) -> Seen<PathBuf> {
+async fn agent(client: &Client) -> Seen<AgentAddress> {
     match client.get_raw("/healthz").await {
-        Ok((status, _)) if status.is_success() => Ok(client.socket().to_owned()),
-        Ok((status, _)) => Err(format!("{} answers {status}", client.socket().display())),
-        Err(ClientError::Unreachable { why, .. }) => {
-            Err(format!("{why}: {}", client.socket().display()))
-        }
+        Ok((status, _)) if status.is_success() => Ok(client.address().clone()),
+        Ok((status, _)) => Err(format!("{} answers {status}", client.address())),
+        Err(ClientError::Unreachable { why, .. }) => Err(format!("{why}: {}", client.address())),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -268,6 +268,10 @@ impl Kernel for FakeKernel {
         RetireLacks { telling: self.model().retiring.lacks.clone() }
     }
 
+    fn is_kubelets(&self, _: u32, _: SocketAddr, _: SocketAddr) -> Result<bool, KernelError> {
+        Ok(false)
+    }
+
     fn probes(&self) -> Result<ProbeCounts, KernelError> {
         Ok(ProbeCounts::default())
     }
