@@ -80,7 +80,7 @@ fn options_that_contradict_or_are_not_built() -> Result<()> {
         &["--quiet-flow-after", "10s"],
         &["--spread", "25s"],
         &["--at-deadline", "reset"],
-        &["--pod", "default/web"],
+        &["--pod", "web"],
         &["--no-such-option"],
     ];
     for options in cases {
