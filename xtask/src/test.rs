@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
 use crate::{
-    build, peers,
+    build, kube, peers,
     setup::{self, Scope},
     shell::{Shell, host_cargo, require_root},
     tidy,
@@ -42,6 +42,12 @@ enum Kind {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Rolling updates in a real cluster of one node, with every kind of preStop hook, as root.
+    Kube {
+        /// `--proxy MODE`, `--rolls N`, `--hook NAME`: see `--help` after `--`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Real servers and clients of other projects in pairs, while the server is drained, as root.
     Peers {
         /// Pairs, as `protocol/server/client` with `*` for any, or one of the three names; flags too.
@@ -69,6 +75,10 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
         Some(Kind::Chaos { args }) => {
             require_root("killing agents", "test chaos")?;
             chaos(shell, workspace, args)
+        }
+        Some(Kind::Kube { args }) => {
+            require_root("clusters", "test kube")?;
+            cluster(shell, workspace, args)
         }
         Some(Kind::Peers { args }) => {
             require_root("drains of real servers", "test peers")?;
@@ -121,6 +131,16 @@ fn pairs(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
     program.args(["run", "--quiet"]).args(package).args(["--bin", "peers", "--"]).args(args);
     with_binaries(&mut program, workspace, &dist);
     shell.run_runner(&mut program)
+}
+
+fn cluster(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
+    kube::prepare(shell, workspace)?;
+    shell.stage("a cluster");
+    let mut program = host_cargo(&workspace.root);
+    let package = ["--package", "drainctl-tests", "--bin", "kube", "--"];
+    program.args(["run", "--quiet"]).args(package).args(args);
+    with_binaries(&mut program, workspace, &workspace.dist());
+    shell.run_runner(program.env("DRAINCTL_KUBE", kube::folder(workspace)))
 }
 
 fn chaos(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
