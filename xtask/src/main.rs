@@ -4,6 +4,7 @@ mod build;
 mod image;
 mod kube;
 mod launch;
+mod manifests;
 mod peers;
 mod setup;
 mod shell;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
 use crate::{
-    build, kube, peers,
+    build, kube, manifests, peers,
     setup::{self, Scope},
     shell::{Shell, host_cargo, require_root},
     tidy,
@@ -36,6 +36,8 @@ enum Kind {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// What is in deploy/: valid for Kubernetes, Helm and Prometheus, and the same for all of them.
+    Manifests,
     /// The agent is killed at random moments under load, again and again, as root.
     Chaos {
         /// `--rounds N` (200), `--seed S`.
@@ -72,6 +74,7 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
             require_root("integration tests", "test integration")?;
             integration(shell, workspace, args)
         }
+        Some(Kind::Manifests) => manifests::check(shell, workspace),
         Some(Kind::Chaos { args }) => {
             require_root("killing agents", "test chaos")?;
             chaos(shell, workspace, args)
@@ -88,6 +91,7 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
             require_root("the integration tests", "test")
                 .context("not everything can be tested here (`cargo xtask test unit` can)")?;
             setup::everything(shell, workspace)?;
+            manifests::check(shell, workspace)?;
             unit(shell, workspace, &[])?;
             integration(shell, workspace, &[])
         }

@@ -50,9 +50,11 @@ impl Cluster {
         let more = ["--kubeconfig=/shared/node.kubeconfig", &format!("--node-ip={ADDRESS}")];
         cluster.daemon("kubelet", &[&kubelet[..], &more].concat())?;
         cluster.daemon("kube-proxy", &["kube-proxy", "--config=/shared/kube-proxy.yaml"])?;
-        cluster.until("the node is ready", |cluster| {
+        cluster.until("the node is ready, and pods may be made", |cluster| {
             let ready = r#"jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}"#;
-            Ok(cluster.kubectl(&["get", "nodes", "-o", ready]).is_ok_and(|text| text == "True"))
+            let is_ready = cluster.kubectl(&["get", "nodes", "-o", ready]);
+            let account = cluster.kubectl(&["get", "serviceaccount", "default"]);
+            Ok(is_ready.is_ok_and(|text| text == "True") && account.is_ok())
         })?;
         Ok(cluster)
     }

@@ -32,7 +32,10 @@ const SBOM: &str = "usr/share/doc/drainctl/sbom.cdx.json";
 pub(crate) struct Options {
     /// For which processors; several make an image for all of them [default: this machine's].
     #[arg(long = "arch", value_name = "ARCH", value_enum)]
-    architectures: Vec<Arch>,
+    pub(crate) architectures: Vec<Arch>,
+    /// Of unoptimized programs with symbols: for trying things out.
+    #[arg(long)]
+    pub(crate) debug: bool,
 }
 
 /// A processor architecture, as container images name it.
@@ -72,7 +75,7 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
     let sbom = sbom::of_agent(workspace)?;
     fs::write(folder.join("drainctl.cdx.json"), &sbom)?;
     let images = architectures.iter().map(|arch| {
-        let dist = build::run(shell, workspace, &build::Options::default())?;
+        let dist = build::run(shell, workspace, &build::Options { debug: options.debug })?;
         image(workspace, *arch, &dist, &sbom)
     });
     let images = images.collect::<Result<Vec<_>>>()?;

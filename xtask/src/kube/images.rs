@@ -15,7 +15,8 @@ use crate::{
 };
 
 /// nginx, and the libraries that it is linked with.
-const NGINX: [&str; 6] = ["nginx", "libc6", "libcrypt1", "libpcre2-8-0", "libssl3", "zlib1g"];
+const NGINX: [&str; 7] =
+    ["nginx", "nginx-common", "libc6", "libcrypt1", "libpcre2-8-0", "libssl3", "zlib1g"];
 
 /// nginx wants to know the user that its workers run as.
 const PASSWD: &str = "root:x:0:0:root:/:/\nwww-data:x:33:33:www-data:/:/\n";
@@ -59,7 +60,7 @@ fn nginx(shell: &Shell, workspace: &Workspace, images: &Path) -> Result<()> {
     for package in fs::read_dir(&packages)? {
         shell.run(Command::new("dpkg").arg("-x").arg(package?.path()).arg(&root))?;
     }
-    for folder in ["usr/share/doc", "usr/share/man", "usr/share/lintian", "etc/nginx"] {
+    for folder in ["usr/share/doc", "usr/share/man", "usr/share/lintian", "etc"] {
         let _ = fs::remove_dir_all(root.join(folder));
     }
     let mut layer = Layer::new();
@@ -67,9 +68,7 @@ fn nginx(shell: &Shell, workspace: &Workspace, images: &Path) -> Result<()> {
     for (path, mode) in [("run", 0o755), ("tmp", 0o1777)] {
         layer.folder(path, mode)?;
     }
-    if !root.join("etc").is_dir() {
-        layer.folder("etc", 0o755)?;
-    }
+    layer.folder("etc", 0o755)?;
     layer.file("etc/passwd", 0o644, PASSWD.as_bytes())?;
     layer.file("etc/group", 0o644, GROUP.as_bytes())?;
     write(images, "nginx", layer, &["/usr/sbin/nginx", "-g", "daemon off;"])?;

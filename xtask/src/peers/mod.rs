@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{setup::Scope, shell::Shell, workspace::Workspace};
 
-pub(crate) use python::has_venv;
+pub(crate) use python::{environment, has_venv};
 
 /// Where it all is.
 pub(crate) fn folder(workspace: &Workspace) -> PathBuf {

@@ -31,11 +31,12 @@ DEBIAN_FRONTEND=noninteractive apt-get install -y -q -o DPkg::Lock::Timeout=120 
 "#;
 
 /// Packages whose installation also makes a server start at boot, which is not what they are here for.
-const SERVERS: [(&str, &str); 4] = [
+const SERVERS: [(&str, &str); 5] = [
     ("nginx-light", "nginx"),
     ("haproxy", "haproxy"),
     ("etcd-server", "etcd"),
     ("containerd", "containerd"),
+    ("prometheus", "prometheus"),
 ];
 
 /// Some have a unit for systemd and no script beside it, which is what update-rc.d knows.

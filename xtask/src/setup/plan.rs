@@ -114,7 +114,7 @@ pub(super) const VENV: &str = "python3 -m venv";
 pub(super) const CNI: &str = "/usr/lib/cni/bridge";
 
 /// All of them.
-pub(super) const TOOLS: [Tool; 30] = [
+pub(super) const TOOLS: [Tool; 31] = [
     Tool::demo("nginx", "nginx-light"),
     Tool::demo("iptables", "iptables"),
     Tool::new("nft", "nftables"),
@@ -125,6 +125,7 @@ pub(super) const TOOLS: [Tool; 30] = [
     Tool::new("node", "nodejs"),
     Tool::demo(VENV, "python3-venv"),
     Tool::new("go", "golang-go"),
+    Tool::new("promtool", "prometheus"),
     Tool::node("etcd", "etcd-server"),
     Tool::node("containerd", "containerd"),
     Tool::node("runc", "runc"),
