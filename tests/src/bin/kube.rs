@@ -73,7 +73,6 @@ fn run(cli: &Cli) -> Result<Vec<String>> {
         let mut cluster = Cluster::start(&PathBuf::from(&kube), mode)?;
         let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
         cluster.deploy_agent(&deploy.canonicalize()?)?;
-        if env::var_os("K3HOLD").is_some() { std::thread::sleep(std::time::Duration::from_secs(100000)); } // not a wait for a state: dev
         for hook in hooks {
             println!("{mode:?}: {} …", hook.name());
             let outcome = cluster.roll(*hook, cli.rolls)?;

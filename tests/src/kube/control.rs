@@ -8,7 +8,7 @@ use super::node::{ADDRESS, Node};
 use crate::{cmd, kubeproxy::Mode, process::Process, wait::eventually};
 
 /// Everything is started at once on a machine that may be busy.
-const START: Duration = Duration::from_secs(180);
+const START: Duration = Duration::from_secs(90);
 
 /// Users, their groups, and what identifies them: nobody but the node is in its network.
 const USERS: [(&str, &str); 5] = [

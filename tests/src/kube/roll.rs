@@ -10,12 +10,12 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{control::Cluster, hook::Hook};
 use crate::{
-    cluster::SERVICE,
-    grpc::{GrpcLoad, GrpcTally},
+    cluster::{RPC_SERVICE, SERVICE},
+    grpc::{GrpcLoad, GrpcServer, GrpcTally},
     http,
     load::{Load, Manner, Plan, Tally},
     netns::Netns,
-    nginx::BODY,
+    nginx::{BODY, Nginx},
 };
 
 /// The agent's counter of services proven empty.
@@ -71,6 +71,9 @@ impl Cluster {
         self.await_pods()?;
         let drained = self.drained()?;
         let client = self.client()?;
+        // kube-proxy may be behind what the API server says.
+        Nginx::await_answer(&client, SERVICE.into())?;
+        GrpcServer::await_connected_to(&client, RPC_SERVICE.into())?;
         let load = Clients::start(&client)?;
         let start = Instant::now();
         for _ in 0..times {

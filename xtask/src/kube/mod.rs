@@ -27,11 +27,7 @@ pub(crate) fn folder(workspace: &Workspace) -> PathBuf {
 pub(crate) fn prepare(shell: &Shell, workspace: &Workspace) -> Result<()> {
     setup::peers(shell, workspace, Scope::Kube)?;
     programs::prepare(shell, workspace)?;
-    let agent = image::run(
-        shell,
-        workspace,
-        &image::Options { debug: std::env::var_os("K3DEV").is_some(), ..Default::default() },
-    )?;
+    let agent = image::run(shell, workspace, &image::Options::default())?;
     images::prepare(shell, workspace, &agent)
 }
 
