@@ -76,7 +76,11 @@ fn run(cli: &Cli) -> Result<Vec<String>> {
         for hook in hooks {
             println!("{mode:?}: {} …", hook.name());
             let outcome = cluster.roll(*hook, cli.rolls)?;
-            complaints.extend(judge(mode, &outcome, cli.rolls));
+            let found = judge(mode, &outcome, cli.rolls);
+            if !found.is_empty() {
+                eprintln!("{}", cluster.account());
+            }
+            complaints.extend(found);
             lines.push(line(mode, &outcome));
             println!("{}", lines.last().map_or("", String::as_str));
         }

@@ -127,6 +127,17 @@ impl Cluster {
         Ok(counts.sum())
     }
 
+    /// What the agent and the kubelet say about hooks, for whoever looks into a failure.
+    pub fn account(&self) -> String {
+        let events =
+            r#"jsonpath={range .items[?(@.type=="Warning")]}{.reason}: {.message}{"\n"}{end}"#;
+        let events = self.kubectl(&["get", "events", "-A", "-o", events]).unwrap_or_default();
+        let logs = ["logs", "-n", "drainctl", "daemonset/drainctl", "--tail=60"];
+        let logs = self.kubectl(&logs).unwrap_or_default();
+        let pods = self.kubectl(&["get", "pods", "-A"]).unwrap_or_default();
+        format!("{pods}\n{events}\n{logs}")
+    }
+
     /// What the API server knows of some pods, for the message of a failure.
     fn why(&self, namespace: &str, label: &str) -> String {
         let describe = self.kubectl(&["describe", "pods", "-n", namespace, "-l", label]);
