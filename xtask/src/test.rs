@@ -74,7 +74,10 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
             require_root("integration tests", "test integration")?;
             integration(shell, workspace, args)
         }
-        Some(Kind::Manifests) => manifests::check(shell, workspace),
+        Some(Kind::Manifests) => {
+            setup::everything(shell, workspace)?;
+            manifests::check(shell, workspace)
+        }
         Some(Kind::Chaos { args }) => {
             require_root("killing agents", "test chaos")?;
             chaos(shell, workspace, args)
