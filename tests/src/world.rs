@@ -105,17 +105,10 @@ impl World {
         self.ctl().await_service(PORT, &what, |s| (s.flows, s.steered) == (flows, steered))
     }
 
-    /// A counter or gauge of the agent.
-    pub fn metric(&self, name: &str) -> Result<u64> {
-        let text = String::from_utf8(self.agent.http("GET", "/metrics", "")?.body)?;
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("drainctl_{name} ")));
-        Ok(line.with_context(|| format!("no {name} in {text}"))?.parse()?)
-    }
-
     /// Tracker and look never had to be mended since this agent started.
     pub fn ensure_agreed(&self) -> Result<()> {
         for name in ["disagreements_total", "repairs_total", "flows_after_drained_total"] {
-            ensure!(self.metric(name)? == 0, "{name}: {}", self.agent.log());
+            ensure!(self.agent.metric(name)? == 0, "{name}: {}", self.agent.log());
         }
         Ok(())
     }

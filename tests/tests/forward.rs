@@ -77,13 +77,6 @@ impl World {
     }
 }
 
-/// A counter or gauge of the agent.
-fn metric(agent: &Agent, name: &str) -> Result<u64> {
-    let text = String::from_utf8(agent.http("GET", "/metrics", "")?.body)?;
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("drainctl_{name} ")));
-    Ok(line.with_context(|| format!("no {name} in {text}"))?.parse()?)
-}
-
 /// A client connects and is reset, perhaps before it has noticed that it was connected.
 fn ensure_given_up(client: &Netns, addr: SocketAddr) -> Result<()> {
     match connect(client, addr) {
@@ -142,9 +135,9 @@ fn no_client_notices_that_the_load_balancer_is_late() -> Result<()> {
     let (short, large) = (short.finish()?, large.finish()?);
     ensure!(short.failed() == 0 && large.failed() == 0, "{short}; {large}");
     ensure!(servers[1].served()? >= 1000, "the peer has served {}", servers[1].served()?);
-    ensure!(metric(&agent, "carried_total")? >= 1000, "carried by somebody else");
+    ensure!(agent.metric("carried_total")? >= 1000, "carried by somebody else");
     drain.wait()?.expect(0)?;
-    ensure!(metric(&agent, "carrying")? == 0);
+    ensure!(agent.metric("carrying")? == 0);
     Ok(())
 }
 
@@ -176,7 +169,7 @@ fn bytes_half_closes_and_first_words_arrive_over_both_families() -> Result<()> {
         serving.join().map_err(|_| anyhow::anyhow!("the peer panicked"))??;
     }
     world.await_steered(0)?;
-    ensure!(metric(&world.agent, "carried_total")? == 2);
+    ensure!(world.agent.metric("carried_total")? == 2);
     Ok(())
 }
 
@@ -224,7 +217,7 @@ fn a_service_address_that_still_leads_to_the_drained_pod_is_asked_again() -> Res
         ensure!(answer.body == BODY);
     }
     let (carried, loops) =
-        (metric(&agent, "carried_total")?, metric(&agent, "carried_loops_total")?);
+        (agent.metric("carried_total")?, agent.metric("carried_loops_total")?);
     ensure!(carried == 40 && loops > 5, "carried {carried}, came back {loops}");
     ensure!(servers[1].served()? == 40 && servers[0].served()? == 0);
     Ok(())
@@ -237,11 +230,11 @@ fn a_service_address_that_leads_to_the_drained_pod_only_is_given_up() -> Result<
     world.drain(&[&format!("--new=forward={}", SERVICE.ip())])?;
     ensure_given_up(&world.cluster.client, world.cluster.pods[0].addr())?;
     let agent = &world.agent;
-    ensure!(metric(agent, "carried_refused_total")? == 1);
+    ensure!(agent.metric("carried_refused_total")? == 1);
     // As often as one straggler is tried, and no more: no loop.
-    let loops = metric(agent, "carried_loops_total")?;
+    let loops = agent.metric("carried_loops_total")?;
     ensure!(loops == 24, "{loops}");
-    ensure!(metric(agent, "carried_total")? == 1);
+    ensure!(agent.metric("carried_total")? == 1);
     world.await_steered(0)
 }
 
@@ -256,8 +249,8 @@ fn two_that_drain_do_not_play_ping_pong() -> Result<()> {
     for pod in [a, b] {
         ensure_given_up(&world.cluster.client, pod.addr())?;
     }
-    ensure!(metric(&world.agent, "carried_total")? == 2);
-    let loops = metric(&world.agent, "carried_loops_total")?;
+    ensure!(world.agent.metric("carried_total")? == 2);
+    let loops = world.agent.metric("carried_loops_total")?;
     ensure!((2..=48).contains(&loops), "{loops} second hops");
     other.expect(0, &["undrain", "--port", "80"])?;
     world.carried()?.exchange()
@@ -295,11 +288,11 @@ fn peers_that_refuse_or_are_silent_are_passed_over_and_none_at_all_is_a_reset() 
     for _ in 0..3 {
         world.carried()?.exchange()?;
     }
-    ensure!(metric(&world.agent, "carried_refused_total")? == 0);
+    ensure!(world.agent.metric("carried_refused_total")? == 0);
     world.ctl().expect(0, &["undrain", "--port", "80"])?;
     world.drain(&[&refuses])?;
     ensure_given_up(&world.cluster.client, world.cluster.pods[0].addr())?;
-    ensure!(metric(&world.agent, "carried_refused_total")? == 1);
+    ensure!(world.agent.metric("carried_refused_total")? == 1);
     Ok(())
 }
 
@@ -360,7 +353,7 @@ fn there_is_a_limit_and_no_way_in_but_by_the_gate() -> Result<()> {
     world.drain(&[&world.forward()])?;
     let mut pair = world.carried()?;
     ensure_given_up(&world.cluster.client, world.cluster.pods[0].addr())?;
-    ensure!(metric(&world.agent, "carried_over_limit_total")? == 1);
+    ensure!(world.agent.metric("carried_over_limit_total")? == 1);
     pair.exchange()?;
     drop(pair);
     world.await_steered(0)?;

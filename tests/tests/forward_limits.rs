@@ -38,11 +38,11 @@ fn one_service_leaves_room_for_the_next() -> Result<()> {
     // Whether it has noticed that it was connected or not.
     let third = connect(&world.cluster.client, world.pod().addr());
     eventually(LIMIT, "the third is one too many", || {
-        Ok(world.metric("carried_over_limit_total")? == 1)
+        Ok(world.agent.metric("carried_over_limit_total")? == 1)
     })?;
     drop(third);
     carried(OTHER)?;
-    ensure!(world.metric("carried_total")? == 3 && world.metric("carried_over_limit_total")? == 1);
+    ensure!(world.agent.metric("carried_total")? == 3 && world.agent.metric("carried_over_limit_total")? == 1);
     drop(held);
     world.ensure_nothing_is_left()
 }

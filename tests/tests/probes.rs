@@ -36,14 +36,8 @@ impl Node {
 
     /// A counter of the agent.
     fn counter(&self, name: &str) -> Result<u64> {
-        metric(&self.fixture.agent, name)
+        self.fixture.agent.metric(name)
     }
-}
-
-fn metric(agent: &Agent, name: &str) -> Result<u64> {
-    let metrics = String::from_utf8(agent.http("GET", "/metrics", "")?.body)?;
-    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    Ok(value.with_context(|| format!("no {name}"))?.parse()?)
 }
 
 #[test]
@@ -67,11 +61,11 @@ fn probes_pass_a_closed_gate_and_do_not_count() -> Result<()> {
         let probe = kubelet.probe(host, addr)?.context("a probe was refused")?;
         kept.push((probe, fixture.server.accept()?));
     }
-    ensure!(node.counter("drainctl_probes_passed_total")? >= 2);
-    ensure!(node.counter("drainctl_probes_opened_total")? == 4);
+    ensure!(node.counter("probes_passed_total")? >= 2);
+    ensure!(node.counter("probes_opened_total")? == 4);
     ctl.await_service(PORT, "four probes", |service| service.probes == 4)?;
     ctl.expect(0, &["ready", "--port", "80"])?;
-    ensure!(node.counter("drainctl_flows_after_drained_total")? == 0);
+    ensure!(node.counter("flows_after_drained_total")? == 0);
     // That they are known from their start on is the kernel's doing, no repair's.
     ensure!(fixture.counts()?.context("no counters")?.accepted == 2, "{:?}", fixture.counts()?);
 
@@ -223,14 +217,14 @@ fn a_cgroup_that_cannot_be_the_kubelets_is_an_error_at_start() -> Result<()> {
 #[test]
 fn the_kubelet_is_found_by_its_process_and_again_when_it_moves() -> Result<()> {
     let agent = Agent::start()?;
-    ensure!(metric(&agent, "drainctl_kubelet_known")? == 0, "does a kubelet run here?");
+    ensure!(agent.metric("kubelet_known")? == 0, "does a kubelet run here?");
     ensure!(agent.log().contains("no kubelet"), "{}", agent.log());
     for _ in 0..2 {
         let kubelet = Kubelet::new()?;
         let _process = kubelet.run(agent.dir())?;
         let cgroup = kubelet.cgroup()?;
         eventually(LIMIT, "the kubelet is found", || Ok(agent.log().contains(cgroup)))?;
-        ensure!(metric(&agent, "drainctl_kubelet_known")? == 1);
+        ensure!(agent.metric("kubelet_known")? == 1);
         let host = drainctl_tests::netns::Netns::host()?;
         agent.ctl(&host).run(&["doctor"])?.says(cgroup)?;
     }

@@ -180,7 +180,7 @@ fn a_killed_agents_stragglers_are_refused_and_the_next_one_carries_again() -> Re
     let mut pair = eventually_some(LIMIT, "it carries", carried)?;
     pair.exchange()?;
     world.await_counts(0, 1)?;
-    ensure!(world.metric("carried_total")? == 1 && world.metric("carrying")? == 1);
+    ensure!(world.agent.metric("carried_total")? == 1 && world.agent.metric("carrying")? == 1);
     drop(pair);
     world.await_counts(0, 0)?;
     world.ensure_agreed()?;
@@ -198,7 +198,7 @@ fn a_stopped_agent_carries_to_the_end_beside_the_next_one() -> Result<()> {
     let carried = || {
         let mut pair = world.served_by(&peer)?;
         pair.exchange()?;
-        Ok((world.metric("carried_total")? > 0).then_some(pair))
+        Ok((world.agent.metric("carried_total")? > 0).then_some(pair))
     };
     let mut newer = eventually_some(LIMIT, "the next one carries", carried)?;
     world.await_counts(0, 2)?;

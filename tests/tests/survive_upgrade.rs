@@ -105,7 +105,7 @@ fn under_load_nobody_notices_and_the_old_process_carries_to_the_end() -> Result<
     world.agent.set_program(env!("CARGO_BIN_EXE_agent"));
     world.agent.launch(&["--abi", &(VERSION + 1).to_string()])?;
     go_on()?;
-    ensure!(world.metric("carried_total")? > 0, "the new agent carries none");
+    ensure!(world.agent.metric("carried_total")? > 0, "the new agent carries none");
     ensure!(carried.get("/ok")?.body == BODY, "the old one goes on");
     for load in loads {
         let tally = load.finish()?;

@@ -31,7 +31,7 @@ fn lists_decide_before_anybody_is_carried() -> Result<()> {
     world.await_counts(0, 1)?;
     let admission = world.ctl().admission(PORT)?;
     ensure!(admission.allowed >= 1 && admission.failed_health >= 1, "{admission:?}");
-    ensure!(world.metric("carried_total")? == 2);
+    ensure!(world.agent.metric("carried_total")? == 2);
     world.ensure_nothing_is_left()
 }
 

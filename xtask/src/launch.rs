@@ -42,7 +42,7 @@ pub(crate) fn demo(shell: &Shell, workspace: &Workspace, options: &DemoOptions) 
 /// Setup or build failed, or a bar was missed.
 pub(crate) fn bench(shell: &Shell, workspace: &Workspace, options: &BenchOptions) -> Result<()> {
     require_root("benchmarks", "bench")?;
-    setup::everything(shell, workspace)?;
+    setup::peers(shell, workspace, Scope::Everything)?;
     launch(shell, workspace, "bench", &options.args)
 }
 

@@ -155,7 +155,7 @@ struct Clients {
 
 impl Clients {
     fn start(client: &Arc<Netns>) -> Result<Self> {
-        let grpc = GrpcLoad::start(client, CHANNELS)?;
+        let grpc = GrpcLoad::start(client, RPC_SERVICE.into(), CHANNELS)?;
         let start = |path, manner, (workers, pace)| {
             let (target, at_most) = (SERVICE.into(), u64::MAX);
             Load::start(client, Plan { target, path, body: BODY, manner, workers, pace, at_most })
@@ -166,7 +166,7 @@ impl Clients {
 
     fn finish(self) -> Result<[(&'static str, Tally); 4]> {
         self.grpc.stop()?;
-        let GrpcTally { calls, streams } = self.grpc.finish()?;
+        let GrpcTally { calls, streams, failed_at: _ } = self.grpc.finish()?;
         let rows = [
             ("short connections", self.short.finish()?),
             ("keep-alive", self.kept.finish()?),
