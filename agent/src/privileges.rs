@@ -17,7 +17,7 @@ pub struct Privilege {
 }
 
 /// All of them.
-pub const PRIVILEGES: [Privilege; 6] = [
+pub const PRIVILEGES: [Privilege; 7] = [
     Privilege {
         name: "CAP_BPF",
         any_of: CapabilitySet::BPF.union(CapabilitySet::SYS_ADMIN),
@@ -55,6 +55,12 @@ pub const PRIVILEGES: [Privilege; 6] = [
         required: false,
         cost: "idle connections of servers that do not run as root get no FIN, and a port of the node can be drained \
                by root only: whose a socket is cannot be looked up",
+    },
+    Privilege {
+        name: "CAP_SETUID",
+        any_of: CapabilitySet::SETUID,
+        required: false,
+        cost: "--new forward is refused to all but root: what is carried for somebody cannot be opened as that user",
     },
 ];
 

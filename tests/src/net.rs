@@ -15,6 +15,7 @@ use rustix::net::{
     AddressFamily, Shutdown, SocketFlags, SocketType, bind, connect as connect_socket, ipproto,
     listen as start_listening, shutdown, socket_with, sockopt,
 };
+use rustix::{process::Uid, thread::set_thread_res_uid};
 
 use crate::{cmd, netns::Netns, wait::LIMIT};
 
@@ -46,6 +47,15 @@ impl Server {
     /// Starts to listen inside `netns`.
     pub fn start(netns: &Netns, how: Listening) -> Result<Self> {
         netns.run(|| Self::start_here(how))
+    }
+
+    /// The same as another user: the socket belongs to the user of the thread that makes it.
+    pub fn start_as(uid: u32, netns: &Netns, how: Listening) -> Result<Self> {
+        netns.run(|| {
+            let uid = Uid::from_raw(uid);
+            set_thread_res_uid(uid, uid, uid)?;
+            Self::start_here(how)
+        })
     }
 
     /// Starts to listen in the namespace, and as the user, of the calling thread.

@@ -216,8 +216,7 @@ fn a_service_address_that_still_leads_to_the_drained_pod_is_asked_again() -> Res
         let answer = http::get(&cluster.client, cluster.pods[0].addr(), "/ok")?;
         ensure!(answer.body == BODY);
     }
-    let (carried, loops) =
-        (agent.metric("carried_total")?, agent.metric("carried_loops_total")?);
+    let (carried, loops) = (agent.metric("carried_total")?, agent.metric("carried_loops_total")?);
     ensure!(carried == 40 && loops > 5, "carried {carried}, came back {loops}");
     ensure!(servers[1].served()? == 40 && servers[0].served()? == 0);
     Ok(())

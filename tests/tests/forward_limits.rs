@@ -42,7 +42,10 @@ fn one_service_leaves_room_for_the_next() -> Result<()> {
     })?;
     drop(third);
     carried(OTHER)?;
-    ensure!(world.agent.metric("carried_total")? == 3 && world.agent.metric("carried_over_limit_total")? == 1);
+    ensure!(
+        world.agent.metric("carried_total")? == 3
+            && world.agent.metric("carried_over_limit_total")? == 1
+    );
     drop(held);
     world.ensure_nothing_is_left()
 }

@@ -1,6 +1,7 @@
 //! Who may drain what. Every refusal is shown beside the same thing being allowed.
 
 use std::{
+    fs,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
@@ -19,7 +20,6 @@ use drainctl_tests::{
     nginx::{BODY, Nginx},
     wait::LIMIT,
 };
-use rustix::thread::set_thread_res_uid;
 
 /// `nobody`.
 const NOBODY: u32 = 65534;
@@ -109,20 +109,11 @@ fn a_user_may_drain_a_port_of_its_own_on_the_host() -> Result<()> {
     nobody.expect(0, &["undrain", "--port", &port]).map(drop)
 }
 
-/// The socket belongs to the user of the thread that makes it.
-fn server_of_nobody(netns: &Netns, how: Listening) -> Result<Server> {
-    netns.run(|| {
-        let uid = rustix::process::Uid::from_raw(NOBODY);
-        set_thread_res_uid(uid, uid, uid)?;
-        Server::start_here(how)
-    })
-}
-
 #[test]
 fn what_is_carried_for_a_user_counts_as_that_users() -> Result<()> {
     let cluster = Cluster::new(2, Mode::Iptables)?;
     let [pod, peer] = [&cluster.pods[0], &cluster.pods[1]];
-    let _old = server_of_nobody(&pod.netns, Listening::on(Ipv6Addr::UNSPECIFIED, 8080))?;
+    let _old = Server::start_as(NOBODY, &pod.netns, Listening::on(Ipv6Addr::UNSPECIFIED, 8080))?;
     let new = Nginx::start_on(Arc::clone(&peer.netns), &[8080])?;
     let agent = Agent::start()?;
     let nobody = agent.ctl(&pod.netns).as_user(NOBODY)?;
@@ -141,6 +132,11 @@ fn what_is_carried_for_a_user_counts_as_that_users() -> Result<()> {
     refuse(NOBODY)?;
     ensure!(http::get(&cluster.client, addr, "/ok").is_err(), "it is that user's");
     ensure!(new.served()? == 2);
+    // Threads are used again: each is root's once more, with all that root may.
+    for thread in fs::read_dir(format!("/proc/{}/task", agent.pid()?))? {
+        let status = fs::read_to_string(thread?.path().join("status"))?;
+        ensure!(status.contains("\nUid:\t0\t0\t0\t0\n"), "{status}");
+    }
     Ok(())
 }
 

@@ -6,19 +6,24 @@ use anyhow::{Context, Result, ensure};
 use drainctl_tests::{
     agent::Agent,
     cluster::{Cluster, PORT},
+    ctl::Outcome,
     fixture::{Fixture, serve},
     held::{Held, drain},
     kubeapi::{KubeApi, NODE, RunningPod},
     kubelet::Kubelet,
     kubeproxy::Mode,
-    net::{Attempt, connect},
+    net::{Attempt, Listening, Server, connect},
     netns::Netns,
     script::{talk, untold},
     wait::{LIMIT, eventually, throughout},
 };
 
 /// As docs/security.md has them. CAP_SYS_ADMIN contains CAP_BPF and CAP_PERFMON.
-const CAPABILITIES: [&str; 4] = ["net_admin", "sys_admin", "sys_ptrace", "dac_read_search"];
+const CAPABILITIES: [&str; 5] =
+    ["net_admin", "sys_admin", "sys_ptrace", "dac_read_search", "setuid"];
+
+/// Another port than that of the fixture's server.
+const OTHER: u16 = 8080;
 
 /// `nobody`.
 const NOBODY: u32 = 65534;
@@ -57,6 +62,16 @@ fn idle_of_nobody(fixture: &Fixture) -> Result<(Held, drainctl_tests::ctl::Runni
     Ok((held, drain))
 }
 
+/// Has a user who is not root drain a port of his own and carry on what comes; it is to end so.
+fn forward_as_nobody(fixture: &Fixture, code: i32) -> Result<Outcome> {
+    let _server =
+        Server::start_as(NOBODY, &fixture.pod().netns, Listening::on(fixture.pod().v4, OTHER))?;
+    let to = format!("--new=forward={}", fixture.cluster.pods[1].v4);
+    let nobody = fixture.ctl().as_user(NOBODY)?;
+    let port = OTHER.to_string();
+    nobody.expect(code, &["drain", "--port", &port, "--quiet", "0s", "--no-wait", &to])
+}
+
 #[test]
 fn everything_works_with_exactly_these_privileges() -> Result<()> {
     let (kubelet, api, dir) = (Kubelet::new()?, KubeApi::start()?, tempfile::tempdir()?);
@@ -65,8 +80,8 @@ fn everything_works_with_exactly_these_privileges() -> Result<()> {
     let options = [&kubernetes[..], &["--probe-cgroup", kubelet.cgroup()?]].concat();
     let fixture = fixture(restricted(&CAPABILITIES, &options)?)?;
     let status = std::fs::read_to_string(format!("/proc/{}/status", fixture.agent.pid()?))?;
-    // Bits 2, 12, 19 and 21, and no_new_privs.
-    ensure!(status.contains("CapEff:\t0000000000281004\n"), "{status}");
+    // Bits 2, 7, 12, 19 and 21, and no_new_privs.
+    ensure!(status.contains("CapEff:\t0000000000281084\n"), "{status}");
     ensure!(status.contains("NoNewPrivs:\t1\n"), "{status}");
     ensure!(!fixture.agent.log().contains("off:"), "{}", fixture.agent.log());
 
@@ -78,14 +93,11 @@ fn everything_works_with_exactly_these_privileges() -> Result<()> {
     ensure!(fixture.attempt()? == Attempt::Refused && fixture.service()?.rejected > 0);
     fixture.ctl().expect(0, &["undrain", "--port", "80"])?;
 
-    // One that carries on.
-    let peer = serve(&fixture.cluster.pods[1], PORT)?;
-    let to = format!("--new=forward={}", fixture.cluster.pods[1].v4);
-    fixture.ctl().expect(0, &["drain", "--port", "80", "--quiet", "0s", "--no-wait", &to])?;
-    fixture.ctl().await_state(PORT, "drained")?;
-    let carried = connect(&fixture.cluster.client, fixture.pod().addr())?;
+    // One that carries on, for another user.
+    let peer = serve(&fixture.cluster.pods[1], OTHER)?;
+    forward_as_nobody(&fixture, 0)?;
+    let carried = connect(&fixture.cluster.client, (fixture.pod().v4, OTHER).into())?;
     drop((peer.accept()?, carried));
-    fixture.ctl().expect(0, &["undrain", "--port", "80"])?;
 
     // And a hook.
     let running = RunningPod::start(&fixture.pod().netns)?;
@@ -115,6 +127,11 @@ fn without_one_it_does_not_start_or_says_what_is_off() -> Result<()> {
             ensure!(drain.is_running()?);
             drop(held);
             drain.wait()?.expect(0)?;
+        } else if missing == "setuid" {
+            let fixture = fixture(restricted(&others, &[])?)?;
+            let log = fixture.agent.log();
+            ensure!(log.contains(&name) && log.contains("off: --new forward"), "{log}");
+            forward_as_nobody(&fixture, 1)?.says(&name)?;
         } else {
             let error = restricted(&others, &[]).err().context("it started")?;
             let error = format!("{error:#}");

@@ -9,7 +9,7 @@ use humantime::format_duration;
 
 use super::{error::ApiError, protocol::TimeoutFrom};
 use crate::{
-    drain::{Spec, SpecRequest},
+    drain::{LEAST_GRACE, Spec, SpecRequest},
     pods::{GraceSource, Pod},
 };
 
@@ -52,7 +52,9 @@ fn left(pod: &Pod, now: SystemTime) -> Duration {
     let grace = Duration::from_secs(pod.grace.seconds);
     // By the clock of the API server, which may be ahead of ours: it is never more than the whole.
     let until = pod.deleting.map(|at| at.duration_since(now).unwrap_or_default());
-    let left = until.map_or(grace, |until| until.min(grace));
+    // The kubelet counts from when it begins to stop them, and from the beginning if it was restarted: with little left
+    // by the clock there may be more, and a short drain is better than none.
+    let left = until.map_or(grace, |until| until.max(LEAST_GRACE).min(grace));
     Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
 }
 

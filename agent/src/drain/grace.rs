@@ -9,6 +9,9 @@ const MARGIN_PERCENT: u32 = 15;
 /// Less than this is no time to drain.
 const SHORTEST: Duration = Duration::from_secs(1);
 
+/// With less than this nothing is left to drain.
+pub const LEAST_GRACE: Duration = Duration::from_secs(LEAST_MARGIN.as_secs() + SHORTEST.as_secs());
+
 /// The timeout of a drain in a pod whose containers have `grace` left to stop: that time but for the larger of 5 s and
 /// 15 %. `None` if less than 1 s would be left to drain.
 pub fn timeout_within(grace: Duration) -> Option<Duration> {

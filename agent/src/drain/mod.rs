@@ -24,7 +24,7 @@ use std::fmt;
 pub use admission::{Admission, AdmissionError, AdmissionRequest, Cidr, CidrError, List};
 pub use endpoint::Endpoint;
 pub use event::{Action, Arrivals, Ending, Event, Phase};
-pub use grace::timeout_within;
+pub use grace::{LEAST_GRACE, timeout_within};
 pub use instance::{is_new_instance, listeners};
 pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON, Standing};
 pub use names::{SettledBy, StateName};

@@ -82,7 +82,7 @@ impl Task {
         let (kernel, done) = (Arc::clone(&self.kernel), self.done.clone());
         let at_once = request.spec.at_once();
         let work = move || {
-            let check = |service: &Service| check(&*kernel, *service, &request.spec);
+            let check = |service: &Service| check(&*kernel, *service, &request.spec, request.owner);
             let checks = request.services.iter().map(check).collect();
             // Nobody is there to take it once the agent has stopped.
             let _ = done.send(Internal::Checked(Checked { request, checks }));
@@ -302,9 +302,14 @@ impl Request {
 
 /// Whether there is anything to drain. A gate that is to close at once does not wait for a look where the
 /// tracker knows already.
-fn check(kernel: &dyn Kernel, service: Service, spec: &Spec) -> Result<Check, DrainError> {
+fn check(
+    kernel: &dyn Kernel,
+    service: Service,
+    spec: &Spec,
+    owner: Owner,
+) -> Result<Check, DrainError> {
     let netns_cookie = kernel.netns_cookie(service.netns)?;
-    straggling::check(kernel, service, spec.new_connections())?;
+    straggling::check(kernel, service, spec.new_connections(), owner)?;
     if let Some(to) = spec.new_connections().handoff() {
         kernel.takers(service, to)?; // Or the request is refused.
     }

@@ -112,8 +112,10 @@ pub(super) fn check(
     kernel: &dyn Kernel,
     service: Service,
     new: &NewConnections,
+    owner: Owner,
 ) -> Result<(), DrainError> {
     let NewConnections::Forward(forward) = new else { return Ok(()) };
+    kernel.can_act_as(owner.uid)?;
     if targets(kernel, service, forward)?.is_empty() {
         return Err(DrainError::OnlyItself(service));
     }

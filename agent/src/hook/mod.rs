@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::Router;
@@ -120,12 +120,15 @@ impl Drop for Hooks {
 
 /// A pod that asks for a hook.
 struct Wanted {
+    uid: String,
     pod: PodName,
     /// What its annotation says.
     value: String,
     open: Option<Open>,
     /// Why it has none, as it was logged.
     said: Option<String>,
+    /// Not to be looked for before.
+    again: Instant,
 }
 
 struct Open {
@@ -170,8 +173,14 @@ fn adopt(all: &mut HashMap<String, Wanted>, list: &PodList) {
         stays
     });
     for (uid, (pod, value)) in asking {
-        let wanted = || Wanted { pod: pod.full_name(), value, open: None, said: None };
-        all.entry(uid.to_owned()).or_insert_with(wanted);
+        all.entry(uid.to_owned()).or_insert_with(|| Wanted {
+            uid: uid.to_owned(),
+            pod: pod.full_name(),
+            value,
+            open: None,
+            said: None,
+            again: Instant::now(),
+        });
     }
 }
 
@@ -179,9 +188,11 @@ impl Wanted {
     /// Opens its listener if it is to be open, and closes it if the pod is gone: as long as it is open, so is the
     /// namespace.
     async fn look_after(&mut self, shared: &Arc<Shared>, pods: &Pods) {
-        if self.open.as_ref().is_some_and(Open::is_there) {
+        if self.open.as_ref().is_some_and(Open::is_there) || Instant::now() < self.again {
             return;
         }
+        // A look may itself change the list of pods, which has us come here again.
+        self.again = Instant::now() + LOOK_EVERY;
         match self.find(shared, pods).await {
             Ok(open) => {
                 self.open = Some(open);
@@ -202,8 +213,11 @@ impl Wanted {
         let number = self.value.trim().parse().ok().filter(|&number: &u16| number != 0);
         let number = number
             .ok_or_else(|| format!("its annotation {ANNOTATION} is no port: {:?}", self.value))?;
-        let Found { netns, pid, .. } =
+        let Found { pod, netns, pid } =
             pods.named(&self.pod).await.map_err(|error| error.to_string())?;
+        if pod.is_none_or(|pod| pod.uid != self.uid) {
+            return Err("another pod has its name now".into());
+        }
         if netns == shared.kernel.host_netns() {
             return Err(
                 "it shares the node's network namespace, where a port belongs to no pod".into()

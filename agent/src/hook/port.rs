@@ -119,6 +119,10 @@ async fn accept(listener: TcpListener, context: Arc<Context>) {
 impl Context {
     /// In doubt it is not.
     async fn is_kubelets(&self, stream: &TcpStream, client: SocketAddr) -> bool {
+        // From inside the pod no kubelet comes; but a runtime that shares its cgroup does, for `kubectl port-forward`.
+        if client.ip().to_canonical().is_loopback() {
+            return false;
+        }
         let Ok(server) = stream.local_addr() else { return false };
         let (kernel, netns) = (Arc::clone(&self.shared.kernel), self.netns);
         let asked = tokio::task::spawn_blocking(move || kernel.is_kubelets(netns, client, server));
@@ -163,7 +167,13 @@ async fn drain(State(context): State<Arc<Context>>, RawQuery(query): RawQuery) -
     let counts = &context.shared.counts;
     let (status, text) = match query::options(query.as_deref().unwrap_or_default()) {
         Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")),
-        Ok(options) => {
+        Ok(mut options) => {
+            // Its container is about to be stopped, whatever Services think of the pod: a probe that failed has the
+            // kubelet come here too.
+            let close = "--close-anyway".to_owned();
+            if !options.contains(&close) {
+                options.push(close);
+            }
             tracing::info!(pod = %context.pod, ?options, "the kubelet asks for a drain (preStop)");
             let under_way = context.shared.begin();
             let ended = drain_for_hook(&options, context.dial()).await;

@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     os::fd::{AsFd, OwnedFd},
+    process,
 };
 
 use rustix::{
@@ -30,9 +31,11 @@ pub(super) fn finish(
     }
     namespaces.open(netns)?; // Or it is gone.
     let wanted: HashMap<u32, &Finish> = flows.iter().map(|flow| (flow.inode, flow)).collect();
-    // Another process of the node may hold a socket of this namespace, but its server does as well.
-    let places =
-        holders(|pid| lives_in(pid, netns), |inode| wanted.contains_key(&inode), wanted.len());
+    // Another process of the node may hold a socket of this namespace, but its server does as well; or we do, if we
+    // carry the connection.
+    let holds =
+        |pid| lives_in(pid, netns) || u32::try_from(pid).is_ok_and(|pid| pid == process::id());
+    let places = holders(holds, |inode| wanted.contains_key(&inode), wanted.len());
     let mut done = Vec::new();
     let mut refused = None;
     for (inode, place) in places? {

@@ -273,10 +273,14 @@ impl Kernel for Linux {
     ) -> Result<Outgoing, KernelError> {
         let hop = self.hops.load()?;
         self.namespaces.inside(netns, || {
-            // Of this thread, which ends with this: its sockets are that user's.
-            sys::set_fsuid(uid).map_err(|e| KernelError::op("act as the user", uid, e))?;
+            // Its sockets are that user's.
+            let _user = act_as(uid)?;
             connect_here(target, &hop, token)
         })
+    }
+
+    fn can_act_as(&self, uid: u32) -> Result<(), KernelError> {
+        act_as(uid).map(drop)
     }
 
     fn own_addresses(&self, netns: u32, addrs: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {
@@ -339,4 +343,9 @@ impl Kernel for Linux {
 /// A panic in another thread does not make kernel state unusable.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn act_as(uid: u32) -> Result<sys::AsUser, KernelError> {
+    sys::AsUser::begin(uid)
+        .map_err(|e| KernelError::op("(for lack of CAP_SETUID?) act as the user", uid, e))
 }

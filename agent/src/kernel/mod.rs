@@ -233,6 +233,12 @@ pub trait Kernel: Send + Sync + 'static {
         uid: u32,
     ) -> Result<Outgoing, KernelError>;
 
+    /// Whether connections can be opened for this user, see [`Kernel::open_connection`].
+    ///
+    /// # Errors
+    /// They cannot.
+    fn can_act_as(&self, uid: u32) -> Result<(), KernelError>;
+
     /// Which of these addresses are the namespace's own, loopback included.
     ///
     /// # Errors

@@ -71,9 +71,7 @@ impl Retiring {
         let Ok(Loaded { programs, .. }) = &self.loaded else { return Ok(()) };
         lock(programs).order(service, order)?;
         failpoint::pass("retire: rule written");
-        if self.scans.begin(service) {
-            // As long as any service is noted, the tracker goes on here.
-            lock(programs).follow_tracker()?;
+        if self.begin(service, programs)? {
             lock(tracker).join_new(service, true)?;
         }
         self.scans.scan_if_due(service, || {
@@ -120,7 +118,23 @@ impl Retiring {
         sys::settle(); // A program may still write to what is removed now.
         flows.forget(&cookies)?;
         failpoint::pass("restore: let go");
-        if self.scans.end(service) { lock(programs).leave_tracker() } else { Ok(()) }
+        self.end(service, programs)
+    }
+
+    /// Notes the service; whether it was not scanned yet. As long as any is noted, the tracker goes on here: both under
+    /// one lock, or the end of the last would undo the beginning of the next.
+    fn begin(&self, service: Service, programs: &Mutex<Programs>) -> Result<bool, KernelError> {
+        let mut programs = lock(programs);
+        let is_new = self.scans.begin(service);
+        if is_new {
+            programs.follow_tracker()?;
+        }
+        Ok(is_new)
+    }
+
+    fn end(&self, service: Service, programs: &Mutex<Programs>) -> Result<(), KernelError> {
+        let mut programs = lock(programs);
+        if self.scans.end(service) { programs.leave_tracker() } else { Ok(()) }
     }
 
     /// Services whose flows are told to leave, or in the sockhash.

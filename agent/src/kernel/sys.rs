@@ -201,18 +201,35 @@ pub(super) fn save_syn(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, &one)
 }
 
-/// Has files and sockets that this thread makes from now on belong to this user.
-///
-/// # Errors
-/// It may not (`CAP_SETUID`).
-pub(super) fn set_fsuid(uid: u32) -> io::Result<()> {
-    // SAFETY: a system call on numbers. It returns what was before, and does not say whether it failed: then what is
-    // asked again has not changed.
-    let now = unsafe {
-        libc::setfsuid(uid);
-        libc::setfsuid(uid)
-    };
-    if now as u32 == uid { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+/// As long as it lives, files and sockets that this thread makes belong to another user. Threads are used again: it
+/// must not outlive the work for that user.
+pub(super) struct AsUser {
+    before: u32,
+}
+
+impl AsUser {
+    /// Begins to act as this user.
+    ///
+    /// # Errors
+    /// It may not (`CAP_SETUID`).
+    pub(super) fn begin(uid: u32) -> io::Result<Self> {
+        let user = Self { before: set_fsuid(uid) };
+        // What was asked for is what was before, or it has failed.
+        if set_fsuid(uid) == uid { Ok(user) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    }
+}
+
+impl Drop for AsUser {
+    fn drop(&mut self) {
+        // A thread may always go back to its effective user (setfsuid(2)).
+        set_fsuid(self.before);
+    }
+}
+
+/// Returns what was before, whether it fails or not.
+fn set_fsuid(uid: u32) -> u32 {
+    // SAFETY: a system call on a number.
+    unsafe { libc::setfsuid(uid) as u32 }
 }
 
 /// The SYN that was kept (`TCP_SAVED_SYN`), once: the kernel forgets it then. Empty if it was not kept.

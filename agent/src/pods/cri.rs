@@ -148,7 +148,12 @@ fn pods(mut sandboxes: Vec<PodSandbox>, containers: Vec<Container>) -> Vec<Arc<P
         }
         pod.containers.push(container.id);
     }
-    pods.into_values().map(Arc::new).collect()
+    let sorted = |mut pod: Pod| {
+        // The runtime lists them in any order, and what has not changed must not look so.
+        pod.containers.sort();
+        Arc::new(pod)
+    };
+    pods.into_values().map(sorted).collect()
 }
 
 /// The pod's own labels, without those that the kubelet adds for itself.

@@ -66,8 +66,8 @@ struct Keeper {
     pods: Pods,
     cluster: Cluster,
     executor: Executor,
-    /// What was told of each drain.
-    drains: HashMap<Service, Endpoint>,
+    /// What the pod of each drain is, and when that was asked for.
+    drains: HashMap<Service, (Endpoint, Instant)>,
     /// By the pod's uid: what the condition was set to, and when.
     set: HashMap<String, (bool, Instant)>,
 }
@@ -84,7 +84,8 @@ impl Keeper {
             // The only one that is ready goes on serving: nobody else could.
             let alone = endpoint == Endpoint::Staying { alone: true };
             let held = *state == StateName::Settling && alone;
-            *serves.entry(pod.uid.clone()).or_insert(true) &= held;
+            // One port of it is enough: without the pod that Service would have nobody.
+            *serves.entry(pod.uid.clone()).or_insert(false) |= held;
         }
         self.set.retain(|uid, _| pods.iter().any(|pod| pod.uid == *uid));
         for pod in pods.iter().filter(|pod| pod.deleting.is_none()) {
@@ -98,18 +99,27 @@ impl Keeper {
 
     /// What the pod is to Services. Once the gate is closed it does not matter any more.
     async fn endpoint(&mut self, service: Service, state: StateName, pod: &Arc<Pod>) -> Endpoint {
-        let before = self.drains.get(&service).copied();
+        let known = self.drains.get(&service).copied();
+        let before = known.map(|(endpoint, _)| endpoint);
         if state != StateName::Settling {
             return before.unwrap_or_default();
         }
-        match self.cluster.endpoint(pod, service.port).await {
+        let lately = known.filter(|(_, asked)| asked.elapsed() < WHILE_DRAINING);
+        let asked = match lately {
+            Some((endpoint, _)) => Ok(endpoint),
+            None => self.cluster.endpoint(pod, service.port).await,
+        };
+        match asked {
             Ok(now) => {
                 if before != Some(now) {
                     let pod = pod.full_name();
                     tracing::info!(%service, %pod, endpoint = ?now, "what the pod is to Services");
-                    self.drains.insert(service, now);
-                    self.executor.endpoint(service, now).await;
                 }
+                if lately.is_none() {
+                    self.drains.insert(service, (now, Instant::now()));
+                }
+                // Each time: the drain may be another one than that of the look before.
+                self.executor.endpoint(service, now).await;
                 now
             }
             Err(error) => {

@@ -139,6 +139,9 @@ impl Kernel for FakeKernel {
     ) -> Result<Outgoing, KernelError> {
         Err(KernelError::NoNetns(netns))
     }
+    fn can_act_as(&self, _: u32) -> Result<(), KernelError> {
+        Ok(())
+    }
     fn own_addresses(&self, _: u32, _: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {
         Ok(Vec::new())
     }

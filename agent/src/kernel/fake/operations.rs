@@ -187,6 +187,10 @@ impl Kernel for FakeKernel {
         Ok(Outgoing { socket, mark: Box::new(()) })
     }
 
+    fn can_act_as(&self, _: u32) -> Result<(), KernelError> {
+        Ok(())
+    }
+
     fn own_addresses(&self, netns: u32, addrs: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {
         self.enter(Op::OwnAddresses)?.netns_exists(netns)?;
         Ok(addrs.iter().copied().filter(IpAddr::is_loopback).collect())
