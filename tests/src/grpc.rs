@@ -4,6 +4,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File},
+    net::SocketAddr,
     path::PathBuf,
     process::{Command, Stdio},
     sync::Arc,
@@ -77,8 +78,13 @@ impl GrpcServer {
 
     /// Waits until a client in `netns` is let in at `pod`.
     pub fn await_connected(netns: &Netns, pod: &Pod) -> Result<()> {
+        Self::await_connected_to(netns, pod.rpc_addr())
+    }
+
+    /// Waits until a client in `netns` is let in at an address.
+    pub fn await_connected_to(netns: &Netns, addr: SocketAddr) -> Result<()> {
         eventually(LIMIT, "the gRPC server lets clients in", || {
-            Ok(net::attempt(netns, pod.rpc_addr(), LIMIT)? == Attempt::Connected)
+            Ok(net::attempt(netns, addr, LIMIT)? == Attempt::Connected)
         })
     }
 

@@ -20,6 +20,7 @@ pub mod heads;
 pub mod held;
 pub mod hostile;
 pub mod http;
+pub mod kube;
 pub mod kubeapi;
 pub mod kubelet;
 pub mod kubeproxy;

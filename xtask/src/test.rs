@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
 use crate::{
-    build, peers,
+    build, kube, manifests, peers,
     setup::{self, Scope},
     shell::{Shell, host_cargo, require_root},
     tidy,
@@ -36,9 +36,17 @@ enum Kind {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// What is in deploy/: valid for Kubernetes, Helm and Prometheus, and the same for all of them.
+    Manifests,
     /// The agent is killed at random moments under load, again and again, as root.
     Chaos {
         /// `--rounds N` (200), `--seed S`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Rolling updates in a real cluster of one node, with every kind of preStop hook, as root.
+    Kube {
+        /// `--proxy MODE`, `--rolls N`, `--hook NAME`: see `--help` after `--`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -66,9 +74,17 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
             require_root("integration tests", "test integration")?;
             integration(shell, workspace, args)
         }
+        Some(Kind::Manifests) => {
+            setup::everything(shell, workspace)?;
+            manifests::check(shell, workspace)
+        }
         Some(Kind::Chaos { args }) => {
             require_root("killing agents", "test chaos")?;
             chaos(shell, workspace, args)
+        }
+        Some(Kind::Kube { args }) => {
+            require_root("clusters", "test kube")?;
+            cluster(shell, workspace, args)
         }
         Some(Kind::Peers { args }) => {
             require_root("drains of real servers", "test peers")?;
@@ -78,6 +94,7 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
             require_root("the integration tests", "test")
                 .context("not everything can be tested here (`cargo xtask test unit` can)")?;
             setup::everything(shell, workspace)?;
+            manifests::check(shell, workspace)?;
             unit(shell, workspace, &[])?;
             integration(shell, workspace, &[])
         }
@@ -121,6 +138,16 @@ fn pairs(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
     program.args(["run", "--quiet"]).args(package).args(["--bin", "peers", "--"]).args(args);
     with_binaries(&mut program, workspace, &dist);
     shell.run_runner(&mut program)
+}
+
+fn cluster(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
+    kube::prepare(shell, workspace)?;
+    shell.stage("a cluster");
+    let mut program = host_cargo(&workspace.root);
+    let package = ["--package", "drainctl-tests", "--bin", "kube", "--"];
+    program.args(["run", "--quiet"]).args(package).args(args);
+    with_binaries(&mut program, workspace, &workspace.dist());
+    shell.run_runner(program.env("DRAINCTL_KUBE", kube::folder(workspace)))
 }
 
 fn chaos(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {

@@ -19,7 +19,7 @@ use crate::{setup, shell::Shell, workspace::Workspace};
 pub(crate) struct Options {
     /// Build the binaries unoptimized and with symbols; the kernel programs stay optimized.
     #[arg(long)]
-    debug: bool,
+    pub(crate) debug: bool,
 }
 
 /// Builds everything; returns the folder with the binaries.

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{setup::Scope, shell::Shell, workspace::Workspace};
 
-pub(crate) use python::has_venv;
+pub(crate) use python::{environment, has_venv};
 
 /// Where it all is.
 pub(crate) fn folder(workspace: &Workspace) -> PathBuf {
@@ -44,7 +44,7 @@ fn source(workspace: &Workspace) -> PathBuf {
 }
 
 /// Every file below `folder`: its path and its text.
-fn texts(folder: &Path) -> Result<String> {
+pub(crate) fn texts(folder: &Path) -> Result<String> {
     let list = fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
     let mut paths = list.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     paths.sort();
@@ -62,24 +62,24 @@ fn texts(folder: &Path) -> Result<String> {
 }
 
 /// A note of what something was made from, written when it is finished.
-struct Stamp {
+pub(crate) struct Stamp {
     path: PathBuf,
     inputs: String,
 }
 
 impl Stamp {
     /// For what is in `folder`, made from `inputs`.
-    fn new(folder: &Path, inputs: String) -> Self {
+    pub(crate) fn new(folder: &Path, inputs: String) -> Self {
         Self { path: folder.join("made-from"), inputs }
     }
 
     /// Whether it was made from the same.
-    fn is_current(&self) -> bool {
+    pub(crate) fn is_current(&self) -> bool {
         fs::read_to_string(&self.path).is_ok_and(|found| found == self.inputs)
     }
 
     /// It is finished.
-    fn write(&self) -> Result<()> {
+    pub(crate) fn write(&self) -> Result<()> {
         fs::write(&self.path, &self.inputs)
             .with_context(|| format!("write {}", self.path.display()))
     }

@@ -21,21 +21,34 @@ fn interpreter() -> &'static str {
     if Path::new(DISTRIBUTION).exists() { DISTRIBUTION } else { "python3" }
 }
 
-/// Makes the environment.
+/// Makes the peers' environment.
 pub(super) fn prepare(shell: &Shell, workspace: &Workspace) -> Result<()> {
     let requirements = source(workspace).join("python/requirements.txt");
-    let folder = folder(workspace).join("python");
+    let stage = "Python packages for servers and clients";
+    environment(shell, stage, &requirements, &folder(workspace).join("python"))
+}
+
+/// Makes an environment in `folder` with the packages of a file, unless it is there.
+///
+/// # Errors
+/// There is no Python, or pip failed.
+pub(crate) fn environment(
+    shell: &Shell,
+    stage: &str,
+    requirements: &Path,
+    folder: &Path,
+) -> Result<()> {
     let mut inputs = ask(Command::new(interpreter()).arg("--version"))
         .context("there is no python3: run `cargo xtask setup`")?;
     inputs.push('\n');
-    inputs += &fs::read_to_string(&requirements)
+    inputs += &fs::read_to_string(requirements)
         .with_context(|| format!("read {}", requirements.display()))?;
-    let stamp = Stamp::new(&folder, inputs);
+    let stamp = Stamp::new(folder, inputs);
     if stamp.is_current() {
         return Ok(());
     }
-    shell.stage("Python packages for servers and clients");
-    shell.run(Command::new(interpreter()).args(["-m", "venv", "--clear"]).arg(&folder))?;
+    shell.stage(stage);
+    shell.run(Command::new(interpreter()).args(["-m", "venv", "--clear"]).arg(folder))?;
     let mut pip = Command::new(folder.join("bin/python"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
     shell.run(pip.arg("--only-binary=:all:").arg("--requirement").arg(requirements))?;

@@ -31,7 +31,18 @@ DEBIAN_FRONTEND=noninteractive apt-get install -y -q -o DPkg::Lock::Timeout=120 
 "#;
 
 /// Packages whose installation also makes a server start at boot, which is not what they are here for.
-const SERVERS: [(&str, &str); 2] = [("nginx-light", "nginx"), ("haproxy", "haproxy")];
+const SERVERS: [(&str, &str); 5] = [
+    ("nginx-light", "nginx"),
+    ("haproxy", "haproxy"),
+    ("etcd-server", "etcd"),
+    ("containerd", "containerd"),
+    ("prometheus", "prometheus"),
+];
+
+/// Some have a unit for systemd and no script beside it, which is what update-rc.d knows.
+const DISABLE: &str = r#"
+if [ -e "/etc/init.d/$0" ]; then update-rc.d "$0" disable; else systemctl --quiet disable "$0.service"; fi
+"#;
 
 /// Installs these packages.
 ///
@@ -45,7 +56,7 @@ pub(super) fn install(shell: &Shell, names: &[String]) -> Result<()> {
     shell.stage(format_args!("apt-get install {}", names.join(" ")));
     shell.run(Command::new("sh").args(["-c", INSTALL, "install"]).args(names))?;
     for (_, service) in servers(names) {
-        shell.run(Command::new("update-rc.d").args([service, "disable"]))?;
+        shell.run(Command::new("sh").args(["-c", DISABLE, service]))?;
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! What this machine has: asked of the machine, and never changed here.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use super::{
     has_subcommand,
-    plan::{Scope, VENV, llvm_packages, tools},
+    plan::{CNI, Scope, VENV, llvm_packages, tools},
 };
 use crate::{
     peers,
@@ -69,7 +69,11 @@ impl Facts {
 }
 
 fn is_here(tool: &str) -> bool {
-    if tool == VENV { peers::has_venv() } else { find_program(tool).is_some() }
+    match tool {
+        VENV => peers::has_venv(),
+        CNI => Path::new(CNI).is_file(),
+        program => find_program(program).is_some(),
+    }
 }
 
 /// Those of these Debian packages that are installed.

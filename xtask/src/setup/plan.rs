@@ -16,6 +16,8 @@ pub(crate) enum Scope {
     Demo,
     /// `cargo xtask test` and benchmarks as well.
     Everything,
+    /// Also what a node of a cluster runs, for `cargo xtask test kube`.
+    Kube,
     /// Also what boots other kernels, for `cargo xtask vm`.
     Machines,
     /// Also the servers and clients that only `cargo xtask test peers` runs.
@@ -23,9 +25,9 @@ pub(crate) enum Scope {
 }
 
 impl Scope {
-    /// Whether it is for that too. Machines are a matter of their own.
+    /// Whether it is for that too. Nodes and machines are matters of their own.
     fn includes(self, other: Self) -> bool {
-        other <= self && (other != Self::Machines || self == Self::Machines)
+        other == self || other < self && !matches!(other, Self::Kube | Self::Machines)
     }
 }
 
@@ -89,6 +91,11 @@ impl Tool {
         Self { program, package, scope: Scope::Everything }
     }
 
+    /// For `Scope::Kube`.
+    const fn node(program: &'static str, package: &'static str) -> Self {
+        Self { program, package, scope: Scope::Kube }
+    }
+
     /// For `Scope::Machines`.
     const fn machine(program: &'static str, package: &'static str) -> Self {
         Self { program, package, scope: Scope::Machines }
@@ -103,8 +110,11 @@ impl Tool {
 /// No program: Python's module for environments, which Debian has in a package of its own.
 pub(super) const VENV: &str = "python3 -m venv";
 
+/// No program on PATH: one of the network plugins that a container runtime runs.
+pub(super) const CNI: &str = "/usr/lib/cni/bridge";
+
 /// All of them.
-pub(super) const TOOLS: [Tool; 24] = [
+pub(super) const TOOLS: [Tool; 31] = [
     Tool::demo("nginx", "nginx-light"),
     Tool::demo("iptables", "iptables"),
     Tool::new("nft", "nftables"),
@@ -115,6 +125,13 @@ pub(super) const TOOLS: [Tool; 24] = [
     Tool::new("node", "nodejs"),
     Tool::demo(VENV, "python3-venv"),
     Tool::new("go", "golang-go"),
+    Tool::new("promtool", "prometheus"),
+    Tool::node("etcd", "etcd-server"),
+    Tool::node("containerd", "containerd"),
+    Tool::node("runc", "runc"),
+    Tool::node(CNI, "containernetworking-plugins"),
+    Tool::node("openssl", "openssl"),
+    Tool::node("unshare", "util-linux"),
     Tool::machine("qemu-system-x86_64", "qemu-system-x86"),
     Tool::machine("busybox", "busybox-static"),
     Tool::machine("cpio", "cpio"),
