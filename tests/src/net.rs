@@ -15,7 +15,8 @@ use rustix::net::{
     AddressFamily, Shutdown, SocketFlags, SocketType, bind, connect as connect_socket, ipproto,
     listen as start_listening, shutdown, socket_with, sockopt,
 };
-use rustix::{process::Uid, thread::set_thread_res_uid};
+use rustix::process::Uid;
+use rustix::thread::set_thread_res_uid;
 
 use crate::{cmd, netns::Netns, wait::LIMIT};
 

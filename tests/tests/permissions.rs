@@ -84,7 +84,7 @@ fn an_unprivileged_user_cannot_drain_a_port_of_root_on_the_host() -> Result<()> 
 #[test]
 fn a_user_may_drain_a_port_of_its_own_on_the_host() -> Result<()> {
     let host = Netns::host()?;
-    let server = server_of_nobody(&host, Listening::on(Ipv4Addr::LOCALHOST, 0))?;
+    let server = Server::start_as(NOBODY, &host, Listening::on(Ipv4Addr::LOCALHOST, 0))?;
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port()?));
     let _server = Acceptor::start(server);
     let agent = Agent::start()?;
@@ -103,7 +103,7 @@ fn a_user_may_drain_a_port_of_its_own_on_the_host() -> Result<()> {
         nobody.expect(5, &[&drain(&port)[..], &["--new", new]].concat())?.says(why)?;
         ensure_serving(&agent.ctl(&host), &host, addr)?;
     }
-    let next = server_of_nobody(&host, Listening::on(Ipv4Addr::LOCALHOST, 0))?;
+    let next = Server::start_as(NOBODY, &host, Listening::on(Ipv4Addr::LOCALHOST, 0))?;
     let handoff = format!("handoff=port:{}", next.port()?);
     nobody.expect(0, &[&drain(&port)[..], &["--new", &handoff]].concat())?;
     nobody.expect(0, &["undrain", "--port", &port]).map(drop)

@@ -214,9 +214,22 @@ fn a_cgroup_that_cannot_be_the_kubelets_is_an_error_at_start() -> Result<()> {
     Ok(())
 }
 
+/// Runs something as container runtimes do on cgroup v2: in a cgroup, which is the root of all that it sees.
+const IN_CONTAINER: [&str; 3] =
+    ["sh", "-c", r#"echo 0 >"$0/cgroup.procs" && exec unshare --cgroup "$@""#];
+
+/// One test for both, since all agents on this machine see the same kubelet.
 #[test]
 fn the_kubelet_is_found_by_its_process_and_again_when_it_moves() -> Result<()> {
-    let agent = Agent::start()?;
+    finds_the_kubelet(&[])?;
+    let container = Kubelet::new()?;
+    finds_the_kubelet(&[&IN_CONTAINER[..], &[container.cgroup()?]].concat())
+}
+
+fn finds_the_kubelet(wrapper: &[&str]) -> Result<()> {
+    let mut agent = Agent::prepare()?;
+    agent.set_wrapper(wrapper.iter().copied());
+    agent.launch(&[])?;
     ensure!(agent.metric("kubelet_known")? == 0, "does a kubelet run here?");
     ensure!(agent.log().contains("no kubelet"), "{}", agent.log());
     for _ in 0..2 {
@@ -226,7 +239,7 @@ fn the_kubelet_is_found_by_its_process_and_again_when_it_moves() -> Result<()> {
         eventually(LIMIT, "the kubelet is found", || Ok(agent.log().contains(cgroup)))?;
         ensure!(agent.metric("kubelet_known")? == 1);
         let host = drainctl_tests::netns::Netns::host()?;
-        agent.ctl(&host).run(&["doctor"])?.says(cgroup)?;
+        agent.ctl(&host).under(wrapper).run(&["doctor"])?.says(cgroup)?;
     }
     Ok(())
 }

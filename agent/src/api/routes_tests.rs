@@ -384,7 +384,10 @@ async fn metrics_tell_totals_faults_and_what_drains() {
         assert!(name.starts_with('#') || documented.contains(&format!("`{name}`")), "{name}");
     }
     let dashboard = include_str!("../../../deploy/grafana/drainctl.json");
-    assert!(serde_json::from_str::<Value>(dashboard).is_ok(), "the dashboard is no JSON");
+    assert!(
+        serde_json::from_str::<serde_json::Value>(dashboard).is_ok(),
+        "the dashboard is no JSON"
+    );
     for watched in [dashboard, include_str!("../../../deploy/prometheus/rules.yaml")] {
         let words = watched.split(|c: char| !c.is_ascii_lowercase() && c != '_');
         for name in words.filter(|word| word.starts_with("drainctl_")) {

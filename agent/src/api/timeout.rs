@@ -126,6 +126,8 @@ mod tests {
             ("the runtime says so", None, Some(pod(3600, Cri, None)), 3060, TimeoutFrom::Cri, "(from the container runtime)"),
             ("nobody says so", None, Some(pod(30, GraceSource::Default, None)), 25, TimeoutFrom::Assumed, "has 30s to stop (assumed"),
             ("some of it is over", None, Some(pod(60, Api, Some(20))), 15, TimeoutFrom::Api, "being deleted and has 20s left"),
+            ("hardly any is left by the clock", None, Some(pod(30, Api, Some(3))), 1, TimeoutFrom::Api, "has 6s left"),
+            ("none is, but the kubelet began anew", None, Some(pod(30, Api, Some(-9))), 1, TimeoutFrom::Api, "has 6s left"),
             ("the API's clock is ahead", None, Some(pod(30, Api, Some(500))), 25, TimeoutFrom::Api, "has 30s left"),
             ("asked for, and it fits", Some(30), Some(pod(30, Api, None)), 30, TimeoutFrom::Request, ""),
             ("asked for, and it does not", Some(31), Some(pod(30, Api, None)), 31, TimeoutFrom::Request, "default/web-0 has 30s to stop (from the Kubernetes API), which is less than --timeout 31s"),
@@ -138,9 +140,7 @@ mod tests {
                 "{description}: {notes}"
             );
         }
-        for too_short in
-            [pod(5, Api, None), pod(0, Api, None), pod(30, Api, Some(3)), pod(30, Api, Some(-9))]
-        {
+        for too_short in [pod(5, Api, None), pod(0, Api, None), pod(5, Api, Some(3))] {
             assert!(
                 format!("{:?}", told(None, Some(too_short))).contains("too little for a drain")
             );

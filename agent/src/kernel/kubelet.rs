@@ -2,9 +2,12 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Component, Path, PathBuf},
+    thread,
 };
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::netns::node_process;
 
@@ -21,7 +24,7 @@ impl Kubelet {
     /// Looks through /proc for the kubelet of this node: root's, in the namespaces of the node itself. A process
     /// in a container may call itself what it likes.
     pub fn find() -> Option<Self> {
-        Self::find_in(Path::new("/proc"))
+        as_the_node_sees(|| Self::find_in(Path::new("/proc")))
     }
 
     fn find_in(proc: &Path) -> Option<Self> {
@@ -34,7 +37,7 @@ impl Kubelet {
 
     /// Whether it is there still, in the same cgroup.
     pub fn is_there(&self) -> bool {
-        Self::at(Path::new("/proc"), self.pid).as_ref() == Some(self)
+        as_the_node_sees(|| Self::at(Path::new("/proc"), self.pid)).as_ref() == Some(self)
     }
 
     /// Its cgroup below the root of cgroup v2, which is mounted at `root`, or why its connections cannot be told
@@ -71,6 +74,25 @@ impl Kubelet {
         let cgroup = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?;
         Some(Self { pid, cgroup: cgroup.into() })
     }
+}
+
+/// Runs `look` where cgroups have the names that the node knows them by. Container runtimes give containers a cgroup
+/// namespace of their own (on cgroup v2), where the kernel names all others as `/../..` (cgroup_namespaces(7)).
+fn as_the_node_sees<T: Send>(look: impl FnOnce() -> T + Send) -> T {
+    let inside = || {
+        let path = node_process(Path::new("/proc")).join("ns/cgroup");
+        let entered = fs::File::open(path).and_then(|ns| {
+            let kind = Some(LinkNameSpaceType::ControlGroup);
+            Ok(move_into_link_name_space(ns.as_fd(), kind)?)
+        });
+        // Where it may not be entered, what cannot be told is said of the kubelet that is found.
+        drop(entered);
+        look()
+    };
+    thread::scope(|scope| {
+        let looked = scope.spawn(inside).join();
+        looked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 #[cfg(test)]

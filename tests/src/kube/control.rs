@@ -142,6 +142,7 @@ impl Cluster {
                 "--service-account-key-file=/shared/accounts.key",
                 "--service-account-signing-key-file=/shared/accounts.key",
                 "--authorization-mode=Node,RBAC",
+                "--kubelet-preferred-address-types=InternalIP",
                 "--enable-admission-plugins=NodeRestriction",
             ],
         )?;

@@ -38,6 +38,11 @@ impl Header {
         self.machine == MACHINE_BPF
     }
 
+    /// For which processor it is, as `EM_…` of elf.h.
+    pub(crate) fn machine(&self) -> u16 {
+        self.machine
+    }
+
     /// Whether it runs without any other file.
     pub(crate) fn is_static(&self) -> bool {
         !self.interpreted

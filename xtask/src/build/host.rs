@@ -8,9 +8,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{elf, publish};
+use super::{Processor, elf, publish};
 use crate::{
-    shell::{Shell, host_cargo},
+    shell::{Shell, ask, find_program, host_cargo},
     toolchain::Version,
     workspace::Workspace,
 };
@@ -27,26 +27,72 @@ pub(super) fn build(
     objects: &Path,
     debug: bool,
 ) -> Result<PathBuf> {
-    shell.stage(format_args!("static binaries: {}", BINARIES.join(", ")));
     let host = Version::of(&rustc())?.host;
-    shell.run(cargo(workspace, objects, &host, debug).args(shell.cargo_flag()))?;
-    let built = workspace.target.join(&host).join(if debug { "debug" } else { "release" });
-    let dist = workspace.dist();
+    let command = cargo(workspace, objects, &host, debug);
+    make(shell, workspace, command, &host, debug, &workspace.dist())
+}
+
+/// The same for another processor.
+///
+/// # Errors
+/// There is no toolchain for it; else as [`build`].
+pub(super) fn build_for(
+    shell: &Shell,
+    workspace: &Workspace,
+    objects: &Path,
+    debug: bool,
+    processor: Processor,
+) -> Result<PathBuf> {
+    let Processor { target, cross, .. } = processor;
+    let library = ask(Command::new(rustc()).args(["--print", "target-libdir", "--target", target]));
+    ensure!(
+        library.is_some_and(|folder| Path::new(&folder).is_dir()),
+        "this Rust has no standard library for {target}: `rustup target add {target}`"
+    );
+    ensure!(
+        find_program(cross).is_some(),
+        "there is no {cross}: install Debian's package gcc-{}",
+        cross.trim_end_matches("-gcc").replace("x86_64", "x86-64")
+    );
+    let mut command = cargo(workspace, objects, target, debug);
+    let name = target.replace('-', "_");
+    command.env(format!("CARGO_TARGET_{}_LINKER", name.to_uppercase()), cross);
+    command.env(format!("CC_{name}"), cross);
+    let dist = workspace.target.join(format!("dist-{}", processor.name));
+    let dist = make(shell, workspace, command, target, debug, &dist)?;
+    for binary in BINARIES {
+        let machine = elf::Header::read(&fs::read(dist.join(binary))?)?.machine();
+        ensure!(machine == processor.machine, "{binary} is not for {}", processor.name);
+    }
+    Ok(dist)
+}
+
+fn make(
+    shell: &Shell,
+    workspace: &Workspace,
+    mut cargo: Command,
+    target: &str,
+    debug: bool,
+    dist: &Path,
+) -> Result<PathBuf> {
+    shell.stage(format_args!("static binaries for {target}: {}", BINARIES.join(", ")));
+    shell.run(cargo.args(shell.cargo_flag()))?;
+    let built = workspace.target.join(target).join(if debug { "debug" } else { "release" });
     for name in BINARIES {
         let binary = dist.join(name);
         publish(&built.join(name), &binary)?;
         let size = check(&binary).with_context(|| format!("{} is no use", binary.display()))?;
         shell.detail(format_args!("{} ({size}, static)", workspace.display(&binary)));
     }
-    Ok(dist)
+    Ok(dist.to_owned())
 }
 
 /// An explicit target keeps the flags away from build scripts and procedural macros, which cannot be
 /// static.
-fn cargo(workspace: &Workspace, objects: &Path, host: &str, debug: bool) -> Command {
+fn cargo(workspace: &Workspace, objects: &Path, target: &str, debug: bool) -> Command {
     let mut command = host_cargo(&workspace.root);
     command
-        .args(["build", "--package", "drainctl-agent", "--bins", "--target", host])
+        .args(["build", "--package", "drainctl-agent", "--bins", "--target", target])
         .args((!debug).then_some("--release"))
         .arg("--target-dir")
         .arg(&workspace.target)

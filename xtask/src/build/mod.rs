@@ -32,6 +32,57 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
     host::build(shell, workspace, &objects, options.debug)
 }
 
+/// A processor that images are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Processor {
+    /// As container images name it.
+    pub(crate) name: &'static str,
+    /// As Rust names it with a libc that can be linked statically.
+    target: &'static str,
+    /// The C compiler that makes programs for it where it is another one than this machine's.
+    cross: &'static str,
+    /// As ELF files have it.
+    machine: u16,
+}
+
+/// x86-64
+pub(crate) const AMD64: Processor = Processor {
+    name: "amd64",
+    target: "x86_64-unknown-linux-gnu",
+    cross: "x86_64-linux-gnu-gcc",
+    machine: 62,
+};
+
+/// AArch64
+pub(crate) const ARM64: Processor = Processor {
+    name: "arm64",
+    target: "aarch64-unknown-linux-gnu",
+    cross: "aarch64-linux-gnu-gcc",
+    machine: 183,
+};
+
+/// This machine's.
+pub(crate) const HOST: Processor = if cfg!(target_arch = "aarch64") { ARM64 } else { AMD64 };
+
+/// Builds everything for another processor than this machine's, or for this one; the kernel programs are the same for
+/// all. Returns the folder with the binaries.
+///
+/// # Errors
+/// As [`run`]; or there is no toolchain for that processor.
+pub(crate) fn run_for(
+    shell: &Shell,
+    workspace: &Workspace,
+    options: &Options,
+    processor: Processor,
+) -> Result<PathBuf> {
+    if processor == HOST {
+        return run(shell, workspace, options);
+    }
+    let toolchain = setup::toolchain(workspace)?;
+    let objects = ebpf::build(shell, workspace, &toolchain)?;
+    host::build_for(shell, workspace, &objects, options.debug, processor)
+}
+
 /// Puts a copy of `from` at `to` unless it is there already, so that time stamps change only with the
 /// content. The copy replaces a file in one step: a running program keeps the old one.
 fn publish(from: &Path, to: &Path) -> Result<()> {

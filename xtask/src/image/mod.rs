@@ -16,7 +16,7 @@ use serde_json::json;
 
 use self::oci::{Image, Layer};
 use crate::{
-    build,
+    build::{self, Processor},
     shell::{Shell, ask},
     workspace::Workspace,
 };
@@ -48,14 +48,10 @@ pub(crate) enum Arch {
 }
 
 impl Arch {
-    /// This machine's.
-    const HOST: Self = if cfg!(target_arch = "aarch64") { Self::Arm64 } else { Self::Amd64 };
-
-    /// As images have it.
-    fn name(self) -> &'static str {
+    fn processor(self) -> Processor {
         match self {
-            Self::Amd64 => "amd64",
-            Self::Arm64 => "arm64",
+            Self::Amd64 => build::AMD64,
+            Self::Arm64 => build::ARM64,
         }
     }
 }
@@ -65,18 +61,23 @@ impl Arch {
 /// # Errors
 /// The build failed, or what was written cannot be read back.
 pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Result<PathBuf> {
-    let mut architectures = options.architectures.clone();
-    if architectures.is_empty() {
-        architectures.push(Arch::HOST);
+    let mut processors: Vec<Processor> = Vec::new();
+    for processor in options.architectures.iter().map(|arch| arch.processor()) {
+        if !processors.contains(&processor) {
+            processors.push(processor);
+        }
     }
-    architectures.dedup();
+    if processors.is_empty() {
+        processors.push(build::HOST);
+    }
     let folder = workspace.target.join("image");
     fs::create_dir_all(&folder)?;
     let sbom = sbom::of_agent(workspace)?;
     fs::write(folder.join("drainctl.cdx.json"), &sbom)?;
-    let images = architectures.iter().map(|arch| {
-        let dist = build::run(shell, workspace, &build::Options { debug: options.debug })?;
-        image(workspace, *arch, &dist, &sbom)
+    let images = processors.iter().map(|processor| {
+        let options = build::Options { debug: options.debug };
+        let dist = build::run_for(shell, workspace, &options, *processor)?;
+        image(workspace, *processor, &dist, &sbom)
     });
     let images = images.collect::<Result<Vec<_>>>()?;
     shell.stage("image");
@@ -86,7 +87,7 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
     let files = oci::verify(&layout).context("read the image back")?;
     for file in ["bin/drain-agent", "bin/drainctl", SBOM] {
         let found = files.iter().filter(|found| *found == file).count();
-        ensure!(found == architectures.len(), "{file} is {found} times in the image");
+        ensure!(found == processors.len(), "{file} is {found} times in the image");
     }
     let archive = folder.join("drainctl.tar");
     oci::archive(&layout, &archive)?;
@@ -95,7 +96,7 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
     Ok(archive)
 }
 
-fn image(workspace: &Workspace, arch: Arch, dist: &Path, sbom: &[u8]) -> Result<Image> {
+fn image(workspace: &Workspace, processor: Processor, dist: &Path, sbom: &[u8]) -> Result<Image> {
     let mut layer = Layer::new();
     layer.folder("bin", 0o755)?;
     for program in ["drain-agent", "drainctl"] {
@@ -117,7 +118,7 @@ fn image(workspace: &Workspace, arch: Arch, dist: &Path, sbom: &[u8]) -> Result<
         label("licenses"): env!("CARGO_PKG_LICENSE"),
     });
     Ok(Image {
-        architecture: arch.name(),
+        architecture: processor.name,
         layer,
         entrypoint: vec!["/bin/drain-agent".into()],
         // So that `kubectl exec … -- drainctl status` works.

@@ -120,8 +120,9 @@ mod tests {
         let package =
             |name: &str| json!({ "id": name, "name": name, "version": "1.0.0", "license": "MIT" });
         let dep = |name: &str, kind: Value| json!({ "pkg": name, "dep_kinds": [{ "kind": kind }] });
+        let packages = ["drainctl-agent", "serde", "cc", "other"].map(package);
         let metadata = json!({
-            "packages": ["drainctl-agent", "serde", "cc", "other"].map(package),
+            "packages": packages,
             "resolve": { "nodes": [
                 { "id": "drainctl-agent", "deps": [dep("serde", Value::Null), dep("cc", json!("build"))] },
                 { "id": "serde", "deps": [] },
