@@ -23,6 +23,9 @@ pub(super) const ADDRESS: &str = "192.0.2.10";
 
 const SCRIPT: &str = include_str!("../../kube/node/node.sh");
 
+/// What the names of its cgroups begin with; the process id of the test follows.
+const PREFIX: &str = "drainctl-node-";
+
 /// Moves itself into a cgroup and runs something else.
 const IN_CGROUP: &str = r#"echo 0 >"$0/cgroup.procs" && exec "$@""#;
 
@@ -169,14 +172,16 @@ struct Cgroups {
 
 impl Cgroups {
     fn new() -> Result<Self> {
-        let name = format!("drainctl-node-{}", process::id());
+        let name = format!("{PREFIX}{}", process::id());
         let mounts = fs::read_to_string("/proc/mounts")?;
         let mounts = mounts.lines().filter_map(|line| {
             let mut fields = line.split(' ').skip(1);
             let (folder, kind) = (fields.next()?, fields.next()?);
             ["cgroup", "cgroup2"].contains(&kind).then(|| PathBuf::from(folder))
         });
-        let all: Vec<PathBuf> = mounts.map(|folder| folder.join(&name)).collect();
+        let roots: Vec<PathBuf> = mounts.collect();
+        roots.iter().for_each(|root| sweep(root));
+        let all: Vec<PathBuf> = roots.iter().map(|root| root.join(&name)).collect();
         for cgroup in &all {
             fs::create_dir(cgroup).with_context(|| format!("make cgroup {}", cgroup.display()))?;
         }
@@ -198,6 +203,18 @@ impl Drop for Cgroups {
             if let Err(error) = gone {
                 eprintln!("{} stays behind: {error:#}", cgroup.display());
             }
+        }
+    }
+}
+
+/// Removes what tests that were killed before their guards could run have left in a hierarchy.
+fn sweep(root: &Path) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(PREFIX);
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // If somebody is in it still, the next test tries again.
+            let _ = remove(&entry.path());
         }
     }
 }
