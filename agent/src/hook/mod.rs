@@ -199,9 +199,14 @@ impl Wanted {
                 self.said = None;
             }
             Err(why) => {
-                self.open = None;
+                let had_one = self.open.take().is_some();
                 if self.said.as_ref() != Some(&why) {
-                    tracing::warn!(pod = %self.pod, why, "there is no preStop hook for this pod; trying again");
+                    if had_one {
+                        // So do all pods end.
+                        tracing::info!(pod = %self.pod, why, "the preStop hook of this pod is closed");
+                    } else {
+                        tracing::warn!(pod = %self.pod, why, "there is no preStop hook for this pod; trying again");
+                    }
                     self.said = Some(why);
                 }
             }
