@@ -63,17 +63,29 @@ impl Namespaces {
     }
 
     /// Runs `f` with this thread inside the namespace. A thread of its own for each call would cost more than most of
-    /// what is done there: its stack is mapped and unmapped, for which all others have to wait.
-    pub(super) fn inside<T>(
+    /// what is done there: its stack is mapped and unmapped, for which all others have to wait. The main thread has one
+    /// all the same: where that is, the whole process seems to live (`/proc/PID/ns/net`), and whoever ends all that
+    /// lives in a namespace would end the agent.
+    pub(super) fn inside<T: Send>(
         &self,
         netns: u32,
-        f: impl FnOnce() -> Result<T, KernelError>,
+        f: impl FnOnce() -> Result<T, KernelError> + Send,
     ) -> Result<T, KernelError> {
         let fd = self.open(netns)?;
-        let home = open(OWN, LOOK, Mode::empty()).map_err(|e| KernelError::op("open", OWN, e))?;
-        enter(&fd).map_err(|e| KernelError::op("enter network namespace", netns, e))?;
-        let _back = Back(home);
-        f()
+        let visit = || {
+            let home =
+                open(OWN, LOOK, Mode::empty()).map_err(|e| KernelError::op("open", OWN, e))?;
+            enter(&fd).map_err(|e| KernelError::op("enter network namespace", netns, e))?;
+            let _back = Back(home);
+            f()
+        };
+        if rustix::thread::gettid() != rustix::process::getpid() {
+            return visit();
+        }
+        std::thread::scope(|scope| {
+            let joined = scope.spawn(visit).join();
+            joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// See [`super::Kernel::netns_cookie`].
