@@ -50,6 +50,14 @@ impl Rule {
     pub const LISTS: u32 = 2;
     /// Nobody but the targets serves the port any more: a closed gate gives them every connection.
     pub const TAKEN_OVER: u32 = 4;
+
+    /// Whether no new connection reaches the service's own listeners any more: each is given to a target, or refused.
+    /// Lists and kept clients let some pass.
+    pub const fn gives_all_away(&self) -> bool {
+        let to_all = self.flags & Self::LISTS == 0 && self.keep_clients_ns == 0;
+        let is_closed = self.flags & Self::CLOSED != 0 && self.targets > 0;
+        is_closed && (to_all || self.flags & Self::TAKEN_OVER != 0)
+    }
 }
 
 /// Key of the `TARGETS` map: the listening sockets that take the connections of a closed port.

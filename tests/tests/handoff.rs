@@ -18,9 +18,10 @@ use drainctl_tests::{
     ctl::Ctl,
     http,
     load::{Load, Manner, Plan},
-    net::{self, Attempt},
+    net::{self, Attempt, LostAcks},
     netns::Netns,
     nginx::{BODY, Nginx, large},
+    ss::Sockets,
     wait::{LIMIT, eventually},
 };
 
@@ -167,6 +168,46 @@ fn undrain_gives_the_port_back_and_what_was_handed_over_counts_again() -> Result
     ctl.expect(3, &args)?;
     ensure!(ctl.service(PORT)?.flows == 1);
     Ok(())
+}
+
+#[test]
+fn only_handshakes_that_the_old_server_may_have_begun_are_in_the_way() -> Result<()> {
+    let cluster = Cluster::single()?;
+    let (pod, client) = (&cluster.pods[0], &cluster.client);
+    let _old = Nginx::start_version(Arc::clone(&pod.netns), &[PORT], "", "old")?;
+    let _new = Nginx::start_version(Arc::clone(&pod.netns), &[OTHER], "", "new")?;
+    let agent = Agent::start()?;
+    let ctl = agent.ctl(&pod.netns);
+    ensure!(version(client, pod.addr())? == "old at 80");
+    let begun = |handshakes| {
+        let seen = || Ok(Sockets::of(&pod.netns, PORT)?.syn_recv == handshakes);
+        eventually(LIMIT, "SYN_RECV", seen)
+    };
+
+    let lost = LostAcks::start(client, PORT)?;
+    let before = net::connect(client, pod.addr())?;
+    begun(1)?;
+    let handoff = format!("handoff=port:{OTHER}");
+    let drain = ["drain", "--port", "80", "--new", &handoff, "--quiet", "0s", "--no-wait"];
+    ctl.expect(0, &drain)?;
+    ctl.await_service(PORT, "it is the old one's", |service| service.handshakes == 1)?;
+    let _later = net::connect(client, pod.addr())?;
+    begun(2)?;
+    ctl.expect(3, &["ready", "--port", "80"])?;
+    let service = ctl.service(PORT)?;
+    ensure!((service.state.as_str(), service.handshakes) == ("rejecting", 1), "{service:?}");
+    drop(lost);
+    ctl.await_service(PORT, "one of each", |s| (s.flows, s.steered) == (1, 1))?;
+    drop(before);
+    ctl.await_state(PORT, "drained")?;
+
+    let _lost = LostAcks::start(client, PORT)?;
+    let _new_ones = net::connect(client, pod.addr())?;
+    begun(1)?;
+    ctl.expect(0, &["ready", "--port", "80"])?;
+    let service = ctl.service(PORT)?;
+    ensure!((service.state.as_str(), service.handshakes) == ("drained", 0), "{service:?}");
+    begun(1)
 }
 
 #[test]

@@ -144,9 +144,7 @@ impl FakeKernel {
         if !model.admits(service, client) {
             let refused = model.is_refused(service, client);
             if model.steers(service) && !refused {
-                let handshake = model.add_socket(service, TcpState::SynRecv, client);
-                model.steered.insert(handshake);
-                return Ok(handshake);
+                return Ok(model.add_steered(service, TcpState::SynRecv, client));
             }
             return Err(Refused);
         }
@@ -160,8 +158,8 @@ impl FakeKernel {
     pub(crate) fn establish(&self, handshake: u64) -> Option<u64> {
         let mut model = self.model();
         let (service, socket) = model.sockets.remove(&handshake)?;
-        if model.steered.remove(&handshake) {
-            return Some(model.add_steered(service, socket.peer.ip()));
+        if socket.class == Class::Steered {
+            return Some(model.add_steered(service, TcpState::Established, socket.peer.ip()));
         }
         Some(self.accept(&mut model, service, socket.peer.ip()))
     }
@@ -220,7 +218,8 @@ impl FakeKernel {
         let now = model.now;
         model.clients.insert((service, socket.peer.ip()), now);
         self.uncount(model, service, cookie);
-        if socket.class == Class::Steered && model.count_steered(service) == 0 {
+        let was_steered = socket.class == Class::Steered && socket.state.is_flow();
+        if was_steered && model.count_steered(service) == 0 {
             self.report(model, service, EventKind::Unsteered);
         }
     }

@@ -20,6 +20,7 @@ use super::{
     Abort, Admitted, Faults, Finish, Followed, Kernel, KernelError, Look, OwnListener, ProbeCounts,
     Reconciled, RetireLacks, RetireOrder, Steered, Tracked, Watch, destroy, diag, finish,
     gate::{self, Gates},
+    handshakes::Handshakes,
     hop::Hops,
     looks::Looks,
     marks::Marks,
@@ -70,6 +71,7 @@ pub struct Linux {
     pub(super) hops: Hops,
     pub(super) marks: Marks,
     pub(super) looks: Looks,
+    pub(super) handshakes: Handshakes,
     /// See [`Linux::let_gate_settle`].
     pub(super) unsettled: Unsettled,
     /// Lost flows that were accounted for by a later reconciliation.
@@ -105,9 +107,23 @@ impl Linux {
         self.unsettled.settle(netns, sys::settle);
     }
 
+    /// A look at these ports of the namespace, or at all; handshakes and flows of other listeners are told apart.
+    fn dump(&self, netns: u32, ports: &[u16]) -> Result<Look, KernelError> {
+        let given_away = lock(&self.gates).given_away(netns);
+        // Only now: all of those have closed before.
+        self.let_gate_settle(netns);
+        let port = if let [port] = ports { Some(*port) } else { None };
+        let marks = self.marks.asked(netns, port);
+        let mut look = self.namespaces.inside(netns, || diag::look(ports, marks.as_ref()))?;
+        let lasts = given_away.into_iter().filter(|(_, lease_until)| *lease_until > self.now());
+        let services: Vec<Service> = lasts.map(|(service, _)| service).collect();
+        self.handshakes.sort_out(netns, ports, &services, &mut look);
+        Ok(look)
+    }
+
     pub(super) fn steering(&self) -> steer::Parts<'_> {
-        let Self { namespaces, gates, tracker, marks, .. } = self;
-        steer::Parts { namespaces, gates, tracker, marks }
+        let Self { namespaces, gates, tracker, marks, unsettled, .. } = self;
+        steer::Parts { namespaces, gates, tracker, marks, unsettled }
     }
 
     pub(super) fn tracker(&self) -> MutexGuard<'_, Tracker> {
@@ -135,14 +151,9 @@ impl Kernel for Linux {
     }
 
     fn look(&self, netns: u32, port: Option<u16>) -> Result<Look, KernelError> {
-        let settle = || self.let_gate_settle(netns);
         let mut look = match port {
-            Some(port) => self.looks.look(netns, port, &self.namespaces, &self.marks, settle)?,
-            None => {
-                settle();
-                let marks = self.marks.asked(netns, None);
-                self.namespaces.inside(netns, || diag::look(&[], marks.as_ref()))?
-            }
+            Some(port) => self.looks.look(netns, port, |ports| self.dump(netns, ports))?,
+            None => self.dump(netns, &[])?,
         };
         probes::mark(&self.probes, &self.tracker, netns, &mut look)?;
         self.peers.sort_out(netns, &mut look);
@@ -224,8 +235,11 @@ impl Kernel for Linux {
     fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
         let netns = self.namespaces.open(service.netns)?;
         let cookie = self.namespaces.cookie(service.netns)?;
-        lock(&self.gates).close(service, lease_until, &netns, cookie)?;
+        let mut gates = lock(&self.gates);
+        gates.close(service, lease_until, &netns, cookie)?;
+        // Under the same lock: who sees that it is closed waits for what is still on its way through.
         self.unsettled.closed(service.netns);
+        drop(gates);
         gate::refill(&self.gates);
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{KernelError, Look, diag, marks::Marks, netns::Namespaces, shared::SharedByNetns};
+use super::{KernelError, Look, shared::SharedByNetns};
 
 /// More ports than this are not named: the kernel's answer is about all of them then.
 const MOST: usize = 1000;
@@ -13,21 +13,17 @@ const MOST: usize = 1000;
 pub(super) struct Looks(SharedByNetns<u16, Look>);
 
 impl Looks {
-    /// What a dump that begins after this was called shows of the port. `settle` is called before it.
+    /// What a dump that begins after this was called shows of the port. `dump` is given the ports it is to be about;
+    /// without any it is about all.
     pub(super) fn look(
         &self,
         netns: u32,
         port: u16,
-        namespaces: &Namespaces,
-        marks: &Marks,
-        settle: impl FnOnce(),
+        dump: impl FnOnce(&[u16]) -> Result<Look, KernelError>,
     ) -> Result<Look, KernelError> {
         self.0.ask(netns, port, |ports| {
-            settle();
             let ports = if ports.len() > MOST { &[] } else { ports };
-            let marks = marks.asked(netns, Some(port).filter(|_| ports.len() == 1));
-            let look = namespaces.inside(netns, || diag::look(ports, marks.as_ref()))?;
-            Ok(by_port(look))
+            Ok(by_port(dump(ports)?))
         })
     }
 }

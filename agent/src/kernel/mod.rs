@@ -16,6 +16,7 @@ mod followed;
 mod gate;
 mod guard;
 mod handoff;
+mod handshakes;
 mod holders;
 mod hop;
 pub mod kubelet;

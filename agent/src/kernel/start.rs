@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use super::{
     Event, Kernel as _, KernelError, Watch, cgroup, diag, events,
     gate::Gates,
+    handshakes::Handshakes,
     hop::Hops,
     linux::{Config, Linux, lock},
     looks::Looks,
@@ -102,6 +103,7 @@ pub fn open(
         gates: Arc::new(Mutex::new(gates)),
         drains: Mutex::new(drains),
         looks: Looks::default(),
+        handshakes: Handshakes::default(),
         retiring,
         unsettled,
         forgiven: Mutex::default(),

@@ -29,8 +29,7 @@ impl Simulation {
             assert!(!guarded || self.netns_lost, "serving, but with lists of clients");
         }
         if phase == Phase::Drained {
-            let mut truth = self.kernel.truth(WEB);
-            truth.handshakes -= self.kernel.steered_handshakes(WEB);
+            let truth = self.kernel.truth(WEB);
             assert!(truth.is_zero() || self.is_excused(now), "drained with {truth}");
         }
     }

@@ -33,8 +33,6 @@ pub(super) struct Model {
     pub(super) steering: HashMap<Service, usize>,
     /// Services that are given to sockets of the agent.
     pub(super) steered_to_agent: BTreeSet<Service>,
-    /// Handshakes with one of those.
-    pub(super) steered: BTreeSet<u64>,
     pub(super) guards: HashMap<Service, Guard>,
     /// When each client last had a flow.
     pub(super) clients: HashMap<(Service, IpAddr), Boot>,

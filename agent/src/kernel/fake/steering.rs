@@ -14,13 +14,6 @@ impl FakeKernel {
     pub(crate) fn is_steered(&self, service: Service) -> bool {
         self.model().steering.contains_key(&service)
     }
-
-    /// Handshakes with others, which count as long as they last.
-    pub(crate) fn steered_handshakes(&self, service: Service) -> u64 {
-        let model = self.model();
-        let ours = |cookie: &&u64| model.sockets.get(cookie).is_some_and(|(of, _)| *of == service);
-        model.steered.iter().filter(ours).count() as u64
-    }
 }
 
 impl Model {
@@ -30,9 +23,9 @@ impl Model {
             && self.gate_is_closed(service)
     }
 
-    /// A connection that another listener accepts: the tracker does not count it.
-    pub(super) fn add_steered(&mut self, service: Service, client: IpAddr) -> u64 {
-        let cookie = self.add_socket(service, TcpState::Established, client);
+    /// A connection that another listener accepts, or its handshake: the tracker does not count it.
+    pub(super) fn add_steered(&mut self, service: Service, state: TcpState, client: IpAddr) -> u64 {
+        let cookie = self.add_socket(service, state, client);
         if let Some((_, socket)) = self.sockets.get_mut(&cookie) {
             socket.class = Class::Steered;
         }
@@ -48,7 +41,7 @@ impl Model {
 
     pub(super) fn count_steered(&self, service: Service) -> usize {
         let ours = self.sockets.values().filter(|(of, _)| *of == service);
-        ours.filter(|(_, socket)| socket.class == Class::Steered).count()
+        ours.filter(|(_, socket)| socket.class == Class::Steered && socket.state.is_flow()).count()
     }
 
     /// Any process listens on the port of its number.
