@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File, Permissions},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -21,7 +22,7 @@ use crate::{
     http,
     netns::Netns,
     process::Process,
-    wait::{LIMIT, eventually},
+    wait::{LIMIT, eventually, eventually_some},
 };
 
 /// An agent on its own socket. Stopped, and its log shown (libtest keeps that for failed tests), on drop.
@@ -182,6 +183,16 @@ impl Agent {
     /// Its process id.
     pub fn pid(&self) -> Result<u32> {
         Ok(self.process.as_ref().context("the agent does not run")?.pid())
+    }
+
+    /// Where it listens over TCP, as its log says.
+    pub fn endpoint(&self) -> Result<SocketAddr> {
+        eventually_some(LIMIT, "the agent listens over TCP", || {
+            let log = self.log();
+            let line = log.lines().rev().find(|line| line.contains("listening over TCP"));
+            let addr = line.and_then(|line| line.rsplit_once("addr=")).map(|(_, addr)| addr.trim());
+            addr.map(|addr| addr.parse().context("an address")).transpose()
+        })
     }
 
     /// Everything it has logged.

@@ -50,6 +50,8 @@ fn health_checks_follow_the_drain() -> Result<()> {
     drain.wait()?.expect(0)?;
     ensure!(curl(&fixture, "/drained/80")?.0 == 200);
     ensure!(curl(&fixture, "/drained/81")?.0 == 404);
+    // As root of the host one may ask about any namespace; there is none with this number.
+    ensure!(fixture.agent.http("GET", "/drained/80?netns=1", "")?.status == 404);
     fixture.await_refused()?;
     ensure!(fixture.service()?.rejected > 0);
     Ok(())

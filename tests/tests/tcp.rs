@@ -17,7 +17,7 @@ use drainctl_tests::{
     fixture::Fixture,
     net::{self, Acceptor, Attempt, Listening, Server},
     netns::Netns,
-    wait::{LIMIT, eventually, eventually_some},
+    wait::{LIMIT, eventually},
 };
 
 const TOKEN: &str = "correct-horse-battery-staple";
@@ -74,16 +74,6 @@ fn words(options: &[String]) -> Vec<&str> {
     options.iter().map(String::as_str).collect()
 }
 
-/// Where it listens, as its log says.
-fn endpoint(agent: &Agent) -> Result<SocketAddr> {
-    eventually_some(LIMIT, "the agent listens over TCP", || {
-        let log = agent.log();
-        let line = log.lines().rev().find(|line| line.contains("listening over TCP"));
-        let addr = line.and_then(|line| line.rsplit_once("addr=")).map(|(_, addr)| addr.trim());
-        addr.map(|addr| addr.parse().context("an address")).transpose()
-    })
-}
-
 /// A server on the host, whose namespace anybody can name.
 fn server_on_host() -> Result<(Acceptor, u16)> {
     let host = Netns::host()?;
@@ -103,7 +93,7 @@ fn tokens_and_certificates_let_in_and_nothing_else_does() -> Result<()> {
     let agent = Agent::start_with(&words(&files.agent()))?;
     let host = Netns::host()?;
     let addr = SocketAddr::from(([127, 0, 0, 1], port));
-    let url = format!("https://{}", endpoint(&agent)?);
+    let url = format!("https://{}", agent.endpoint()?);
     let ctl = over_tcp(&agent, &host, &url);
     let port = port.to_string();
     let ca = ("--ca-file", "ca.pem");
@@ -151,7 +141,7 @@ fn files_are_read_again_when_they_change() -> Result<()> {
     let (_server, port) = server_on_host()?;
     let agent = Agent::start_with(&words(&files.agent()))?;
     let host = Netns::host()?;
-    let url = format!("https://{}", endpoint(&agent)?);
+    let url = format!("https://{}", agent.endpoint()?);
     let ctl = over_tcp(&agent, &host, &url);
     let port = port.to_string();
     let status = |code, ca: &str, token: &str| {
@@ -193,7 +183,7 @@ fn a_thousand_bad_requests_do_not_stop_a_drain() -> Result<()> {
     let files = Files::new()?;
     let token = files.path("token");
     let fixture = Fixture::with(&["--listen", "127.0.0.1:0", "--token-file", &token])?;
-    let addr = endpoint(&fixture.agent)?;
+    let addr = fixture.agent.endpoint()?;
     let health = send(addr, b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
     ensure!(health.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&health));
     let mut pair = fixture.pair()?;

@@ -135,8 +135,16 @@ impl<D: Drains> App<D> {
     /// The service's status, if there is anything at all.
     pub(super) async fn existing(&self, service: Service) -> Result<Status, ApiError> {
         let status = self.drains.status(vec![service]).await?;
-        let status = status.into_iter().next().filter(exists);
-        let status = status.ok_or_else(|| ApiError::no_such_service(service))?;
+        let status = status.into_iter().next();
+        self.there(status.ok_or_else(|| ApiError::no_such_service(service))?).await
+    }
+
+    /// The status, if there is anything that has it.
+    pub(super) async fn there(&self, status: Status) -> Result<Status, ApiError> {
+        let service = status.service;
+        if !exists(&status) {
+            return Err(ApiError::no_such_service(service));
+        }
         if status.unknown.is_some() {
             // Of a namespace that is gone nothing is known, but it is not there either.
             self.kernel(move |kernel| kernel.netns_cookie(service.netns)).await?;

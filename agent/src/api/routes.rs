@@ -290,9 +290,9 @@ async fn drained<D: Drains>(
     Calling(caller): Calling,
 ) -> Result<(StatusCode, Json<ServiceStatus>), ApiError> {
     let service = readable(&app, query, &caller, port).await?;
-    let status = app.drains.prove(service).await?;
+    let status = app.there(app.drains.prove(service).await?).await?;
     let proven = status.state == StateName::Drained && status.unknown.is_none();
-    yes_or_no(&app, &status, proven).await
+    Ok(yes_or_no(&app, &status, proven).await)
 }
 
 async fn serving<D: Drains>(
@@ -303,7 +303,7 @@ async fn serving<D: Drains>(
 ) -> Result<(StatusCode, Json<ServiceStatus>), ApiError> {
     let service = readable(&app, query, &caller, port).await?;
     let status = app.existing(service).await?;
-    yes_or_no(&app, &status, status.state == StateName::Serving).await
+    Ok(yes_or_no(&app, &status, status.state == StateName::Serving).await)
 }
 
 /// The service that is asked about, if the caller may know.
@@ -318,17 +318,14 @@ async fn readable<D: Drains>(
     Ok(Service { netns, port })
 }
 
-/// 200 or 503, both with the status; 404 where there is nothing.
+/// 200 or 503, both with the status.
 async fn yes_or_no<D: Drains>(
     app: &App<D>,
     status: &Status,
     yes: bool,
-) -> Result<(StatusCode, Json<ServiceStatus>), ApiError> {
-    if !exists(status) {
-        return Err(ApiError::no_such_service(status.service));
-    }
+) -> (StatusCode, Json<ServiceStatus>) {
     let code = if yes { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    Ok((code, Json(app.tell(status).await)))
+    (code, Json(app.tell(status).await))
 }
 
 async fn metrics_text<D: Drains>(State(app): State<Arc<App<D>>>) -> Result<Response, ApiError> {

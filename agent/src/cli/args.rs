@@ -95,17 +95,28 @@ pub(super) enum Verb {
     /// can see itself. The agent need not be running. 0 if everything required is there, 1 if not.
     #[command(after_help = exit::TABLE)]
     Doctor(DoctorArgs),
+    /// Print what makes a shell complete the words of a drainctl command line
+    ///
+    ///   drainctl completions bash > /etc/bash_completion.d/drainctl
+    #[command(after_help = exit::TABLE, verbatim_doc_comment)]
+    Completions(CompletionsArgs),
+    /// Write the manual pages, drainctl(1) and one for each verb, into a folder
+    ///
+    ///   drainctl man /usr/local/share/man/man1
+    #[command(after_help = exit::TABLE, verbatim_doc_comment)]
+    Man(ManArgs),
 }
 
 impl Verb {
-    /// What it is about.
-    pub(super) fn target(&self) -> &TargetArgs {
+    /// What it is about; `None` if it asks no agent.
+    pub(super) fn target(&self) -> Option<&TargetArgs> {
         match self {
-            Self::Drain(args) => &args.target,
-            Self::Undrain(args) | Self::Flows(args) | Self::Ready(args) => &args.target,
-            Self::Status(args) => &args.target,
-            Self::Wait(args) => &args.target,
-            Self::Doctor(args) => &args.target,
+            Self::Drain(args) => Some(&args.target),
+            Self::Undrain(args) | Self::Flows(args) | Self::Ready(args) => Some(&args.target),
+            Self::Status(args) => Some(&args.target),
+            Self::Wait(args) => Some(&args.target),
+            Self::Doctor(args) => Some(&args.target),
+            Self::Completions(_) | Self::Man(_) => None,
         }
     }
 }
@@ -345,6 +356,21 @@ pub(super) enum Until {
 pub(super) struct DoctorArgs {
     #[command(flatten)]
     pub(super) target: TargetArgs,
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// Which shell
+    pub(super) shell: clap_complete::Shell,
+}
+
+/// Arguments of `man`.
+#[derive(Debug, Args)]
+pub(super) struct ManArgs {
+    /// Where to; it must be there
+    #[arg(value_name = "DIR")]
+    pub(super) dir: PathBuf,
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod flows;
 mod follow;
 mod hook;
 mod leaving;
+mod manual;
 mod new;
 mod progress;
 mod ready;
@@ -74,8 +75,8 @@ async fn dispatch(
 ) -> Result<Exit, Failure> {
     let json = cli.common.json;
     let common = &cli.common;
-    if matches!(common.agent, AgentAddress::Url(_)) {
-        target::check_from_afar(cli.verb.target())?;
+    if let (AgentAddress::Url(_), Some(target)) = (&common.agent, cli.verb.target()) {
+        target::check_from_afar(target)?;
     }
     let client = Client::new(Way::new(&common.agent, &common.access)?);
     match &cli.verb {
@@ -86,6 +87,8 @@ async fn dispatch(
         Verb::Ready(args) => ready::run(args, &client, streams, json).await,
         Verb::Wait(args) => wait::run(args, &client, streams, json).await,
         Verb::Doctor(args) => doctor::run(args, &client, streams, json).await,
+        Verb::Completions(args) => Ok(manual::completions(args, streams)),
+        Verb::Man(args) => manual::pages(args, streams, json),
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) fn prepare(shell: &Shell, workspace: &Workspace, scope: Scope) -> Res
     }
     if scope >= Scope::Everything {
         golang::prepare(shell, workspace)?;
+        python::prepare_openapi(shell, workspace)?;
     }
     if scope >= Scope::Peers {
         java::prepare(shell, workspace)?;

@@ -28,6 +28,13 @@ pub(super) fn prepare(shell: &Shell, workspace: &Workspace) -> Result<()> {
     environment(shell, stage, &requirements, &folder(workspace).join("python"))
 }
 
+/// Makes the environment that holds the agent to docs/openapi.yaml.
+pub(super) fn prepare_openapi(shell: &Shell, workspace: &Workspace) -> Result<()> {
+    let requirements = workspace.root.join("tests/openapi/requirements.txt");
+    let stage = "Python packages for checking the API's description";
+    environment(shell, stage, &requirements, &folder(workspace).join("openapi"))
+}
+
 /// Makes an environment in `folder` with the packages of a file, unless it is there.
 ///
 /// # Errors
