@@ -2,12 +2,13 @@
 
 use std::{
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
-use axum::Router;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime::{Builder, Runtime},
@@ -20,7 +21,7 @@ use crate::{
     api::{
         App, Connections, Seats, router,
         server::{BindError, Socket},
-        tcp::{self, Endpoint, EndpointError},
+        tcp::{self, AgentCheck, Endpoint, EndpointError},
     },
     executor::Executor,
     hook::Hooks,
@@ -48,6 +49,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// Where clients may connect over TCP, too.
     pub tcp: Option<tcp::Options>,
+    /// Where load balancers may ask, one line at a time.
+    pub agent_check: Option<SocketAddr>,
     /// Where kernel objects are kept, on a bpffs.
     pub pin_dir: PathBuf,
     /// Root of the cgroup v2 hierarchy; `None`: where /proc/mounts says it is.
@@ -174,6 +177,10 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
         Some(tcp) => Some(Endpoint::bind(tcp).await?),
         None => None,
     };
+    let checks = match options.agent_check {
+        Some(addr) => Some(AgentCheck::bind(addr).await?),
+        None => None,
+    };
     let pin_dir = PinDir::claim(&options.pin_dir)?;
     let (kernel, events) = open_kernel(options, &pin_dir)?;
     let executor = Executor::spawn(Arc::clone(&kernel), events, options.max_carried as usize)?;
@@ -183,7 +190,21 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     let seats = Seats::new(kernel.host_netns());
     let app = Arc::new(App::new(executor.clone(), Arc::clone(&kernel), pods.clone()));
     let hooks = Hooks::start(kernel, router(Arc::clone(&app)), pods, app.hooks());
-    let endpoint = endpoint.map(|endpoint| Beside::start(endpoint, router(Arc::clone(&app))));
+    let mut beside = Vec::new();
+    if let Some(endpoint) = endpoint {
+        if let Ok(addr) = endpoint.addr() {
+            tracing::info!(%addr, "listening over TCP");
+        }
+        let router = router(Arc::clone(&app));
+        beside.push(Beside::start(|stop| endpoint.serve(router, stop)));
+    }
+    if let Some(checks) = checks {
+        if let Ok(addr) = checks.addr() {
+            tracing::info!(%addr, "listening for agent checks");
+        }
+        let app = Arc::clone(&app);
+        beside.push(Beside::start(|stop| checks.serve(app, stop)));
+    }
     let stop = async {
         signals.asked_to_stop().await;
         answer_hooks(&hooks, &mut signals).await;
@@ -194,8 +215,8 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     executor.stop().await;
     keeper.abort();
     tokio::join!(connections.finish(FINISH_WITHIN), async {
-        if let Some(endpoint) = endpoint {
-            endpoint.finish().await;
+        for listener in beside {
+            listener.finish().await;
         }
     });
     // From here on the next agent may start.
@@ -223,20 +244,19 @@ async fn answer_hooks(hooks: &Hooks, signals: &mut Signals) {
     }
 }
 
-/// The TCP endpoint, served beside the socket.
+/// Another listener, served beside the socket.
 struct Beside {
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Connections>,
 }
 
 impl Beside {
-    fn start(endpoint: Endpoint, router: Router) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        if let Ok(addr) = endpoint.addr() {
-            tracing::info!(%addr, "listening over TCP");
-        }
-        let stopped = async { drop(stopped.await) };
-        Self { stop, serving: tokio::spawn(endpoint.serve(router, stopped)) }
+    fn start<F>(serve: impl FnOnce(Pin<Box<dyn Future<Output = ()> + Send>>) -> F) -> Self
+    where
+        F: Future<Output = Connections> + Send + 'static,
+    {
+        let (stop, stopped) = oneshot::channel::<()>();
+        Self { stop, serving: tokio::spawn(serve(Box::pin(async { drop(stopped.await) }))) }
     }
 
     async fn finish(self) {

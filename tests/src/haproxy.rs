@@ -34,9 +34,14 @@ pub struct Haproxy {
 impl Haproxy {
     /// Starts one in `place`, in front of `pods`; returns when it listens.
     pub fn start(place: &Pod, pods: &[Pod]) -> Result<Self> {
+        Self::start_with(place, pods, |_| String::new())
+    }
+
+    /// The same; `more` is what is added to the line of a pod's HTTP server.
+    pub fn start_with(place: &Pod, pods: &[Pod], more: impl Fn(usize) -> String) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("drainctl-haproxy-").tempdir()?;
         let file = dir.path().join("haproxy.cfg");
-        fs::write(&file, config(&dir.path().join("admin.sock").to_string_lossy(), pods))?;
+        fs::write(&file, config(&dir.path().join("admin.sock").to_string_lossy(), pods, more))?;
         let mut command = Command::new("haproxy");
         command.arg("-db").arg("-f").arg(&file);
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -69,12 +74,25 @@ impl Haproxy {
 
     /// Sessions that are with a pod's servers, or wait for them.
     pub fn sessions(&self, pod: usize) -> Result<u64> {
+        // qcur and scur (HAProxy's management guide, 9.1).
+        let rows = self.rows(pod)?;
+        rows.iter().map(|row| Ok(row[2].parse::<u64>()? + row[4].parse::<u64>()?)).sum()
+    }
+
+    /// What the proxy thinks of a pod's HTTP server, `UP` for example, and the weight it has there.
+    pub fn state(&self, pod: usize) -> Result<(String, u32)> {
+        let rows = self.rows(pod)?;
+        let row = rows.iter().find(|row| row[0] == BACKENDS[0]).context("no such server")?;
+        // status and weight.
+        Ok((row[17].clone(), row[18].parse()?))
+    }
+
+    fn rows(&self, pod: usize) -> Result<Vec<Vec<String>>> {
         let table = self.ask("show stat")?;
         let name = format!("pod{pod}");
-        let rows = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
-        let rows = rows.filter(|row| BACKENDS.contains(&row[0]) && row.get(1) == Some(&&*name));
-        // qcur and scur (HAProxy's management guide, 9.1).
-        rows.map(|row| Ok(row[2].parse::<u64>()? + row[4].parse::<u64>()?)).sum()
+        let rows = table.lines().map(|line| line.split(',').map(str::to_owned).collect());
+        let is_its = |row: &Vec<String>| BACKENDS.contains(&&*row[0]) && row.get(1) == Some(&name);
+        Ok(rows.filter(is_its).collect())
     }
 
     fn ask(&self, command: &str) -> Result<String> {
@@ -95,10 +113,11 @@ fn await_listening(netns: &Netns, process: &mut Process) -> Result<()> {
     })
 }
 
-fn config(admin: &str, pods: &[Pod]) -> String {
-    let servers = |port, more| -> String {
-        let line =
-            |(index, pod): (usize, &Pod)| format!("  server pod{index} {}:{port} {more}\n", pod.v4);
+fn config(admin: &str, pods: &[Pod], more: impl Fn(usize) -> String) -> String {
+    let servers = |port, more: &dyn Fn(usize) -> String| -> String {
+        let line = |(index, pod): (usize, &Pod)| {
+            format!("  server pod{index} {}:{port} {}\n", pod.v4, more(index))
+        };
         pods.iter().enumerate().map(line).collect()
     };
     format!(
@@ -121,7 +140,7 @@ frontend grpc-in
 backend http
 {}backend grpc
 {}",
-        servers(PORT, ""),
-        servers(RPC_PORT, "proto h2"),
+        servers(PORT, &more),
+        servers(RPC_PORT, &|_| "proto h2".to_owned()),
     )
 }

@@ -24,6 +24,11 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
+    /// For people.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The request makes no sense.
     pub(super) fn usage(message: impl Into<String>) -> Self {
         Self::bad_request(StatusCode::BAD_REQUEST, message)

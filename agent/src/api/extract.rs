@@ -12,7 +12,8 @@ use super::{
     auth::Caller,
     error::ApiError,
     peer::{Identify, Unidentified},
-    protocol::{NetnsName, NetnsRef},
+    place::Place,
+    protocol::{NetnsName, NetnsRef, PodName},
 };
 use crate::drain::Service;
 
@@ -139,6 +140,30 @@ impl TryFrom<String> for NetnsQuery {
                 )),
             },
         }
+    }
+}
+
+/// Which namespace a query is about.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PlaceQuery {
+    pub(super) netns: Option<NetnsQuery>,
+    pub(super) pod: Option<PodName>,
+    pub(super) container: Option<String>,
+}
+
+impl PlaceQuery {
+    /// The one place that it names.
+    pub(super) fn one(self) -> Result<Place, ApiError> {
+        let Self { netns, pod, container } = self;
+        let netns = match netns {
+            None => None,
+            Some(NetnsQuery::One(netns)) => Some(netns),
+            Some(NetnsQuery::All) => {
+                return Err(ApiError::usage("netns=all is for GET /v1/services only; name one"));
+            }
+        };
+        Ok(Place { netns, pod, container })
     }
 }
 

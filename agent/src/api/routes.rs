@@ -22,7 +22,7 @@ use super::{
     drains::Drains,
     error::ApiError,
     events::events,
-    extract::{Body, Calling, NetnsQuery, Params, Port, Segment},
+    extract::{Body, Calling, NetnsQuery, Params, PlaceQuery, Port, Segment},
     handoff, metrics,
     place::Place,
     protocol::{
@@ -258,28 +258,6 @@ async fn flows<D: Drains>(
         Ok(list) => Ok(Json(FlowList { pod: app.pod(service.netns).await, ..list })),
         Err(error @ KernelError::NoNetns(_)) => Err(error.into()),
         Err(error) => Err(ApiError::unverifiable(&error)),
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PlaceQuery {
-    netns: Option<NetnsQuery>,
-    pod: Option<PodName>,
-    container: Option<String>,
-}
-
-impl PlaceQuery {
-    fn one(self) -> Result<Place, ApiError> {
-        let Self { netns, pod, container } = self;
-        let netns = match netns {
-            None => None,
-            Some(NetnsQuery::One(netns)) => Some(netns),
-            Some(NetnsQuery::All) => {
-                return Err(ApiError::usage("netns=all is for GET /v1/services only; name one"));
-            }
-        };
-        Ok(Place { netns, pod, container })
     }
 }
 

@@ -148,6 +148,7 @@ pub(super) fn draining(service: Service, state: StateName, flows: u64) -> Status
         lease_until: NOW + seconds(9),
         keep_closed: false,
         new: spec.new_connections().clone(),
+        min_settle: spec.min_settle(),
         settled_by: None,
         admission: spec.admission().clone(),
         retire: *spec.retire(),

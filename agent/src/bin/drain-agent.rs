@@ -48,6 +48,9 @@ struct Flags {
     /// Serve without TLS on other than loopback addresses, too: everybody on the way can read the token.
     #[arg(long, requires = "listen", conflicts_with = "tls_cert", help_heading = "Over TCP")]
     listen_plain: bool,
+    /// Answer HAProxy's agent checks there (`agent-check agent-send "port=8080&netns=host\n"`): to everybody who asks.
+    #[arg(long, value_name = "ADDR:PORT", help_heading = "Over TCP")]
+    agent_check: Option<SocketAddr>,
     /// Where kernel objects are kept, on a bpffs; the folder is made if it is not there.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/drainctl")]
     pin_dir: PathBuf,
@@ -165,6 +168,7 @@ impl From<Flags> for Options {
     fn from(flags: Flags) -> Self {
         Self {
             tcp: flags.tcp(),
+            agent_check: flags.agent_check,
             socket: flags.socket,
             pin_dir: flags.pin_dir,
             cgroup: flags.cgroup,

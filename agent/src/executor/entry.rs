@@ -228,6 +228,7 @@ impl Entry {
             lease_until: self.machine.lease_until(),
             keep_closed: self.machine.spec().keep_closed(),
             new: self.machine.spec().new_connections().clone(),
+            min_settle: self.machine.spec().min_settle(),
             settled_by: self.machine.settled_by(),
             admission: self.machine.spec().admission().clone(),
             retire: *self.machine.spec().retire(),

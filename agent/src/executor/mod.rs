@@ -39,6 +39,7 @@ mod verdict_tests;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -172,6 +173,8 @@ pub struct DrainView {
     pub keep_closed: bool,
     /// What happens to new connections once the gate is closed.
     pub new: NewConnections,
+    /// Shortest settling time; 0 if the gate closes at once.
+    pub min_settle: Duration,
     /// Why settling ended.
     pub settled_by: Option<SettledBy>,
     /// Which clients are treated differently from the others.

@@ -26,6 +26,7 @@ fn main() -> Result<()> {
     Ok(daemon::run(&Options {
         socket,
         tcp: None,
+        agent_check: None,
         pin_dir,
         cgroup: None,
         max_flows: 65_536,

@@ -2,6 +2,7 @@
 //! identified by the kernel there, so there are two roles: who proves to be an operator, by a token or a
 //! certificate, may do everything; all others may ask for health and metrics, and whether a port is serving.
 
+mod agent_check;
 mod door;
 mod file;
 mod pace;
@@ -19,9 +20,11 @@ use std::{
 use axum::{Router, middleware::from_fn_with_state};
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::watch,
     time::timeout,
 };
 
+pub use self::agent_check::AgentCheck;
 use self::{
     door::{Door, Remote, at_the_door},
     pace::{Pace, Visit},
@@ -70,10 +73,12 @@ pub enum EndpointError {
     )]
     Plain(SocketAddr),
     /// It is in use, most likely.
-    #[error("cannot listen on {addr}; is another agent running there? (--listen)")]
+    #[error("cannot listen on {addr}; is another agent running there? ({option})")]
     Bind {
         /// Where.
         addr: SocketAddr,
+        /// The option that says so.
+        option: &'static str,
         /// What the kernel said.
         source: io::Error,
     },
@@ -115,7 +120,8 @@ impl Endpoint {
         let tls = options.tls.clone().map(Tls::load).transpose()?;
         let tokens = options.token_file.clone().map(Tokens::load).transpose()?;
         let listener = TcpListener::bind(addr).await;
-        let listener = listener.map_err(|source| EndpointError::Bind { addr, source })?;
+        let option = "--listen";
+        let listener = listener.map_err(|source| EndpointError::Bind { addr, option, source })?;
         if tokens.is_none() && options.tls.as_ref().is_none_or(|tls| tls.client_ca.is_none()) {
             tracing::info!(
                 "without --token-file and --tls-client-ca nobody may do more over TCP than ask for health and metrics"
@@ -136,30 +142,38 @@ impl Endpoint {
     /// Accepts connections until `stop`. Returns those that are still open.
     pub async fn serve(self, router: Router, stop: impl Future<Output = ()>) -> Connections {
         let router = router.layer(from_fn_with_state(Arc::clone(&self.door), at_the_door));
-        let mut connections = Connections::default();
-        let mut refusals = Refusals::default();
-        let mut stop = std::pin::pin!(stop);
-        loop {
-            let accepted = tokio::select! {
-                () = &mut stop => return connections,
-                accepted = self.listener.accept() => accepted,
-                () = connections.ended() => continue,
-            };
-            match accepted {
-                Ok((stream, addr)) => match self.door.pace.enter(addr.ip()) {
-                    Ok(visit) => {
-                        let tls = self.tls.as_ref().map(Tls::acceptor);
-                        let router = router.clone();
-                        connections.spawn(|finish| {
-                            serve_one(stream, Caller { addr, tls, visit }, router, finish)
-                        });
-                    }
-                    Err(full) => refusals.log(addr, &full),
-                },
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection over TCP");
-                    tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
-                }
+        accept(&self.listener, &self.door.pace, stop, |stream, addr, visit, finish| {
+            let tls = self.tls.as_ref().map(Tls::acceptor);
+            serve_one(stream, Caller { addr, tls, visit }, router.clone(), finish)
+        })
+        .await
+    }
+}
+
+/// Accepts connections until `stop`, as many as a peer may have. Returns those that are still open.
+async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: &TcpListener,
+    pace: &Pace,
+    stop: impl Future<Output = ()>,
+    serve: impl Fn(TcpStream, SocketAddr, Visit, watch::Receiver<bool>) -> F,
+) -> Connections {
+    let mut connections = Connections::default();
+    let mut refusals = Refusals::default();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stop => return connections,
+            accepted = listener.accept() => accepted,
+            () = connections.ended() => continue,
+        };
+        match accepted {
+            Ok((stream, addr)) => match pace.enter(addr.ip()) {
+                Ok(visit) => connections.spawn(|finish| serve(stream, addr, visit, finish)),
+                Err(full) => refusals.log(addr, &full),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection over TCP");
+                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
             }
         }
     }
@@ -176,7 +190,7 @@ async fn serve_one(
     stream: TcpStream,
     caller: Caller,
     router: Router,
-    finish: tokio::sync::watch::Receiver<bool>,
+    finish: watch::Receiver<bool>,
 ) {
     let Caller { addr, tls, visit } = caller;
     let Some(tls) = tls else {
