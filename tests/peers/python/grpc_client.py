@@ -1,5 +1,5 @@
-"""grpcio as a client, with retries turned off; it repeats by itself what the server cannot have seen ("transparent
-retry": a stream above a GOAWAY's number). The last worker has a channel and so a connection of its own, which is idle
+"""grpcio as a client, without a retry policy; it repeats by itself what the server cannot have seen ("transparent
+retry": what was never sent, or a stream above a GOAWAY's number). The last worker has a channel and so a connection of its own, which is idle
 while it rests; all others share one."""
 
 import grpc
@@ -17,7 +17,7 @@ class Way:
     """A channel with the methods of the service."""
 
     def __init__(self):
-        options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+        options = [("grpc.use_local_subchannel_pool", 1)]
         self.channel = grpc.insecure_channel(f"{args.host}:{args.port}", options)
         self.body = self.channel.unary_unary("/peers.Peer/Body")
         self.count = self.channel.unary_unary("/peers.Peer/Count")
