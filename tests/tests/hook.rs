@@ -240,6 +240,32 @@ fn two_requests_are_answered_and_one_that_breaks_off_leaves_the_drain() -> Resul
     Ok(())
 }
 
+/// `lease_in_ms + age_ms` grows by renewals only. The lease is renewed when a third of it is over, so this takes half a
+/// minute.
+#[test]
+fn an_open_request_renews_the_lease_and_nobody_does_when_it_is_broken_off() -> Result<()> {
+    let node = Node::new()?;
+    let fixture = &node.fixture;
+    let pair = fixture.pair()?;
+    let drain = || fixture.service()?.drain.context("no drain");
+    let lease_ends = || drain().map(|drain| drain.lease_in_ms + drain.age_ms);
+    let query = "?port=80&quiet=0s&retire=none&timeout=40s&lease=100s";
+    let mut asked = node.ask(query)?;
+    fixture.ctl().await_state(PORT, "rejecting")?;
+    let first = lease_ends()?;
+    eventually(LIMIT * 4, "the lease is renewed", || Ok(lease_ends()? > first + 10_000))?;
+    ensure!(asked.is_waiting()?, "it was answered before");
+    drop(asked);
+    let (broken_off, last) = (drain()?.age_ms, lease_ends()?);
+    eventually(LIMIT * 4, "the time of another renewal is over", || {
+        Ok(drain()?.age_ms > broken_off + 35_000)
+    })?;
+    let now = lease_ends()?;
+    ensure!(now.abs_diff(last) < 1000, "renewed by nobody: {last}, {now}");
+    drop(pair);
+    Ok(())
+}
+
 #[test]
 fn an_agent_that_is_asked_to_stop_answers_first() -> Result<()> {
     let mut node = Node::new()?;
@@ -292,9 +318,24 @@ fn a_port_that_is_taken_is_said_and_tried_again() -> Result<()> {
     node.api.add(&second, &[(ANNOTATION, "9876")]);
     eventually(LIMIT, "it is said", || Ok(node.metric("drainctl_hook_missing")? == 1))?;
     ensure!(node.fixture.agent.log().contains("Address already in use"));
+    let inside = node.fixture.agent.ctl(&netns);
+    let name = format!("default/{}", second.name);
+    let said = inside.expect(0, &["status", "--json"])?;
+    let said: serde_json::Value = serde_json::from_str(&said.stdout)?;
+    let missing = &said["hooks_missing"];
+    let why = missing[0]["why"].as_str().context("no reason")?;
+    ensure!(missing.as_array().is_some_and(|all| all.len() == 1), "{said}");
+    ensure!(missing[0]["pod"] == name && why.contains("Address already in use"), "{said}");
+    let said = inside.expect(0, &["status"])?.stdout;
+    ensure!(said.contains(&format!("pod {name}: no preStop hook: ")), "{said}");
+    // Those of another pod are not its business.
+    let other = node.fixture.ctl().expect(0, &["status", "--json"])?.stdout;
+    ensure!(other.contains("\"hooks_missing\":[]"), "{other}");
     drop(server);
     eventually(LIMIT, "it is open", || Ok(node.metric("drainctl_hook_listeners")? == 2))?;
     ensure!(node.metric("drainctl_hook_missing")? == 0);
+    let said = inside.expect(0, &["status", "--json"])?.stdout;
+    ensure!(said.contains("\"hooks_missing\":[]"), "{said}");
     // Neither is there one for a pod on the node's network, nor for an annotation that is no port.
     let on_host = RunningPod::start(&Netns::host()?)?;
     let third = Netns::new()?;

@@ -20,6 +20,7 @@
 //! may also drain; it ends when the drains of all its services have ended.
 
 mod admission;
+mod list;
 mod pod;
 mod retire;
 
@@ -28,6 +29,7 @@ use std::{net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use self::admission::{AdmissionStatus, FlowClass};
+pub use self::list::{HookMissing, ServiceList};
 pub use self::pod::{PodRef, TimeoutFrom};
 pub use self::retire::{
     AtDeadline, FlowBarrier, FlowProtocol, FlowRetired, RetireKind, RetireStatus, UntellableFlows,
@@ -153,13 +155,6 @@ pub struct Undrained {
     pub service: ServiceStatus,
     /// False: it was serving already, and nothing was done.
     pub was_draining: bool,
-}
-
-/// All services the caller asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceList {
-    /// Sorted by namespace and port.
-    pub services: Vec<ServiceStatus>,
 }
 
 /// One service as it is now.

@@ -197,7 +197,13 @@ fn flows() {
 
 #[test]
 fn answers() {
-    both_ways(&ServiceList { services: vec![status()] }, &json!({"services": [status_json()]}));
+    let hooks_missing =
+        vec![HookMissing { pod: "default/web-0".parse().unwrap(), why: "taken".into() }];
+    let missing = json!([{"pod": "default/web-0", "why": "taken"}]);
+    both_ways(
+        &ServiceList { services: vec![status()], hooks_missing },
+        &json!({"services": [status_json()], "hooks_missing": missing}),
+    );
     let accepted = DrainAccepted {
         services: vec![status()],
         joined: true,

@@ -189,14 +189,19 @@ async fn list_services<D: Drains>(
             return Err(ApiError::usage("0 is no port; it is 1 to 65535"));
         }
         let status = app.existing(Service { netns: *netns, port }).await?;
-        return Ok(Json(ServiceList { services: vec![app.tell(&status).await] }));
+        let services = vec![app.tell(&status).await];
+        return Ok(Json(ServiceList { services, hooks_missing: Vec::new() }));
     }
     let mut services = listening(&app, namespaces.clone(), every).await?;
     let draining = app.drains.draining().await?;
     services.extend(draining.into_iter().filter(|service| namespaces.contains(&service.netns)));
     services.retain(|service| query.port.is_none_or(|port| port == service.port));
     let services = app.told(services.into_iter().collect()).await?;
-    Ok(Json(ServiceList { services }))
+    let hooks_missing = app.hooks().missing(|netns| match netns {
+        Some(netns) => namespaces.contains(&netns),
+        None => every,
+    });
+    Ok(Json(ServiceList { services, hooks_missing }))
 }
 
 /// Every port that is listened on, or has connections left of a listener that is gone. With `skip_gone`, namespaces that vanish meanwhile are left out.

@@ -9,7 +9,7 @@ use super::{
     target::Target,
     text::{self, Streams, Table},
 };
-use crate::api::protocol::{ServiceList, ServiceStatus};
+use crate::api::protocol::{HookMissing, ServiceList, ServiceStatus};
 
 /// Runs the verb.
 ///
@@ -33,9 +33,9 @@ pub(super) async fn run(
     if json {
         streams.say_json(&list);
     } else if list.services.is_empty() {
-        streams.say("no listening TCP port");
+        streams.say(&format!("no listening TCP port{}", hooks(&list.hooks_missing)));
     } else {
-        streams.say(&table(&list.services));
+        streams.say(&(table(&list.services) + &hooks(&list.hooks_missing)));
     }
     Ok(Exit::Done)
 }
@@ -88,6 +88,13 @@ fn table(services: &[ServiceStatus]) -> String {
         }
     }
     lines
+}
+
+/// A line for each hook that is missing.
+fn hooks(missing: &[HookMissing]) -> String {
+    let line =
+        |HookMissing { pod, why }: &HookMissing| format!("\npod {pod}: no preStop hook: {why}");
+    missing.iter().map(line).collect()
 }
 
 fn row(service: &ServiceStatus, with_netns: bool, with_pod: bool) -> Vec<String> {
@@ -143,8 +150,17 @@ mod tests {
     }
 
     #[test]
+    fn hooks_that_are_missing_have_lines_of_their_own() {
+        let pod = "default/web-0".parse().unwrap();
+        let missing = [HookMissing { pod, why: "the port is taken".into() }];
+        assert_eq!(hooks(&missing), "\npod default/web-0: no preStop hook: the port is taken");
+        assert_eq!(hooks(&[]), "");
+    }
+
+    #[test]
     fn a_port_that_is_not_there_is_found_missing() {
-        let mut list = ServiceList { services: vec![service(80, StateName::Serving)] };
+        let services = vec![service(80, StateName::Serving)];
+        let mut list = ServiceList { services, hooks_missing: Vec::new() };
         assert_eq!(keep_only(&mut list, &[80]), None);
         assert_eq!(keep_only(&mut list, &[80, 443]), Some(443));
         assert_eq!(list.services.len(), 1);

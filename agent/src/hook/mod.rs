@@ -9,7 +9,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -24,6 +24,7 @@ use tokio::{
 
 use self::port::Port;
 use crate::{
+    api::protocol::HookMissing,
     kernel::{Kernel, Listening, explain},
     pods::{Found, Pod, PodList, PodName, Pods},
 };
@@ -41,8 +42,8 @@ const MAX_STRANGERS: usize = 64;
 pub struct Counts {
     /// Listeners that are open now.
     pub open: AtomicU64,
-    /// Pods that ask for a listener and have none.
-    pub closed: AtomicU64,
+    /// Pods that ask for a listener and have none, with their network namespace if it is known.
+    missing: Mutex<Vec<(Option<u32>, HookMissing)>>,
     /// Requests answered: drained.
     pub drained: AtomicU64,
     /// Not drained at the deadline, or it cannot be told.
@@ -51,6 +52,19 @@ pub struct Counts {
     pub failed: AtomicU64,
     /// Connections that the kubelet did not open.
     pub denied: AtomicU64,
+}
+
+impl Counts {
+    /// How many pods ask for a listener and have none.
+    pub fn closed(&self) -> usize {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Those of them that are in certain network namespaces; none is passed where it is not known.
+    pub fn missing(&self, of: impl Fn(Option<u32>) -> bool) -> Vec<HookMissing> {
+        let all = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter(|(netns, _)| of(*netns)).map(|(_, missing)| missing.clone()).collect()
+    }
 }
 
 /// All hooks of this node. They end when this is dropped.
@@ -125,6 +139,8 @@ struct Wanted {
     /// What its annotation says.
     value: String,
     open: Option<Open>,
+    /// Inode number of its network namespace, as it was found last.
+    netns: Option<u32>,
     /// Why it has none, as it was logged.
     said: Option<String>,
     /// Not to be looked for before.
@@ -148,7 +164,9 @@ async fn follow(shared: Arc<Shared>, pods: Pods) {
         }
         let open = all.values().filter(|wanted| wanted.open.is_some()).count() as u64;
         shared.counts.open.store(open, Ordering::Relaxed);
-        shared.counts.closed.store(all.len() as u64 - open, Ordering::Relaxed);
+        let mut missing: Vec<_> = all.values().filter_map(Wanted::missing).collect();
+        missing.sort_by(|(_, a), (_, b)| a.pod.cmp(&b.pod));
+        *shared.counts.missing.lock().unwrap_or_else(PoisonError::into_inner) = missing;
         let changed = if all.is_empty() {
             list.changed().await
         } else {
@@ -178,6 +196,7 @@ fn adopt(all: &mut HashMap<String, Wanted>, list: &PodList) {
             pod: pod.full_name(),
             value,
             open: None,
+            netns: None,
             said: None,
             again: Instant::now(),
         });
@@ -185,6 +204,12 @@ fn adopt(all: &mut HashMap<String, Wanted>, list: &PodList) {
 }
 
 impl Wanted {
+    fn missing(&self) -> Option<(Option<u32>, HookMissing)> {
+        let why = self.said.clone().unwrap_or_else(|| "it is being opened".into());
+        let missing = || (self.netns, HookMissing { pod: self.pod.clone(), why });
+        self.open.is_none().then(missing)
+    }
+
     /// Opens its listener if it is to be open, and closes it if the pod is gone: as long as it is open, so is the
     /// namespace.
     async fn look_after(&mut self, shared: &Arc<Shared>, pods: &Pods) {
@@ -223,6 +248,7 @@ impl Wanted {
         if pod.is_none_or(|pod| pod.uid != self.uid) {
             return Err("another pod has its name now".into());
         }
+        self.netns = Some(netns);
         if netns == shared.kernel.host_netns() {
             return Err(
                 "it shares the node's network namespace, where a port belongs to no pod".into()

@@ -31,7 +31,7 @@ impl Collector for Hooks {
             (
                 "hook_missing",
                 "Pods that ask for a preStop hook and have none",
-                read(&counts.closed),
+                counts.closed() as u64,
             ),
         ];
         for (name, help, value) in listeners {

@@ -16,7 +16,9 @@ use StateName::{Drained, Rejecting, Serving};
 
 #[test]
 fn undrain() {
-    let listed = |state| Answer::ok(&ServiceList { services: vec![service(8080, state)] });
+    let listed = |state| {
+        Answer::ok(&ServiceList { services: vec![service(8080, state)], hooks_missing: Vec::new() })
+    };
     let undrained =
         |was_draining| Answer::ok(&Undrained { service: service(8080, Serving), was_draining });
     let delete = "DELETE /v1/drains/4026531840:8080";
@@ -35,7 +37,10 @@ fn undrain() {
 
 #[test]
 fn undrain_tries_every_port() {
-    let listed = Answer::ok(&ServiceList { services: vec![service(8080, Rejecting)] });
+    let listed = Answer::ok(&ServiceList {
+        services: vec![service(8080, Rejecting)],
+        hooks_missing: Vec::new(),
+    });
     let lifted = Answer::ok(&Undrained { service: service(8080, Serving), was_draining: true });
     let fake = Fake::start(vec![
         ("GET /v1/services?port=1", vec![Answer::ok(&ServiceList::default())]),
@@ -50,7 +55,10 @@ fn undrain_tries_every_port() {
 
 #[test]
 fn status_lists_and_finds() {
-    let list = ServiceList { services: vec![service(80, Serving), service(8080, Rejecting)] };
+    let list = ServiceList {
+        services: vec![service(80, Serving), service(8080, Rejecting)],
+        hooks_missing: Vec::new(),
+    };
     let fake = Fake::start(vec![
         ("GET /v1/services", vec![Answer::ok(&list)]),
         ("GET /v1/services?netns=all", vec![Answer::ok(&list)]),
@@ -72,7 +80,7 @@ fn flows_of_a_namespace_by_path() {
     let inode =
         std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/net").unwrap());
     let find = format!("GET /v1/services?netns={inode}&port=8080");
-    let list = ServiceList { services: vec![service(8080, Serving)] };
+    let list = ServiceList { services: vec![service(8080, Serving)], hooks_missing: Vec::new() };
     let flow = FlowStatus {
         activity: Activity::Idle,
         why: "answered 3s ago, and no byte since".into(),
@@ -138,7 +146,7 @@ fn wait_codes() {
     ];
     for (until, before, timeout, events, exit) in table {
         let state = before.state;
-        let list = Answer::ok(&ServiceList { services: vec![before] });
+        let list = Answer::ok(&ServiceList { services: vec![before], hooks_missing: Vec::new() });
         let fake =
             Fake::start(vec![(FIND, vec![list]), (EVENTS, vec![Answer::Events(events, true)])]);
         let ran = fake.drainctl(&["wait", "--port", "8080", "--for", until, "--timeout", timeout]);
