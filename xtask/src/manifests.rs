@@ -19,9 +19,10 @@ use crate::{
 const VERSIONS: [&str; 2] = ["1.28", "1.34"];
 
 /// Values of the chart, beside its defaults, that make other objects.
-const VALUES: [&[&str]; 3] = [
+const VALUES: [&[&str]; 4] = [
     &[],
     &["kubernetesApi=false", "criSocket=/run/containerd/containerd.sock"],
+    &["listen.secret=over-tcp"],
     &["podLabels.team=a", "extraArgs[0]=--max-flows=1000", "imagePullSecrets[0].name=registry"],
 ];
 

@@ -1,6 +1,7 @@
 //! A real cluster of one node: etcd, Kubernetes' own programs, containerd and runc, in namespaces of their own; and a
 //! deployment that is rolled in it under load.
 
+mod checks;
 mod control;
 mod hook;
 mod node;

@@ -57,6 +57,11 @@ impl Cluster {
         let copy = self.node.shared().join("deploy");
         crate::cmd::run("cp", &["-r", &deploy.to_string_lossy(), &copy.to_string_lossy()])?;
         self.kubectl(&["apply", "-k", "/shared/deploy"])?;
+        self.await_agent()
+    }
+
+    /// Waits until the agent of the node is ready.
+    pub(super) fn await_agent(&mut self) -> Result<()> {
         self.until("the agent is ready", |cluster| {
             let status = "jsonpath={.status.numberReady}/{.status.desiredNumberScheduled}";
             let get = ["get", "daemonset", "drainctl", "-n", "drainctl", "-o", status];
@@ -102,7 +107,7 @@ impl Cluster {
     }
 
     /// The network namespace of the pod that requests come from.
-    fn client(&mut self) -> Result<Arc<Netns>> {
+    pub(super) fn client(&mut self) -> Result<Arc<Netns>> {
         self.kubectl(&["wait", "pod/client", "--for=condition=Ready", "--timeout=60s"])?;
         let uid = self.kubectl(&["get", "pod", "client", "-o", "jsonpath={.metadata.uid}"])?;
         let pids = self.node.processes(&uid)?;

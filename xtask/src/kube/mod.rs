@@ -27,6 +27,7 @@ pub(crate) fn folder(workspace: &Workspace) -> PathBuf {
 pub(crate) fn prepare(shell: &Shell, workspace: &Workspace) -> Result<()> {
     setup::peers(shell, workspace, Scope::Kube)?;
     programs::prepare(shell, workspace)?;
+    programs::helm(shell, workspace)?;
     let agent = image::run(shell, workspace, &image::Options::default())?;
     images::prepare(shell, workspace, &agent)
 }

@@ -22,6 +22,26 @@ const PROGRAMS: [&str; 6] = [
     "kubelet",
 ];
 
+const HELM: &str = "helm.sh/helm/v3/cmd/helm";
+
+/// Builds Helm, of the module that renders charts with Helm's code.
+pub(super) fn helm(shell: &Shell, workspace: &Workspace) -> Result<()> {
+    let source = source(workspace).join("render");
+    let bin = folder(workspace).join("bin");
+    let stamps = folder(workspace).join("helm");
+    fs::create_dir_all(&stamps)?;
+    let inputs = ask(Command::new("go").arg("version")).unwrap_or_default() + &texts(&source)?;
+    let stamp = Stamp::new(&stamps, inputs);
+    if stamp.is_current() && bin.join("helm").is_file() {
+        return Ok(());
+    }
+    shell.stage("Helm");
+    let mut go = Command::new("go");
+    go.args(["build", "-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o"]);
+    shell.run(go.arg(&bin).arg(HELM).current_dir(source).env("CGO_ENABLED", "0"))?;
+    stamp.write()
+}
+
 /// Builds them, and the few small programs of our own beside them.
 pub(super) fn prepare(shell: &Shell, workspace: &Workspace) -> Result<()> {
     let source = source(workspace).join("go");
