@@ -8,9 +8,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Processor, elf, publish};
+use super::{Processor, cross::Cross, elf, publish};
 use crate::{
-    shell::{Shell, ask, find_program, host_cargo},
+    shell::{Shell, host_cargo},
     toolchain::Version,
     workspace::Workspace,
 };
@@ -28,8 +28,10 @@ pub(super) fn build(
     debug: bool,
 ) -> Result<PathBuf> {
     let host = Version::of(&rustc())?.host;
-    let command = cargo(workspace, objects, &host, debug);
-    make(shell, workspace, command, &host, debug, &workspace.dist())
+    let command = host_cargo(&workspace.root);
+    let command = arguments(command, &workspace.target, objects, &host, debug, "");
+    let built = workspace.target.join(&host);
+    make(shell, workspace, command, (&host, &built), debug, &workspace.dist())
 }
 
 /// The same for another processor.
@@ -43,26 +45,21 @@ pub(super) fn build_for(
     debug: bool,
     processor: Processor,
 ) -> Result<PathBuf> {
-    let Processor { target, cross, .. } = processor;
-    let library = ask(Command::new(rustc()).args(["--print", "target-libdir", "--target", target]));
-    ensure!(
-        library.is_some_and(|folder| Path::new(&folder).is_dir()),
-        "this Rust has no standard library for {target}: `rustup target add {target}`"
-    );
-    ensure!(
-        find_program(cross).is_some(),
-        "there is no {cross}: install Debian's package gcc-{}",
-        cross.trim_end_matches("-gcc").replace("x86_64", "x86-64")
-    );
-    let mut command = cargo(workspace, objects, target, debug);
-    let name = target.replace('-', "_");
-    command.env(format!("CARGO_TARGET_{}_LINKER", name.to_uppercase()), cross);
-    command.env(format!("CC_{name}"), cross);
+    let Processor { target, .. } = processor;
+    let cross = Cross::find(shell, workspace, processor)?;
+    let command = cross.cargo(workspace, processor)?;
+    // Another compiler's files are not to be mixed with the host's.
+    let built = workspace.target.join("cross");
+    let command = arguments(command, &built, objects, target, debug, &cross.flags());
     let dist = workspace.target.join(format!("dist-{}", processor.name));
-    let dist = make(shell, workspace, command, target, debug, &dist)?;
+    let built = built.join(target);
+    let dist = make(shell, workspace, command, (target, &built), debug, &dist)?;
     for binary in BINARIES {
         let machine = elf::Header::read(&fs::read(dist.join(binary))?)?.machine();
         ensure!(machine == processor.machine, "{binary} is not for {}", processor.name);
+        let path = dist.join(binary).display().to_string();
+        let says = cross.try_out(shell, processor, &[&path, "--version"])?;
+        shell.detail(format_args!("run under an emulator: {says}"));
     }
     Ok(dist)
 }
@@ -71,13 +68,13 @@ fn make(
     shell: &Shell,
     workspace: &Workspace,
     mut cargo: Command,
-    target: &str,
+    (target, built): (&str, &Path),
     debug: bool,
     dist: &Path,
 ) -> Result<PathBuf> {
     shell.stage(format_args!("static binaries for {target}: {}", BINARIES.join(", ")));
     shell.run(cargo.args(shell.cargo_flag()))?;
-    let built = workspace.target.join(target).join(if debug { "debug" } else { "release" });
+    let built = built.join(if debug { "debug" } else { "release" });
     for name in BINARIES {
         let binary = dist.join(name);
         publish(&built.join(name), &binary)?;
@@ -89,15 +86,21 @@ fn make(
 
 /// An explicit target keeps the flags away from build scripts and procedural macros, which cannot be
 /// static.
-fn cargo(workspace: &Workspace, objects: &Path, target: &str, debug: bool) -> Command {
-    let mut command = host_cargo(&workspace.root);
+fn arguments(
+    mut command: Command,
+    built: &Path,
+    objects: &Path,
+    target: &str,
+    debug: bool,
+    flags: &str,
+) -> Command {
     command
         .args(["build", "--package", "drainctl-agent", "--bins", "--target", target])
         .args((!debug).then_some("--release"))
         .arg("--target-dir")
-        .arg(&workspace.target)
+        .arg(built)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env("RUSTFLAGS", format!("-C target-feature=+crt-static{flags}"))
         .env("DRAINCTL_EBPF_DIR", objects);
     command
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask build`: the kernel programs, then the two binaries with these programs inside.
 
+mod cross;
 pub(crate) mod ebpf;
 pub(crate) mod elf;
 mod host;
