@@ -113,7 +113,7 @@ impl Task {
     pub(super) fn op_done(&mut self, done: OpDone) {
         let OpDone { service, epoch, op, result } = done;
         let Some(entry) = self.entries.get_mut(&service) else { return };
-        entry.idle();
+        entry.finished(op);
         if entry.epoch == epoch && entry.is_draining() {
             match result {
                 Ok(answer) => self.succeeded(service, op, answer),

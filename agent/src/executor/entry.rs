@@ -68,6 +68,8 @@ pub(super) struct Entry {
     pub(super) restoring: Option<u32>,
     queue: VecDeque<(u64, Op)>,
     busy: bool,
+    /// Whether flows are being restored. That takes two grace periods of RCU, and gates do not wait for it.
+    is_restoring: bool,
 }
 
 impl Entry {
@@ -100,6 +102,7 @@ impl Entry {
             restoring: None,
             queue: VecDeque::new(),
             busy: false,
+            is_restoring: false,
         }
     }
 
@@ -107,7 +110,8 @@ impl Entry {
     pub(super) fn succeed(self, old: Self) -> Self {
         let mut queue = old.queue;
         queue.extend(old.restoring.map(|attempt| (old.epoch, Op::Restore { attempt })));
-        Self { queue, busy: old.busy, saved: old.saved, ..self }
+        let Self { busy, is_restoring, saved, .. } = old;
+        Self { queue, busy, is_restoring, saved, ..self }
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -116,7 +120,7 @@ impl Entry {
 
     /// Whether it can be forgotten.
     pub(super) fn is_done(&self) -> bool {
-        let at_rest = !self.busy && self.queue.is_empty() && self.restoring.is_none();
+        let at_rest = !self.is_busy() && self.queue.is_empty() && self.restoring.is_none();
         let at_rest = at_rest && self.saved.is_none();
         at_rest && !self.is_draining()
     }
@@ -163,7 +167,7 @@ impl Entry {
         self.queue.retain(|(_, op)| !moot(op));
     }
 
-    /// Begins the next operation, unless one is under way.
+    /// Begins the next operations, as far as none is under way that they have to wait for.
     pub(super) fn drive(
         &mut self,
         kernel: &Arc<dyn Kernel>,
@@ -171,19 +175,24 @@ impl Entry {
         threads: &Threads,
         done: &mpsc::UnboundedSender<Internal>,
     ) {
-        if self.busy {
-            return;
+        while let Some((epoch, op)) = self.next() {
+            match op {
+                Op::Restore { .. } => self.is_restoring = true,
+                _ => self.busy = true,
+            }
+            if op == Op::Verify {
+                self.verifications += 1;
+            }
+            self.job(epoch, op, kernel, carrier).spawn(threads, done.clone());
         }
-        let Some((epoch, op)) = self.next() else { return };
-        self.busy = true;
-        if op == Op::Verify {
-            self.verifications += 1;
-        }
+    }
+
+    fn job(&self, epoch: u64, op: Op, kernel: &Arc<dyn Kernel>, carrier: &Carrier) -> Job {
         let admission = match op {
             Op::Guard(_) => self.machine.spec().admission().clone(),
             _ => Admission::default(),
         };
-        let job = Job {
+        Job {
             kernel: Arc::clone(kernel),
             carrier: carrier.clone(),
             new: self.machine.spec().new_connections().clone(),
@@ -199,26 +208,34 @@ impl Entry {
             ledger: Arc::clone(&self.ledger),
             books: self.machine.spec().retire().is_any()
                 && matches!(self.machine.phase(), Phase::Rejecting | Phase::Expired),
-        };
-        job.spawn(threads, done.clone());
+        }
     }
 
-    /// Takes the next operation out of the queue. A reset that another drain has put off by joining is none.
+    /// Takes the next operation out of the queue, if it may begin: one at a time, and while flows are being restored
+    /// nothing that has to do with them. A reset that another drain has put off by joining is none.
     fn next(&mut self) -> Option<(u64, Op)> {
+        if self.busy {
+            return None;
+        }
         if !self.machine.wants_abort() {
             self.queue.retain(|(_, op)| *op != Op::Abort);
         }
-        self.queue.pop_front()
+        let may_begin = |(_, op): &(u64, Op)| !self.is_restoring || !op.is_looking();
+        let first = self.queue.iter().position(may_begin)?;
+        self.queue.remove(first)
     }
 
     /// Whether an operation is under way.
     pub(super) fn is_busy(&self) -> bool {
-        self.busy
+        self.busy || self.is_restoring
     }
 
-    /// The operation under way is done.
-    pub(super) fn idle(&mut self) {
-        self.busy = false;
+    /// An operation that was under way is done.
+    pub(super) fn finished(&mut self, op: Op) {
+        match op {
+            Op::Restore { .. } => self.is_restoring = false,
+            _ => self.busy = false,
+        }
     }
 
     pub(super) fn view(&self) -> DrainView {

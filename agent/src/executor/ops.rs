@@ -140,7 +140,7 @@ fn in_turn(turn: OwnedSemaphorePermit, work: impl FnOnce()) {
 
 impl Op {
     /// Whether it looks at sockets or walks maps.
-    fn is_looking(&self) -> bool {
+    pub(super) fn is_looking(&self) -> bool {
         match self {
             Self::Verify | Self::Retire(_) | Self::Restore { .. } => true,
             Self::Abort | Self::LogSources | Self::HandOver(_) | Self::TakeStragglers => true,

@@ -224,3 +224,24 @@ async fn who_joins_may_let_flows_linger_longer_but_not_change_what_is_done_to_th
     let took = kernel.now().since(before).as_secs();
     assert!((7..9).contains(&took), "idle for 1 s, and lingering for 6: {took} s");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_gate_of_the_next_drain_does_not_wait_until_flows_are_restored_but_its_rounds_do() {
+    let (executor, kernel) = world();
+    kernel.connect(WEB).expect("serving");
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    sleep(10).await;
+    let rounds = kernel.calls(Op::Retire);
+    assert!(rounds > 0);
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    kernel.hook(Op::Restore, move |_| wait.recv().expect("the gate closes meanwhile"));
+    executor.undrain(WEB).await.expect("opened");
+    assert!(!kernel.gate_is_closed(WEB));
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    assert!(kernel.gate_is_closed(WEB));
+    assert_eq!((kernel.calls(Op::Restore), kernel.calls(Op::Retire)), (1, rounds));
+    go_on.send(()).expect("somebody waits");
+    sleep(10).await;
+    assert_eq!(kernel.calls(Op::Retire), rounds + 1, "the flows are followed again");
+    assert!(kernel.order(WEB).is_some());
+}

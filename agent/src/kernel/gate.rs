@@ -30,6 +30,9 @@ use crate::{
 
 /// How many instances are kept loaded. Each costs about 30 ms to load and 10 KiB of kernel memory.
 const SPARES: usize = 4;
+/// With fewer, more are loaded: not for each drain, since to load one takes a CPU from what the drain does next, and
+/// an instance comes back when its gate opens.
+const ENOUGH: usize = 3;
 
 /// All gates of the node.
 pub(super) struct Gates {
@@ -74,7 +77,7 @@ impl Gates {
             next_slot: next_slot + 1,
         };
         gates.take_over(left, is_alive)?;
-        while let Some(order) = gates.order_spare() {
+        while let Some(order) = gates.order_spare(SPARES) {
             gates.spares.push(order.load()?);
         }
         Ok(gates)
@@ -133,9 +136,9 @@ impl Gates {
         }
     }
 
-    /// If there are too few spares: what to load, outside of any lock, for [`Self::add_spare`].
-    pub(super) fn order_spare(&mut self) -> Option<SpareOrder> {
-        if self.spares.len() >= SPARES {
+    /// If there are fewer spares than `wanted`: what to load, outside of any lock, for [`Self::add_spare`].
+    fn order_spare(&mut self, wanted: usize) -> Option<SpareOrder> {
+        if self.spares.len() >= wanted {
             return None;
         }
         let slot = self.next_slot;
@@ -299,7 +302,7 @@ impl Gates {
         if let Some(spare) = self.spares.pop() {
             return Ok(spare);
         }
-        let order = self.order_spare();
+        let order = self.order_spare(1);
         let order =
             order.ok_or_else(|| KernelError::op("find", "a spare gate", "none is loaded"))?;
         order.load()
@@ -350,13 +353,11 @@ impl Gates {
     }
 }
 
-/// Loads a spare in the background, if one was used. Nothing here may fail its caller, whose gate is closed already.
+/// Loads a spare in the background, if few are left. Nothing here may fail its caller, whose gate is closed already.
 pub(super) fn refill(gates: &Arc<Mutex<Gates>>) {
+    let Some(order) = lock(gates).order_spare(ENOUGH) else { return };
     let gates = Arc::clone(gates);
-    let load = move || {
-        let Some(order) = lock(&gates).order_spare() else { return Ok(()) };
-        order.load().map(|spare| lock(&gates).add_spare(spare))
-    };
+    let load = move || order.load().map(|spare| lock(&gates).add_spare(spare));
     let spawned = std::thread::Builder::new().name("spare-gate".into()).spawn(move || {
         if let Err(e) = load() {
             tracing::warn!(error = %e, "cannot load a spare gate; a later drain loads its own");
