@@ -16,15 +16,16 @@ use drainctl_tests::{
 use rustix::net::{AddressFamily, SocketType, bind, connect, listen, socket};
 
 use crate::{
-    Row,
+    meter::Meter,
+    rows::PORT,
     stats::{Bar, median},
+    table::Row,
 };
 
 /// Connections at a time.
 const FLOWS: usize = 100_000;
 /// To one address and port, so many can be made from one address.
 const PER_ADDRESS: usize = 50_000;
-const PORT: u16 = 8080;
 /// Above the server's own.
 const FIRST_PORT: u16 = 10_000;
 /// Drains of them.
@@ -32,19 +33,20 @@ const REPEATS: usize = 5;
 /// What the agent logs of each scan.
 const SCANNED: &str = "scanned for flows to follow";
 
-/// The server's ends of many connections, in the accept queue: no process has descriptors for so many.
-struct Flows(#[expect(dead_code, reason = "held, not read")] OwnedFd);
+/// The server's ends of many connections, in the accept queue: no process has descriptors for so many. They end when
+/// this is dropped.
+pub(crate) struct Flows(#[expect(dead_code, reason = "held, not read")] OwnedFd);
 
 impl Flows {
-    /// Opens them on the loopback of a namespace.
-    fn open(netns: &Netns) -> Result<Self> {
-        netns.sysctl("net/core/somaxconn", &(2 * FLOWS).to_string())?;
-        netns.sysctl("net/ipv4/tcp_max_syn_backlog", &(2 * FLOWS).to_string())?;
+    /// Opens so many on the loopback of a namespace.
+    pub(crate) fn open(netns: &Netns, count: usize) -> Result<Self> {
+        netns.sysctl("net/core/somaxconn", &(2 * count).to_string())?;
+        netns.sysctl("net/ipv4/tcp_max_syn_backlog", &(2 * count).to_string())?;
         netns.run(|| {
             let server = socket(AddressFamily::INET, SocketType::STREAM, None)?;
             bind(&server, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT))?;
-            listen(&server, 2 * FLOWS as i32)?;
-            for number in 0..FLOWS {
+            listen(&server, 2 * count as i32)?;
+            for number in 0..count {
                 let address = Ipv4Addr::new(127, 0, 0, 1 + (number / PER_ADDRESS) as u8);
                 let client = socket(AddressFamily::INET, SocketType::STREAM, None)?;
                 // The kernel would search long for a free port among so many.
@@ -58,26 +60,35 @@ impl Flows {
     }
 }
 
-/// How long it takes to take in all connections of a service for retiring.
-pub(crate) fn join() -> Result<Row> {
+/// How long it takes to take in all connections of a service for retiring, and the agent's memory meanwhile.
+pub(crate) fn join() -> Result<Vec<Row>> {
     let netns = Netns::new()?;
-    let flows = Flows::open(&netns)?;
-    let mut agent = Agent::start_with(&["--log", "info,drainctl_agent::kernel::retire=debug"])?;
+    let flows = Flows::open(&netns, FLOWS)?;
+    let mut agent = Agent::start_with(&["--log", "info,drainctl_agent::kernel::scans=debug"])?;
     agent.be_quiet();
     let ctl = agent.ctl(&netns);
     let port = PORT.to_string();
-    let mut samples = Vec::new();
+    let meter = Meter::new(agent.pid()?);
+    let (mut times, mut resident, mut highest) = (Vec::new(), Vec::new(), Vec::new());
     for repeat in 0..REPEATS {
+        meter.reset_highest()?;
         ctl.expect(0, &["drain", "--port", &port, "--no-wait"])?;
         eventually(LIMIT, "the connections are joined", || Ok(scans(&agent.log()).len() > repeat))?;
+        resident.push(meter.resident()?);
+        highest.push(meter.highest()?);
         ctl.expect(0, &["undrain", "--port", &port])?;
     }
     for took in scans(&agent.log()) {
-        samples.push(took?.as_secs_f64());
+        times.push(took?.as_secs_f64());
     }
     drop(flows);
-    let name = "100,000 connections joined for retiring";
-    Ok(Row::new(name, "s", median(&samples), Bar::AtMost(1.0)))
+    let row = |name, unit, samples: &[f64], bar| Row::alone(name, unit, median(samples), bar);
+    let bar = |value| Some(Bar::AtMost(value));
+    Ok(vec![
+        row("100,000 connections joined for retiring", "s", &times, bar(1.0)),
+        row("agent's memory once they are joined", "MiB", &resident, bar(40.0)),
+        row("agent's memory at most until then", "MiB", &highest, None),
+    ])
 }
 
 /// How long each scan took that joined the connections.

@@ -24,6 +24,8 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
+use crate::meter::{Meter, kib};
+
 const NAMESPACES: usize = 4;
 /// Listening ports in each of them.
 const PORTS: usize = 2_500;
@@ -37,8 +39,6 @@ const PER_ADDRESS: usize = 50_000;
 const FIRST_CLIENT_PORT: u16 = 10_000;
 /// Over how long the steady state is watched.
 const STEADY: Duration = Duration::from_secs(10);
-/// Ticks a second of times in /proc (`include/asm-generic/param.h`).
-const USER_HZ: f64 = 100.0;
 /// For what may take long with a million connections.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Kernel memory of a connection, bytes, rounded up: its socket, and its entries in the tracker's maps.
@@ -52,12 +52,11 @@ const CHECK_EVERY: usize = 10_000;
 pub(crate) fn limits(flows: usize) -> Result<()> {
     check_memory(flows as u64 * MEMORY)?;
     println!("load average before: {}", fs::read_to_string("/proc/loadavg")?.trim());
-    let files = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
+    more_files()?;
     let room = (flows + 100_000).to_string();
     let mut agent = Agent::start_with(&["--max-flows", &room, "--log", "warn"])?;
     agent.be_quiet();
-    let meter = Meter { pid: agent.pid()? };
+    let meter = Meter::new(agent.pid()?);
     meter.row("agent, nothing to do", "")?;
     println!("{:44} {:>8.0} MiB", "kernel memory of its maps", meter.maps()?);
 
@@ -84,67 +83,10 @@ pub(crate) fn limits(flows: usize) -> Result<()> {
     Ok(())
 }
 
-/// Reads what the agent uses.
-struct Meter {
-    pid: u32,
-}
-
-impl Meter {
-    fn row(&self, what: &str, note: &str) -> Result<()> {
-        println!("{what:44} {:>8.1} MiB resident   {note}", self.resident()?);
-        Ok(())
-    }
-
-    fn resident(&self) -> Result<f64> {
-        self.status("VmRSS:")
-    }
-
-    /// A field of /proc/PID/status, MiB.
-    fn status(&self, field: &str) -> Result<f64> {
-        Ok(kib(&format!("/proc/{}/status", self.pid), field)? as f64 / 1024.0)
-    }
-
-    fn cpu(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        let after_name = stat.rsplit_once(')').context("stat")?.1;
-        let fields: Vec<&str> = after_name.split_whitespace().collect();
-        // utime and stime: fields 14 and 15 of proc(5), of which two are cut off here.
-        let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        Ok(Duration::from_secs_f64(ticks as f64 / USER_HZ))
-    }
-
-    /// How long some work takes, and what CPU time the agent needs meanwhile.
-    fn during(&self, work: impl FnOnce() -> Result<()>) -> Result<(Duration, Duration)> {
-        let (start, cpu) = (Instant::now(), self.cpu()?);
-        work()?;
-        Ok((start.elapsed(), self.cpu()? - cpu))
-    }
-
-    /// Kernel memory of all maps, MiB; none is counted twice.
-    fn maps(&self) -> Result<f64> {
-        let (mut seen, mut bytes) = (HashSet::new(), 0);
-        for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.pid))? {
-            let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
-            let field = |name| {
-                let line = info.lines().find_map(|line: &str| line.strip_prefix(name))?;
-                line.trim().parse::<u64>().ok()
-            };
-            if let (Some(id), Some(memory)) = (field("map_id:"), field("memlock:"))
-                && seen.insert(id)
-            {
-                bytes += memory;
-            }
-        }
-        Ok(bytes as f64 / (1 << 20) as f64)
-    }
-}
-
-/// A field of a file like /proc/meminfo, KiB.
-fn kib(file: &str, field: &str) -> Result<u64> {
-    let text = fs::read_to_string(file)?;
-    let line = text.lines().find_map(|line| line.strip_prefix(field));
-    let line = line.with_context(|| format!("{field} in {file}"))?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
+/// As many descriptors as this process may have.
+pub(crate) fn more_files() -> Result<()> {
+    let files = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?)
 }
 
 /// What the kernel has allocated for its objects, such as sockets, bytes.
@@ -181,7 +123,7 @@ fn open_services(netns: &[Netns]) -> Result<Vec<OwnedFd>> {
     Ok(listeners)
 }
 
-fn listener(port: u16, backlog: i32) -> Result<OwnedFd> {
+pub(crate) fn listener(port: u16, backlog: i32) -> Result<OwnedFd> {
     let server = socket(AddressFamily::INET, SocketType::STREAM, None)?;
     bind(&server, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))?;
     listen(&server, backlog)?;
@@ -241,7 +183,7 @@ fn list(agent: &Agent, meter: &Meter) -> Result<()> {
         Ok(())
     })?;
     let late = if is_answered { "" } else { ", without an answer in time" };
-    let (cpu, peak) = (cpu.as_secs_f64(), meter.status("VmHWM:")?);
+    let (cpu, peak) = (cpu.as_secs_f64(), meter.highest()?);
     let note = format!("{took:.2?}{late}, agent {cpu:.2} s, {peak:.0} MiB at most");
     meter.row("GET /v1/services?netns=all", &note)
 }

@@ -1,74 +1,50 @@
 //! `cargo xtask bench`: the speed bars, measured. Ratios come from interleaved pairs in one run; a figure
 //! stands beside its 95 % interval and its bar.
 
+mod delays;
 mod flows;
 mod limits;
+mod meter;
+mod page;
 mod programs;
+mod refused;
 mod restart;
 mod rows;
+mod scale;
 mod stats;
+mod table;
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use stats::{Bar, Estimate, Verdict};
 
-/// A finished row.
-pub(crate) struct Row {
-    name: &'static str,
-    unit: &'static str,
-    estimate: Estimate,
-    bar: Bar,
-}
+use crate::{
+    stats::Verdict,
+    table::{HEAD, Row},
+};
 
-impl Row {
-    /// A row; the unit of figure and bar may be empty for ratios.
-    pub(crate) fn new(
-        name: &'static str,
-        unit: &'static str,
-        estimate: Estimate,
-        bar: Bar,
-    ) -> Self {
-        Self { name, unit, estimate, bar }
-    }
+/// How rows are measured.
+type Measure = fn() -> Result<Vec<Row>>;
 
-    fn print(&self) {
-        let Estimate { value, low, high } = self.estimate;
-        let (sign, bar) = match self.bar {
-            Bar::AtLeast(bar) => ("≥", bar),
-            Bar::AtMost(bar) => ("≤", bar),
-        };
-        let digits = if self.unit == "ns" { 0 } else { 3 };
-        let interval = format!("{low:.digits$} … {high:.digits$}");
-        println!(
-            "{:38} {value:>10.digits$} {:2}   {interval:>20}   {sign} {bar:<6} {:?}",
-            self.name,
-            self.unit,
-            self.bar.judge(self.estimate),
-        );
-    }
-}
-
-/// How a row is measured.
-type Measure = fn() -> Result<Row>;
-
-const ROWS: [(&str, Measure); 7] = [
+const ROWS: [(&str, Measure); 8] = [
+    ("keep-alive", rows::keep_alive),
+    ("connections", rows::connections),
     ("gate", rows::gate_cost),
     ("tracker", rows::tracker_cost),
-    ("connections", rows::connections),
-    ("keep-alive", rows::keep_alive),
-    ("exec-to-closed", rows::exec_to_closed),
-    ("close-to-exit", rows::close_to_exit),
+    ("refused", refused::refused_connects),
+    ("exec-to-closed", delays::exec_to_closed),
+    ("close-to-exit", delays::close_to_exit),
     ("join", flows::join),
 ];
 
 /// Measures the speed bars on this machine.
 #[derive(Parser)]
 struct Args {
-    /// Rows to measure: gate, tracker, connections, keep-alive, exec-to-closed, close-to-exit, join. All if
-    /// none is named. `limits` stands alone: it prints what a full node costs the agent. So does `restart`: rolling
-    /// restarts under full load, by drainctl and by what people do today; it takes the better part of an hour.
+    /// Rows to measure: keep-alive, connections, gate, tracker, refused, exec-to-closed, close-to-exit, join. All if
+    /// none is named. `limits` stands alone: it prints what a full node costs the agent. So does `scale`: cost against the
+    /// number of connections and of services; and `restart`: rolling restarts under full load, by drainctl and by what
+    /// people do today, which takes half an hour.
     rows: Vec<String>,
     /// With `limits`: how many connections the node has.
     #[arg(long, default_value = "1000000")]
@@ -76,10 +52,10 @@ struct Args {
     /// With `restart`: how often every instance is replaced.
     #[arg(long, default_value = "10")]
     rounds: usize,
-    /// With `restart`: how many requests each way must stand, at least.
+    /// With `restart`: how many requests all ways together must stand, at least.
     #[arg(long, default_value = "1000000")]
     requests: u64,
-    /// With `restart`: a folder for the table (restart.md) and the picture (restart.svg).
+    /// The folder of documents: the command's part of benchmarks.md there is rewritten, and its pictures.
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -92,18 +68,31 @@ fn main() -> Result<()> {
     if wanted == ["restart"] {
         return restart::restart(&restart::Options { rounds, requests, out });
     }
+    if wanted == ["scale"] {
+        return scale::scale(out.as_deref());
+    }
     if let Some(unknown) = wanted.iter().find(|w| ROWS.iter().all(|(name, _)| name != w)) {
         let names: Vec<_> = ROWS.iter().map(|(name, _)| *name).collect();
         bail!("there is no row {unknown}; rows are {}", names.join(", "));
     }
-    println!("{:38} {:>13}   {:>20}   {:8} verdict", "what", "figure", "95 % interval", "bar");
+    if out.is_some() && !wanted.is_empty() {
+        bail!("--out is for the whole table: name no rows, or leave it out");
+    }
+    let mut text = page::machine()? + "\n" + HEAD;
+    print!("{text}");
     let mut missed = 0;
-    for (name, measure) in ROWS {
-        if wanted.is_empty() || wanted.iter().any(|w| w == name) {
-            let row = measure()?;
-            row.print();
-            missed += usize::from(row.bar.judge(row.estimate) == Verdict::Missed);
+    for (_, measure) in
+        ROWS.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name))
+    {
+        for row in measure()? {
+            let line = row.line();
+            println!("{line}");
+            text.push_str(&(line + "\n"));
+            missed += usize::from(row.verdict() == Some(Verdict::Missed));
         }
+    }
+    if let Some(out) = out {
+        page::put(&out, "bars", &text)?;
     }
     if missed > 0 {
         bail!("{missed} bars missed");

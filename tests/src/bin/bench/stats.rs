@@ -1,5 +1,10 @@
 //! What a series of measurements says, without assuming how noise is distributed.
 
+use anyhow::Result;
+
+/// Interleaved rounds of every comparison.
+pub(crate) const ROUNDS: usize = 15;
+
 /// A bar to be met.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bar {
@@ -95,6 +100,51 @@ pub(crate) fn median(samples: &[f64]) -> Estimate {
     quantile(samples, 0.5)
 }
 
+/// Measures one side, once.
+pub(crate) type Side<'a> = Box<dyn FnMut() -> Result<f64> + 'a>;
+
+/// What each side of a comparison came to, round by round.
+pub(crate) struct Sides(Vec<Vec<f64>>);
+
+/// Measures all sides in turn, again and again; every other round the other way round, so that a drift of the machine
+/// cancels out.
+pub(crate) fn interleave(sides: &mut [Side<'_>]) -> Result<Sides> {
+    let mut series = vec![Vec::with_capacity(ROUNDS); sides.len()];
+    for round in 0..ROUNDS {
+        let mut order: Vec<usize> = (0..sides.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for side in order {
+            series[side].push(sides[side]()?);
+        }
+    }
+    Ok(Sides(series))
+}
+
+impl Sides {
+    /// The median of one side.
+    pub(crate) fn middle(&self, side: usize) -> f64 {
+        median(&self.0[side]).value
+    }
+
+    /// What the first side and another one compare to, round by round.
+    pub(crate) fn compared(&self, other: usize, with: impl Fn(f64, f64) -> f64) -> Estimate {
+        let rounds = self.0[0].iter().zip(&self.0[other]);
+        median(&rounds.map(|(ours, other)| with(*ours, *other)).collect::<Vec<_>>())
+    }
+
+    /// The noise of the machine: the same comparison of a side with itself. Where the order turns round, one side was
+    /// measured twice in a row.
+    pub(crate) fn noise(&self, with: impl Fn(f64, f64) -> f64) -> Estimate {
+        let turns = (1..ROUNDS).map(|round| {
+            let side = if round % 2 == 1 { &self.0[self.0.len() - 1] } else { &self.0[0] };
+            with(side[round - 1], side[round])
+        });
+        median(&turns.collect::<Vec<_>>())
+    }
+}
+
 fn binomial(n: usize, k: usize, p: f64) -> f64 {
     let choose: f64 = (0..k).map(|i| ((n - i) as f64 / (i + 1) as f64).ln()).sum();
     (choose + k as f64 * p.ln() + (n - k) as f64 * (1.0 - p).ln()).exp()
@@ -108,6 +158,26 @@ mod tests {
     fn the_interval_of_the_median_of_15_is_the_4th_to_the_12th() {
         let samples: Vec<f64> = (1..=15).map(f64::from).collect();
         assert_eq!(median(&samples), Estimate { value: 8.0, low: 4.0, high: 12.0 });
+    }
+
+    #[test]
+    fn noise_is_what_a_side_says_of_itself_in_a_row() {
+        let order = std::cell::RefCell::new(Vec::new());
+        let side = |name: f64| -> Side<'_> {
+            Box::new(|| {
+                let mut order = order.borrow_mut();
+                order.push(name);
+                Ok(name * 10.0 + order.len() as f64)
+            })
+        };
+        // A machine that gets slower with each measurement.
+        let sides = interleave(&mut [side(1.0), side(2.0), side(3.0)]).expect("measured");
+        assert_eq!(order.borrow()[..7], [1.0, 2.0, 3.0, 3.0, 2.0, 1.0, 1.0]);
+        assert_eq!(
+            sides.noise(|one, next| next - one),
+            Estimate { value: 1.0, low: 1.0, high: 1.0 }
+        );
+        assert_eq!(sides.compared(1, |one, other| one - other).value.abs(), 11.0);
     }
 
     #[test]

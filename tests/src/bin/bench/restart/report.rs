@@ -1,12 +1,13 @@
 //! The table and the picture.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fmt::Write as _, path::Path};
 
 use anyhow::{Context, Result, anyhow};
 use drainctl_tests::{load::Tally, rolling::Restart};
 use plotters::prelude::*;
 
 use super::{Options, Run};
+use crate::page::{self, PICTURES};
 
 /// What the picture shows of each restart: seconds from the order to replace an instance.
 const SPAN: std::ops::Range<f64> = -2.0..30.0;
@@ -16,14 +17,20 @@ const BIN: f64 = 0.25;
 const WIDTH: u32 = 900;
 const ROW: u32 = 130;
 
-/// Prints the table, and writes both down if wanted.
-pub(super) fn print(runs: &[Run], options: &Options) -> Result<()> {
+/// The picture, beside the page.
+const PICTURE: &str = "restart.svg";
+
+/// Prints the table, and puts both into the page if wanted; `before` is what there is to say of the machine.
+pub(super) fn print(runs: &[Run], options: &Options, before: &str) -> Result<()> {
     let table = table(runs)?;
     print!("{table}");
     if let Some(out) = &options.out {
-        fs::create_dir_all(out)?;
-        fs::write(out.join("restart.md"), &table)?;
-        picture(runs, &out.join("restart.svg")).context("draw restart.svg")?;
+        let (rounds, picture_of) = (options.rounds, "Failed requests by seconds since the order");
+        let text = format!(
+            "{before}Every instance replaced {rounds} times by each way.\n\n{table}\n![{picture_of}]({PICTURES}/{PICTURE})\n"
+        );
+        page::put(out, "restart", &text)?;
+        picture(runs, &out.join(PICTURES).join(PICTURE)).context("draw the picture")?;
     }
     Ok(())
 }
