@@ -162,9 +162,9 @@ mod tests {
 
     #[test]
     fn noise_is_what_a_side_says_of_itself_in_a_row() {
-        let order = std::cell::RefCell::new(Vec::new());
+        let order = &std::cell::RefCell::new(Vec::new());
         let side = |name: f64| -> Side<'_> {
-            Box::new(|| {
+            Box::new(move || {
                 let mut order = order.borrow_mut();
                 order.push(name);
                 Ok(name * 10.0 + order.len() as f64)
