@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -57,9 +58,20 @@ pub fn get(netns: &Netns, addr: SocketAddr, path: &str) -> Result<Response> {
 
 /// One request to an HTTP server on a Unix socket.
 pub fn unix(socket: &Path, method: &str, path: &str, body: &str) -> Result<Response> {
+    unix_within(LIMIT, socket, method, path, body)
+}
+
+/// The same, for what may take longer than usual.
+pub fn unix_within(
+    limit: Duration,
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<Response> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
-    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(limit))?;
     let length = body.len();
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: agent\r\nContent-Type: application/json\r\n\

@@ -7,12 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use drainctl_tests::{
-    agent::Agent,
-    netns::Netns,
-    vanish::vanish,
-    wait::{LIMIT, eventually},
-};
+use drainctl_tests::{agent::Agent, netns::Netns, vanish::vanish, wait::eventually};
 use rustix::net::{AddressFamily, SocketType, bind, connect, listen, socket};
 
 use crate::{
@@ -30,6 +25,8 @@ const PER_ADDRESS: usize = 50_000;
 const FIRST_PORT: u16 = 10_000;
 /// Drains of them.
 const REPEATS: usize = 5;
+/// For a scan of all of them, on a machine that does other things too.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// What the agent logs of each scan.
 const SCANNED: &str = "scanned for flows to follow";
 
@@ -73,7 +70,9 @@ pub(crate) fn join() -> Result<Vec<Row>> {
     for repeat in 0..REPEATS {
         meter.reset_highest()?;
         ctl.expect(0, &["drain", "--port", &port, "--no-wait"])?;
-        eventually(LIMIT, "the connections are joined", || Ok(scans(&agent.log()).len() > repeat))?;
+        eventually(PATIENCE, "the connections are joined", || {
+            Ok(scans(&agent.log()).len() > repeat)
+        })?;
         resident.push(meter.resident()?);
         highest.push(meter.highest()?);
         ctl.expect(0, &["undrain", "--port", &port])?;

@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use drainctl_tests::{
     agent::Agent,
+    http,
     net::{Acceptor, Listening, Server, reset},
     netns::Netns,
 };
@@ -155,7 +156,7 @@ impl Node {
             let stream = self.events(netns, &[port])?;
             // The first look, which waits for RCU, is over.
             let path = format!("/drained/{port}?netns={}", netns.inode());
-            self.agent.http("GET", &path, "")?;
+            self.ask("GET", &path, "")?;
             let start = Instant::now();
             reset(client)?;
             await_drained(stream, 1)?;
@@ -168,7 +169,7 @@ impl Node {
     fn list(&self, path: &str) -> Result<f64> {
         repeated(|| {
             let start = Instant::now();
-            let answer = self.agent.http("GET", path, "")?;
+            let answer = self.ask("GET", path, "")?;
             ensure!(answer.status == 200, "{path}: {}", answer.status);
             Ok(start.elapsed())
         })
@@ -243,15 +244,20 @@ impl Node {
             netns.inode()
         );
         let start = Instant::now();
-        let answer = self.agent.http("POST", "/v1/drains", &body)?;
+        let answer = self.ask("POST", "/v1/drains", &body)?;
         let took = start.elapsed();
         ensure!(answer.status == 202, "{}", String::from_utf8_lossy(&answer.body));
         Ok(took)
     }
 
+    fn ask(&self, method: &str, path: &str, body: &str) -> Result<http::Response> {
+        http::unix_within(PATIENCE, &self.agent.socket(), method, path, body)
+            .with_context(|| format!("{method} {path}"))
+    }
+
     fn undrain(&self, netns: &Netns, port: u16) -> Result<()> {
         let path = format!("/v1/drains/{}:{port}", netns.inode());
-        let answer = self.agent.http("DELETE", &path, "")?;
+        let answer = self.ask("DELETE", &path, "")?;
         ensure!(answer.status == 200, "{path}: {}", answer.status);
         Ok(())
     }
