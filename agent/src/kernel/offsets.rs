@@ -63,7 +63,7 @@ impl Offsets {
     /// # Errors
     /// The kernel has no BTF (`CONFIG_DEBUG_INFO_BTF`), or a field has moved to where we do not find it.
     pub(super) fn read() -> Result<Self, KernelError> {
-        let btf = Btf::from_file(VMLINUX).map_err(|e| KernelError::op("read", VMLINUX, e))?;
+        let btf = vmlinux()?;
         let offset = |path: &str| offset(&btf, path);
         Ok(Self {
             skc_net: offset("sock_common.skc_net")?,
@@ -80,7 +80,7 @@ impl RetireOffsets {
     /// # Errors
     /// As [`Offsets::read`].
     pub(super) fn read() -> Result<Self, KernelError> {
-        let btf = Btf::from_file(VMLINUX).map_err(|e| KernelError::op("read", VMLINUX, e))?;
+        let btf = vmlinux()?;
         let offset = |path: &str| offset(&btf, path);
         Ok(Self {
             skc_cookie: offset("sock_common.skc_cookie")?,
@@ -101,6 +101,12 @@ impl RetireOffsets {
             net_notsent_lowat: offset("net.ipv4.sysctl_tcp_notsent_lowat")?,
         })
     }
+}
+
+/// Read as a whole: the parser asks for its position at each type, which in a file are a quarter of a million system calls.
+fn vmlinux() -> Result<Btf, KernelError> {
+    let bytes = std::fs::read(VMLINUX).map_err(|e| KernelError::op("read", VMLINUX, e))?;
+    Btf::from_bytes(&bytes).map_err(|e| KernelError::op("read", VMLINUX, e))
 }
 
 /// Offset of a field such as `net.ns.inum`: a struct, and names of members inside each other.
