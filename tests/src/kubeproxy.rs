@@ -1,6 +1,6 @@
 //! The rules kube-proxy writes for the ports of a ClusterIP service, in its real structure: chain by chain for
-//! iptables (pkg/proxy/iptables), table, map and chains for nftables (pkg/proxy/nftables). Each change
-//! is one transaction, and established connections go on by conntrack, as on a real node.
+//! iptables (pkg/proxy/iptables), table, map and chains for nftables (pkg/proxy/nftables), virtual servers for IPVS
+//! (pkg/proxy/ipvs). Each change is one transaction, and established connections go on by conntrack, as on a real node.
 
 use std::{
     collections::BTreeSet,
@@ -24,6 +24,8 @@ pub enum Mode {
     Iptables,
     /// `--proxy-mode=nftables`
     Nftables,
+    /// `--proxy-mode=ipvs`: not every machine's kernel has it; `cargo xtask vm` boots some that do.
+    Ipvs,
 }
 
 /// A port of the service; pods listen on the same.
@@ -44,12 +46,15 @@ pub struct KubeProxy {
     ports: &'static [ServicePort],
     /// What the rules name now; chains of endpoints that leave are to be deleted.
     current: Mutex<BTreeSet<Ipv4Addr>>,
+    /// What IPVS knows, with a weight of zero if it is not current.
+    known: Mutex<BTreeSet<Ipv4Addr>>,
 }
 
 impl KubeProxy {
     /// Of the service at `ip` on `node`; there are no rules before the first [`Self::set_endpoints`].
     pub fn new(node: Arc<Netns>, mode: Mode, ip: Ipv4Addr, ports: &'static [ServicePort]) -> Self {
-        Self { node, mode, ip, ports, current: Mutex::default() }
+        let (current, known) = (Mutex::default(), Mutex::default());
+        Self { node, mode, ip, ports, current, known }
     }
 
     /// Renders the rules for these pods and applies them at once, for all ports together.
@@ -65,12 +70,53 @@ impl KubeProxy {
                 let args = ["--noflush", "--counters", "--wait", "5"];
                 self.node.run(|| cmd::run_with_input("iptables-restore", &args, &rules))?;
             }
+            Mode::Ipvs => self.set_virtual_servers(&wanted)?,
             Mode::Nftables => {
                 let rules = nftables(&targets)?;
                 self.node.run(|| cmd::run_with_input("nft", &["-f", "-"], &rules))?;
             }
         }
         *current = wanted;
+        Ok(())
+    }
+
+    /// What pkg/proxy/ipvs does: each service is a virtual server with the scheduler `rr` at an address of `kube-ipvs0`,
+    /// and an endpoint that leaves keeps its connections, with a weight of zero (graceful_termination.go).
+    fn set_virtual_servers(&self, wanted: &BTreeSet<Ipv4Addr>) -> Result<()> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut commands = String::new();
+        if known.is_empty() {
+            self.prepare_virtual_servers()?;
+            for port in self.ports {
+                writeln!(commands, "-A -t {}:{} -s rr", self.ip, port.port)?;
+            }
+        }
+        for pod in wanted.union(&known.clone()) {
+            let verb = if known.insert(*pod) { "-a" } else { "-e" };
+            let weight = u8::from(wanted.contains(pod));
+            for ServicePort { port, .. } in self.ports {
+                let service = format!("{}:{port}", self.ip);
+                writeln!(commands, "{verb} -t {service} -r {pod}:{port} -m -w {weight}")?;
+            }
+        }
+        self.node.run(|| cmd::run_with_input("ipvsadm", &["--restore"], &commands)).map(drop)
+    }
+
+    /// The settings and the device that kube-proxy makes at its start.
+    fn prepare_virtual_servers(&self) -> Result<()> {
+        cmd::run("modprobe", &["-a", "ip_vs", "ip_vs_rr", "nf_conntrack"])?;
+        let device =
+            format!("link add kube-ipvs0 type dummy\naddr add {}/32 dev kube-ipvs0\n", self.ip);
+        cmd::run_with_input("ip", &["-n", self.node.name(), "-batch", "-"], &device)?;
+        for (key, value) in [
+            ("net/ipv4/vs/conntrack", "1"),
+            ("net/ipv4/vs/expire_nodest_conn", "1"),
+            ("net/ipv4/vs/expire_quiescent_template", "1"),
+            ("net/ipv4/conf/all/arp_ignore", "1"),
+            ("net/ipv4/conf/all/arp_announce", "2"),
+        ] {
+            self.node.sysctl(key, value)?;
+        }
         Ok(())
     }
 }

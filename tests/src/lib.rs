@@ -39,6 +39,7 @@ pub mod sandbox;
 pub mod script;
 pub mod sockmap;
 pub mod ss;
+pub mod tls;
 pub mod vanish;
 pub mod wait;
 pub mod wire;

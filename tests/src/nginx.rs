@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::{
+    certs::{Authority, Certified},
     cluster::{PORT, Pod},
     http,
     net::{self, Attempt},
@@ -52,6 +53,12 @@ impl Nginx {
         Self::start_version(Arc::clone(&pod.netns), &[PORT], "proxy_protocol", "1")
     }
 
+    /// Starts nginx on port 80 of a pod; it speaks TLS there and has the kernel encrypt, if that can.
+    pub fn start_with_kernel_tls(pod: &Pod) -> Result<Self> {
+        let certified = Authority::new()?.sign()?;
+        Self::start_here(Arc::clone(&pod.netns), &[PORT], "ssl", "1", Some(&certified))
+    }
+
     /// Starts nginx on these ports of a namespace.
     pub fn start_on(netns: Arc<Netns>, ports: &[u16]) -> Result<Self> {
         Self::start_version(netns, ports, "", "1")
@@ -65,10 +72,27 @@ impl Nginx {
         listen: &str,
         version: &str,
     ) -> Result<Self> {
+        Self::start_here(netns, ports, listen, version, None)
+    }
+
+    fn start_here(
+        netns: Arc<Netns>,
+        ports: &[u16],
+        listen: &str,
+        version: &str,
+        certified: Option<&Certified>,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("drainctl-nginx-").tempdir()?;
         fs::write(dir.path().join("big"), big())?;
         fs::write(dir.path().join("large"), large())?;
-        fs::write(dir.path().join("nginx.conf"), config(dir.path(), ports, listen, version)?)?;
+        let mut config = config(dir.path(), ports, listen, version)?;
+        if let Some(Certified { cert, key }) = certified {
+            fs::write(dir.path().join("cert.pem"), cert)?;
+            fs::write(dir.path().join("key.pem"), key)?;
+            let tls = "ssl_certificate cert.pem; ssl_certificate_key key.pem; ssl_conf_command Options KTLS;";
+            config = config.replace("root ", &format!("{tls}\n    root "));
+        }
+        fs::write(dir.path().join("nginx.conf"), config)?;
         fs::write(dir.path().join("access.log"), "")?;
         let port = *ports.first().context("nginx needs a port")?;
         let mut nginx = Self { netns, port, dir, process: None };

@@ -14,6 +14,22 @@ pub fn limit_not_sent(socket: &TcpStream, bytes: libc::c_int) -> Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes).context("TCP_NOTSENT_LOWAT")
 }
 
+/// Puts the kernel's TLS onto a connection, as a server does that hands its keys over next.
+pub fn ask_for_kernel_tls(socket: &TcpStream) -> Result<()> {
+    let name = b"tls";
+    // SAFETY: the kernel reads as many bytes from there as are told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_ULP,
+            name.as_ptr().cast(),
+            libc::socklen_t::try_from(name.len())?,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()).context("TCP_ULP") } else { Ok(()) }
+}
+
 fn set(
     socket: &TcpStream,
     level: libc::c_int,

@@ -9,7 +9,7 @@ use drainctl_tests::{
     fixture::Fixture,
     held::{Held, drain},
     net::{self, Pair, Server},
-    options::ask_for_zero_copy,
+    options::{ask_for_kernel_tls, ask_for_zero_copy},
     script::{talk, told, untold},
     sockmap::ForeignSockmap,
     wire::Wire,
@@ -53,6 +53,16 @@ fn a_flow_with_zero_copy_sending_is_left_alone() -> Result<()> {
     let held = Held::connect(&fixture)?;
     ask_for_zero_copy(held.wire.server())?;
     left_alone(&fixture, held, "zero_copy")
+}
+
+#[test]
+#[ignore = "needs TLS in the kernel: cargo xtask vm runs it"]
+fn a_flow_that_is_prepared_for_tls_in_the_kernel_is_left_alone() -> Result<()> {
+    let fixture = Fixture::new()?;
+    let held = Held::connect(&fixture)?;
+    // Until the server hands over keys, what it writes is sent as it is.
+    ask_for_kernel_tls(held.wire.server())?;
+    left_alone(&fixture, held, "ktls")
 }
 
 #[test]

@@ -71,6 +71,29 @@ fn no_request_fails_behind_nftables_rules() -> Result<()> {
 }
 
 #[test]
+#[ignore = "needs IPVS in the kernel: cargo xtask vm runs it"]
+fn no_request_fails_behind_ipvs() -> Result<()> {
+    let (tally, _) = restart(Mode::Ipvs, short_connections(), &[])?;
+    ensure!(tally.failed() == 0 && tally.ok > 1000, "{tally}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs IPVS in the kernel: cargo xtask vm runs it"]
+fn requests_fail_behind_ipvs_where_servers_are_just_terminated() -> Result<()> {
+    let cluster = Cluster::new(3, Mode::Ipvs)?;
+    let mut servers = cluster.pods.iter().map(Nginx::start).collect::<Result<Vec<_>>>()?;
+    for pod in &cluster.pods {
+        Nginx::await_answer(&cluster.client, pod.addr())?;
+    }
+    let load = Load::start(&cluster.client, short_connections());
+    rolling::restart_all(&cluster, &mut servers, Method::Terminate)?;
+    let tally = load.finish()?;
+    ensure!(tally.failed() > 0 && tally.ok > 1000, "this load cannot show a failure: {tally}");
+    Ok(())
+}
+
+#[test]
 fn without_settling_requests_fail() -> Result<()> {
     let (tally, rejected) = restart(Mode::Iptables, short_connections(), &["--quiet", "0s"])?;
     ensure!(tally.refused > 0 && rejected > 0, "this load cannot show a failure: {tally}");
