@@ -30,11 +30,11 @@ use crate::{
 const TCP_ESTABLISHED: u8 = 1;
 
 /// Kernel error numbers, negative as helpers return them.
-const E2BIG: i64 = -7;
-const EBUSY: i64 = -16;
-const EEXIST: i64 = -17;
-const EINVAL: i64 = -22;
-const EOPNOTSUPP: i64 = -95;
+const E2BIG: i32 = -7;
+const EBUSY: i32 = -16;
+const EEXIST: i32 = -17;
+const EINVAL: i32 = -22;
+const EOPNOTSUPP: i32 = -95;
 
 /// What a flow begins with. In read-only data, since it would take much of the stack.
 static JOINED: Followed = Followed {
@@ -235,10 +235,12 @@ fn let_go_if_zero_copy(flow: *mut Followed, sock: TcpSock, cookie: &u64) {
     }
 }
 
-/// What a refusal of the sockhash means (`sock_map_update_common`, `tcp_bpf_update_proto`).
+/// What a refusal of the sockhash means (`sock_map_update_common`, `tcp_bpf_update_proto`). The verifier calls the
+/// map's function directly, and before Linux 6.4 that returned an `int`: the upper half of the register is not
+/// its sign.
 #[inline(always)]
 fn why_not(result: i64) -> u8 {
-    match result {
+    match result as i32 {
         0 => barrier::NONE,
         EBUSY | EEXIST => barrier::FOREIGN,
         EINVAL => barrier::ULP,
