@@ -59,7 +59,7 @@ pub(crate) fn local_port(sock: usize) -> Option<u16> {
 }
 
 #[inline(always)]
-fn read<T>(address: usize) -> Option<T> {
+pub(crate) fn read<T>(address: usize) -> Option<T> {
     // SAFETY: the helper checks the address itself and fails instead of faulting.
     unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
 }

@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
+    Global,
     bindings::{BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock_ops},
     helpers::generated::{
         bpf_get_socket_cookie, bpf_getsockopt, bpf_seq_write, bpf_setsockopt, bpf_skc_to_tcp_sock,
@@ -19,6 +20,10 @@ use crate::{
 const SOL_TCP: i32 = 6;
 /// `bpf_setsockopt` option: the callback flags of a socket (Linux 6.12).
 const TCP_BPF_SOCK_OPS_CB_FLAGS: i32 = 1008;
+
+/// Offset of `skc_cookie` in `struct sock_common`, bytes.
+#[unsafe(no_mangle)]
+static OFF_SKC_COOKIE: Global<u32> = Global::new(0);
 
 /// TCP states (`include/net/tcp_states.h`).
 const TCP_ESTABLISHED: u8 = 1;
@@ -41,7 +46,8 @@ unsafe extern "C" fn adopt(ctx: *mut IterContext) -> i32 {
     unsafe { visit::<true>(ctx) }
 }
 
-/// The same for kernels where an iterator may not set socket options: what it adopts ends unseen.
+/// The same for kernels where an iterator may neither set socket options (before Linux 6.1) nor give a socket its cookie
+/// (before 5.12): what it adopts ends unseen, and must have been looked at by inet_diag, which gives it one.
 ///
 /// # Safety
 /// Only for the kernel to call.
@@ -81,8 +87,15 @@ unsafe fn visit<const SOCKOPT: bool>(ctx: *mut IterContext) -> i32 {
     if !seen {
         flags |= Flow::END_UNSEEN;
     }
-    // SAFETY: `sock` is a full socket.
-    let cookie = unsafe { bpf_get_socket_cookie(sock) };
+    let cookie = if SOCKOPT {
+        // SAFETY: `sock` is a full socket.
+        unsafe { bpf_get_socket_cookie(sock) }
+    } else {
+        netns::read(common as usize + OFF_SKC_COOKIE.load() as usize).unwrap_or(0)
+    };
+    if cookie == 0 {
+        return 0; // Established since that look: `track` has counted it, and the next look would tell if not.
+    }
     let flow = Flow { service, since_ns: flows::now(), flags, zero: 0 };
     match flows::count(counts, cookie, &flow) {
         // SAFETY: `seq` belongs to this walk. A full buffer makes the kernel call us again for this

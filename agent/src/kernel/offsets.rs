@@ -18,13 +18,13 @@ pub(super) struct Offsets {
     pub(super) skc_state: u32,
     /// `struct inet_sock`, `inet_sport`.
     pub(super) inet_sport: u32,
+    /// `struct sock_common`, `skc_cookie`.
+    pub(super) skc_cookie: u32,
 }
 
 /// What the retire programs read besides, offsets in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RetireOffsets {
-    /// `struct sock_common`, `skc_cookie`.
-    pub(super) skc_cookie: u32,
     /// `struct sock`, `sk_user_data`.
     pub(super) sk_user_data: u32,
     /// `struct sock_common`, `skc_flags`.
@@ -70,6 +70,7 @@ impl Offsets {
             net_inum: offset("net.ns.inum")?,
             skc_state: offset("sock_common.skc_state")?,
             inet_sport: offset("inet_sock.inet_sport")?,
+            skc_cookie: offset("sock_common.skc_cookie")?,
         })
     }
 }
@@ -83,7 +84,6 @@ impl RetireOffsets {
         let btf = vmlinux()?;
         let offset = |path: &str| offset(&btf, path);
         Ok(Self {
-            skc_cookie: offset("sock_common.skc_cookie")?,
             sk_user_data: offset("sock.sk_user_data")?,
             sk_flags: offset("sock_common.skc_flags")?,
             sock_zerocopy: enumerator(&btf, "sock_flags", "SOCK_ZEROCOPY")?,

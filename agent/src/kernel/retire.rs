@@ -286,7 +286,7 @@ fn load(pins: &Pins, sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelErro
         .override_global("OFF_NET_INUM", &offsets.net_inum, true)
         .override_global("OFF_SKC_STATE", &offsets.skc_state, true)
         .override_global("OFF_INET_SPORT", &offsets.inet_sport, true)
-        .override_global("OFF_SKC_COOKIE", &ours.skc_cookie, true)
+        .override_global("OFF_SKC_COOKIE", &offsets.skc_cookie, true)
         .override_global("OFF_SK_USER_DATA", &ours.sk_user_data, true)
         .override_global("OFF_SK_FLAGS", &ours.sk_flags, true)
         .override_global("SOCK_ZEROCOPY", &ours.sock_zerocopy, true)

@@ -35,6 +35,7 @@ pub(super) fn load(pins: &Pins, sizes: Sizes, offsets: &Offsets) -> Result<Ebpf,
         .override_global("OFF_NET_INUM", &offsets.net_inum, true)
         .override_global("OFF_SKC_STATE", &offsets.skc_state, true)
         .override_global("OFF_INET_SPORT", &offsets.inet_sport, true)
+        .override_global("OFF_SKC_COOKIE", &offsets.skc_cookie, true)
         .override_global("CLIENT_HISTORY", &sizes.client_history, true)
         .map_max_entries(FLOWS, sizes.max_flows)
         .map_max_entries("SERVICES", sizes.max_services)
