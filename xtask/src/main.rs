@@ -52,6 +52,8 @@ enum Task {
     Bench(launch::BenchOptions),
     /// Runs the tests, or a command, on other kernels.
     Vm(vm::Options),
+    /// Looks at what the kernel programs cost.
+    Bpf(vm::stats::Options),
     /// Writes the agent's container image, and the list of what is in it, to target/image.
     Image(image::Options),
     /// Checks the house rules that no compiler knows.
@@ -81,6 +83,7 @@ fn run(cli: &Cli) -> Result<()> {
         Task::Demo(options) => launch::demo(&shell, &workspace, options),
         Task::Bench(options) => launch::bench(&shell, &workspace, options),
         Task::Vm(options) => vm::run(&shell, &workspace, options),
+        Task::Bpf(options) => vm::stats::run(&shell, &workspace, options),
         Task::Image(options) => image::run(&shell, &workspace, options).map(drop),
         Task::Tidy => tidy::run(&shell, &workspace),
     }

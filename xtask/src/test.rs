@@ -11,7 +11,7 @@ use crate::{
     build, kube, manifests, peers,
     setup::{self, Scope},
     shell::{Shell, host_cargo, require_root},
-    tidy,
+    tidy, vm,
     workspace::Workspace,
 };
 
@@ -50,6 +50,8 @@ enum Kind {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// A few tests on one old kernel, and whether the kernel programs cost more there than they did, as root.
+    Smoke,
     /// Real servers and clients of other projects in pairs, while the server is drained, as root.
     Peers {
         /// Pairs, as `protocol/server/client` with `*` for any, or one of the three names; flags too.
@@ -85,6 +87,11 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
         Some(Kind::Kube { args }) => {
             require_root("clusters", "test kube")?;
             cluster(shell, workspace, args)
+        }
+        Some(Kind::Smoke) => {
+            require_root("virtual machines that share this machine's files", "test smoke")?;
+            build::run(shell, workspace, &build::Options::default())?;
+            vm::smoke(shell, workspace)
         }
         Some(Kind::Peers { args }) => {
             require_root("drains of real servers", "test peers")?;

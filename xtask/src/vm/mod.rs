@@ -7,8 +7,12 @@ mod image;
 mod kernels;
 mod machine;
 mod packages;
+mod page;
+pub(crate) mod stats;
 mod suite;
 mod table;
+
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -40,6 +44,9 @@ pub(crate) struct Options {
     /// Every kernel, one after the other.
     #[arg(long, conflicts_with = "kernels")]
     all: bool,
+    /// Makes this page anew (docs/kernels.md) of what came of each kernel's last run of all tests.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     /// `test` and the names of integration tests (files of tests/tests; none: all of them), or any command.
     #[arg(
         trailing_var_arg = true,
@@ -61,7 +68,11 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
     let kernels: Vec<&'static Kernel> =
         if options.all { KERNELS.iter().collect() } else { options.kernels.clone() };
     match options.command.split_first() {
-        Some((word, names)) if word == "test" => test(shell, workspace, &kernels, names),
+        Some((word, names)) if word == "test" => {
+            let tested = test(shell, workspace, &kernels, names);
+            options.out.iter().try_for_each(|page| page::write(workspace, page))?;
+            tested
+        }
         _ => kernels
             .iter()
             .try_for_each(|kernel| command(shell, workspace, kernel, &options.command)),
@@ -81,13 +92,40 @@ pub(crate) fn test(
     for kernel in kernels {
         let machine = machine(shell, workspace, kernel)?;
         shell.stage(format_args!("Linux {}: tests", machine.release()));
-        let lines = machine.run(&suite.script(workspace, kernel))?;
-        table.add(kernel, &machine, suite.results(kernel, &lines));
+        let lines = machine.run(&suite.script(workspace, kernel, ""))?;
+        let rows = suite.results(kernel, &lines);
+        if names.is_empty() {
+            page::keep(workspace, kernel, machine.release(), &rows)?;
+        }
+        table.add(kernel, &machine, rows);
     }
     print!("{table}");
     let broken = table.broken();
     ensure!(broken == 0, "{broken} tests failed or did not run");
     Ok(())
+}
+
+/// The oldest kernel that has everything but conveniences.
+const OLD: &str = "6.1";
+
+/// A few tests on one old kernel, and what the programs cost there.
+///
+/// # Errors
+/// As [`run`], or the programs have grown.
+pub(crate) fn smoke(shell: &Shell, workspace: &Workspace) -> Result<()> {
+    setup::peers(shell, workspace, Scope::Machines)?;
+    let kernel = kernels::parse(OLD).map_err(anyhow::Error::msg)?;
+    let suite = Suite::smoke(shell, workspace)?;
+    let machine = machine(shell, workspace, kernel)?;
+    shell.stage(format_args!("Linux {}: a few tests", machine.release()));
+    let script = suite.script(workspace, kernel, &stats::command(workspace));
+    let output = machine.run(&script)?;
+    let mut table = Table::default();
+    table.add(kernel, &machine, suite.results(kernel, &output));
+    print!("{table}");
+    let broken = table.broken();
+    ensure!(broken == 0, "{broken} tests failed or did not run");
+    stats::check(workspace, kernel, &machine, &output)
 }
 
 fn command(

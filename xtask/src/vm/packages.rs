@@ -120,21 +120,21 @@ impl Apt {
         let packages =
             if split { vec![name("binary"), name("modules")] } else { vec![name("image")] };
         let debs = root.join("debs");
+        let _ = fs::remove_dir_all(root); // What was begun, and not completed.
         fs::create_dir_all(&debs).with_context(|| format!("make {}", debs.display()))?;
         let mut download = self.command("apt-get");
         let done = ask(download.arg("download").args(&packages).current_dir(&debs));
         ensure!(done.is_some(), "cannot download {}", packages.join(" and "));
-        // Kernels since 6.18 have their modules below /usr.
-        fs::create_dir_all(root.join("lib")).context("make the folder of modules")?;
-        let usr = root.join("usr");
-        if !usr.exists() {
-            std::os::unix::fs::symlink(".", &usr).context("let usr/lib be lib")?;
-        }
         for deb in fs::read_dir(&debs).context("list what was downloaded")?.flatten() {
             let done = ask(Command::new("dpkg-deb").arg("--extract").arg(deb.path()).arg(root));
             ensure!(done.is_some(), "cannot unpack {}", deb.path().display());
         }
         fs::remove_dir_all(&debs).context("remove the packages")?;
+        // Kernels since 6.18 have their modules below /usr, where depmod and modprobe do not look.
+        let lib = root.join("lib");
+        if !lib.exists() {
+            std::os::unix::fs::symlink("usr/lib", &lib).context("let lib be usr/lib")?;
+        }
         let release = format!("{version}-cloud-amd64");
         let done = ask(Command::new("depmod").arg("-b").arg(root).arg(&release));
         ensure!(done.is_some(), "depmod failed for {release}");

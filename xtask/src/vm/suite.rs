@@ -21,9 +21,24 @@ const LACKS: &str = include_str!("../../../tests/kernels.txt");
 /// Tests that are about this machine, not about its kernel.
 const NOT_HERE: [&str; 2] = ["harness", "peers"];
 
+/// Tests that run at a time: most of the time of most of them is waiting.
+const THREADS: u32 = 3;
+
+/// What shows in a minute or two that a kernel is not out of reach: refusing, telling by header and by GOAWAY, FINs,
+/// forwarding, and a new agent that goes on.
+const SMOKE: [(&str, &str); 5] = [
+    ("gate", "new_connections_are_refused_on_every_path"),
+    ("retire_http1", "heads_say_close_once_and_keep_their_other_options"),
+    ("retire_http2", "one_goaway_comes_between_two_frames"),
+    ("forward", "bytes_half_closes_and_first_words_arrive_over_both_families"),
+    ("survive", "a_killed_agent_leaves_drains_to_the_next"),
+];
+
 /// Built test programs.
 pub(super) struct Suite {
     programs: Vec<Program>,
+    /// File and name of those that are run; none: all.
+    only: &'static [(&'static str, &'static str)],
 }
 
 struct Program {
@@ -38,10 +53,29 @@ impl Suite {
     /// # Errors
     /// They cannot be built, or there is none of a name.
     pub(super) fn build(shell: &Shell, workspace: &Workspace, names: &[String]) -> Result<Self> {
+        Self::build_as("vm", shell, workspace, names)
+    }
+
+    /// The few that show that a kernel is not out of reach, as the tests of this machine have been built already.
+    ///
+    /// # Errors
+    /// They cannot be built.
+    pub(super) fn smoke(shell: &Shell, workspace: &Workspace) -> Result<Self> {
+        let files: Vec<String> = SMOKE.iter().map(|(file, _)| (*file).to_owned()).collect();
+        let suite = Self::build_as("dev", shell, workspace, &files)?;
+        Ok(Self { only: &SMOKE, ..suite })
+    }
+
+    fn build_as(
+        profile: &str,
+        shell: &Shell,
+        workspace: &Workspace,
+        names: &[String],
+    ) -> Result<Self> {
         shell.stage("building the tests");
         let mut cargo = host_cargo(&workspace.root);
         cargo.args(["test", "--package", "drainctl-tests", "--tests", "--no-run"]);
-        cargo.args(["--message-format", "json-render-diagnostics"]);
+        cargo.args(["--profile", profile, "--message-format", "json-render-diagnostics"]);
         cargo.env("DRAINCTL_EBPF_DIR", build::ebpf::objects(workspace));
         let output = cargo.stderr(std::process::Stdio::inherit()).output().context("run cargo")?;
         ensure!(output.status.success(), "the tests cannot be built");
@@ -55,19 +89,13 @@ impl Suite {
             [] => !NOT_HERE.contains(&test.name.as_str()),
             names => names.contains(&test.name),
         };
-        Ok(Self { programs: all.into_iter().filter(wanted).collect() })
+        Ok(Self { programs: all.into_iter().filter(wanted).collect(), only: &[] })
     }
 
-    /// What the guest runs: all programs, one test at a time, without those that the kernel is known to lack
+    /// What the guest runs: `first`, then all programs, a few tests at a time, without those that the kernel is known to lack
     /// something for.
-    pub(super) fn script(&self, workspace: &Workspace, kernel: &Kernel) -> String {
-        let mut script = format!(
-            "cd {}\nexport DRAINCTL_DIST={} DRAINCTL_EBPF_DIR={} DRAINCTL_PEERS={} DRAINCTL_SLOW=1\nfailed=0\n",
-            quoted_path(&workspace.root.join("tests")),
-            quoted_path(&workspace.dist()),
-            quoted_path(&build::ebpf::objects(workspace)),
-            quoted_path(&peers::folder(workspace)),
-        );
+    pub(super) fn script(&self, workspace: &Workspace, kernel: &Kernel, first: &str) -> String {
+        let mut script = environment(workspace) + "failed=0\n" + first;
         for Program { name, path } in &self.programs {
             let lacks: Vec<&Lack> =
                 lacks().into_iter().filter(|lack| lack.is(kernel, name)).collect();
@@ -76,10 +104,14 @@ impl Suite {
             }
             let skips: String =
                 lacks.iter().map(|lack| format!(" --skip {}", quoted(lack.test))).collect();
-            script += &format!(
-                "echo '{MARK}{name}'\n{} --test-threads=1 --exact{skips} || failed=1\n",
-                quoted_path(path)
-            );
+            let only: String = (self.only.iter().filter(|(file, _)| file == name))
+                .map(|(_, test)| format!(" {}", quoted(test)))
+                .collect();
+            // Those that this machine's kernel cannot run are for here.
+            let options =
+                format!("--test-threads={THREADS} --include-ignored --exact{only}{skips}");
+            script +=
+                &format!("echo '{MARK}{name}'\n{} {options} || failed=1\n", quoted_path(path));
         }
         script + "exit $failed"
     }
@@ -111,6 +143,17 @@ impl Suite {
         }
         rows
     }
+}
+
+/// What the tests find their way by.
+pub(super) fn environment(workspace: &Workspace) -> String {
+    format!(
+        "cd {}\nexport DRAINCTL_DIST={} DRAINCTL_EBPF_DIR={} DRAINCTL_PEERS={} DRAINCTL_SLOW=1\n",
+        quoted_path(&workspace.root.join("tests")),
+        quoted_path(&workspace.dist()),
+        quoted_path(&build::ebpf::objects(workspace)),
+        quoted_path(&peers::folder(workspace)),
+    )
 }
 
 /// Printed before each program.
@@ -160,6 +203,12 @@ impl Lack {
     fn is(&self, kernel: &Kernel, file: &str) -> bool {
         self.kernel == kernel.name && self.file == file
     }
+}
+
+/// Why a test cannot pass on a kernel, if the list says so.
+pub(super) fn reason(kernel: &Kernel, file: &str, test: &str) -> Option<&'static str> {
+    let of = |lack: &&Lack| lack.is(kernel, file) && [test, "*"].contains(&lack.test);
+    lacks().into_iter().find(of).map(|lack| lack.reason)
 }
 
 fn lacks() -> Vec<&'static Lack> {
@@ -214,7 +263,7 @@ mod tests {
     #[test]
     fn a_program_that_did_not_run_is_no_pass() {
         let programs = vec![Program { name: "gate".into(), path: "/gate".into() }];
-        let suite = Suite { programs };
+        let suite = Suite { programs, only: &[] };
         let output = Output { lines: vec![], passed: true };
         let rows = suite.results(&KERNELS[1], &output);
         assert_eq!(rows.len(), 1);
