@@ -2,6 +2,7 @@
 
 import json
 import sys
+from urllib.parse import parse_qs, urlsplit
 
 import jsonschema_rs
 import requests
@@ -12,6 +13,9 @@ def main() -> None:
     description, url, token, wanted = sys.argv[1:]
     with open(description, encoding="utf-8") as file:
         whole = yaml.safe_load(file)
+    (asked,) = whole["paths"]["/v1/events"]["get"]["parameters"]
+    named = parse_qs(urlsplit(url).query)["services"]
+    jsonschema_rs.Draft202012Validator(asked["schema"]).validate(*named)
     schema = {"$ref": "#/components/schemas/StreamEvent", "components": whole["components"]}
     validator = jsonschema_rs.Draft202012Validator(schema)
     headers = {"Authorization": f"Bearer {token}"}

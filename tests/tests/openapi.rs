@@ -19,8 +19,8 @@ fn description(netns: u32) -> Result<String> {
     let mut text = fs::read_to_string(file)?;
     let netns_is = format!("{{const: \"{netns}\"}}");
     let narrower = [
-        (r#"{type: string, pattern: "^([0-9]{1,9}|host|all)$"}"#, netns_is.clone()),
-        (r#"{type: string, pattern: "^([0-9]{1,9}|host)$"}"#, netns_is),
+        (r#"{type: string, pattern: "^([0-9]{1,10}|host|all)$"}"#, netns_is.clone()),
+        (r#"{type: string, pattern: "^([0-9]{1,10}|host)$"}"#, netns_is),
         (
             "anyOf: [{type: integer, minimum: 0, maximum: 4294967295}, {const: host}]",
             format!("const: {netns}"),

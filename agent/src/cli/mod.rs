@@ -78,15 +78,16 @@ async fn dispatch(
     if let (AgentAddress::Url(_), Some(target)) = (&common.agent, cli.verb.target()) {
         target::check_from_afar(target)?;
     }
-    let client = Client::new(Way::new(&common.agent, &common.access)?);
+    // Not all of them ask an agent.
+    let client = || Ok::<_, Failure>(Client::new(Way::new(&common.agent, &common.access)?));
     match &cli.verb {
-        Verb::Drain(args) => drain::run(args, &client, streams, json, interrupt).await,
-        Verb::Undrain(args) => undrain::run(args, &client, streams, json).await,
-        Verb::Status(args) => status::run(args, &client, streams, json).await,
-        Verb::Flows(args) => flows::run(args, &client, streams, json).await,
-        Verb::Ready(args) => ready::run(args, &client, streams, json).await,
-        Verb::Wait(args) => wait::run(args, &client, streams, json).await,
-        Verb::Doctor(args) => doctor::run(args, &client, streams, json).await,
+        Verb::Drain(args) => drain::run(args, &client()?, streams, json, interrupt).await,
+        Verb::Undrain(args) => undrain::run(args, &client()?, streams, json).await,
+        Verb::Status(args) => status::run(args, &client()?, streams, json).await,
+        Verb::Flows(args) => flows::run(args, &client()?, streams, json).await,
+        Verb::Ready(args) => ready::run(args, &client()?, streams, json).await,
+        Verb::Wait(args) => wait::run(args, &client()?, streams, json).await,
+        Verb::Doctor(args) => doctor::run(args, &client()?, streams, json).await,
         Verb::Completions(args) => Ok(manual::completions(args, streams)),
         Verb::Man(args) => manual::pages(args, streams, json),
     }

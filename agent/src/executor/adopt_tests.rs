@@ -156,6 +156,8 @@ async fn an_agent_that_cannot_know_what_is_there_does_not_start() {
     for op in [Op::SavedDrains, Op::NetnsCookie, Op::ReleaseOthers] {
         let (executor, kernel) = world();
         executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+        // Else the failure may hit what is still under way on a thread of the one that is killed.
+        reach(&executor, WEB, StateName::Drained).await;
         executor.kill();
         kernel.fail(op, 1, 1);
         assert!(start(&kernel).is_err(), "{op:?}");

@@ -220,7 +220,7 @@ impl Entry {
         if !self.machine.wants_abort() {
             self.queue.retain(|(_, op)| *op != Op::Abort);
         }
-        let may_begin = |(_, op): &(u64, Op)| !self.is_restoring || !op.is_looking();
+        let may_begin = |(_, op): &(u64, Op)| !self.is_restoring || !op.waits_for_restore();
         let first = self.queue.iter().position(may_begin)?;
         self.queue.remove(first)
     }

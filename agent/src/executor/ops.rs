@@ -139,6 +139,17 @@ fn in_turn(turn: OwnedSemaphorePermit, work: impl FnOnce()) {
 }
 
 impl Op {
+    /// Whether it must not run beside a [`Op::Restore`] of the same service: it reads or changes which flows are
+    /// followed or steered, or proves what is left. Gates and leases have nothing to do with that.
+    pub(super) fn waits_for_restore(&self) -> bool {
+        match self {
+            Self::Verify | Self::Retire(_) | Self::Restore { .. } => true,
+            Self::Abort | Self::LogSources | Self::HandOver(_) | Self::TakeStragglers => true,
+            Self::Guard(_) | Self::Close(_) | Self::Renew(_) | Self::Open | Self::Forget => false,
+            Self::Watch(_) | Self::ReadArrivals => false,
+        }
+    }
+
     /// Whether it looks at sockets or walks maps.
     pub(super) fn is_looking(&self) -> bool {
         match self {

@@ -2,12 +2,13 @@
 //! so that a drain only writes a rule and attaches.
 
 mod instance;
+mod spares;
 mod targets;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     os::fd::OwnedFd,
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use aya::maps::{HashMap as BpfHashMap, MapData, SockHash};
@@ -16,23 +17,22 @@ use drainctl_common::{
     peers::Admitted,
 };
 
-use self::instance::{Instance, SpareOrder, load_instance};
+pub(super) use self::spares::refill;
+use self::{
+    instance::{Instance, load_instance},
+    spares::SPARES,
+};
 use super::{
     KernelError,
-    linux::lock,
+    handshakes::Handshakes,
     loaded::{is_missing, map},
     pins::{GatePin, Pins, detach, keep, replace},
+    settle::Unsettled,
 };
 use crate::{
     drain::{Admission, Boot, Service},
     failpoint,
 };
-
-/// How many instances are kept loaded. Each costs about 30 ms to load and 10 KiB of kernel memory.
-const SPARES: usize = 4;
-/// With fewer, more are loaded: not for each drain, since to load one takes a CPU from what the drain does next, and
-/// an instance comes back when its gate opens.
-const ENOUGH: usize = 3;
 
 /// All gates of the node.
 pub(super) struct Gates {
@@ -45,6 +45,8 @@ pub(super) struct Gates {
     admitted: BpfHashMap<MapData, RuleKey, Admitted>,
     spares: Vec<Instance>,
     attached: HashMap<u32, Attached>,
+    handshakes: Arc<Handshakes>,
+    unsettled: Arc<Unsettled>,
     next_slot: u32,
 }
 
@@ -60,6 +62,8 @@ impl Gates {
     /// Loads the spares, and takes over the gates that an earlier agent left in namespaces that `is_alive` knows.
     pub(super) fn load(
         pins: Pins,
+        handshakes: Arc<Handshakes>,
+        unsettled: Arc<Unsettled>,
         is_alive: impl Fn(&GatePin) -> Result<bool, KernelError>,
     ) -> Result<Self, KernelError> {
         let left = pins.gates()?;
@@ -74,6 +78,8 @@ impl Gates {
             steered: map(&mut first.ebpf, "STEERED", BpfHashMap::try_from)?,
             spares: vec![first],
             attached: HashMap::new(),
+            handshakes,
+            unsettled,
             next_slot: next_slot + 1,
         };
         gates.take_over(left, is_alive)?;
@@ -100,7 +106,14 @@ impl Gates {
                 let mut instance = load_instance(&self.pins, pin.slot)?;
                 replace(&self.pins.gate(&pin), instance.fd()?)?;
                 failpoint::pass("adopt: gate replaced");
-                self.attached.insert(pin.netns, Attached { instance, pin, ports });
+                let netns = pin.netns;
+                let attached = Attached { instance, pin, ports: BTreeMap::new() };
+                self.attached.insert(netns, attached);
+                // Who has closed it did not wait, perhaps.
+                self.unsettled.closed(netns);
+                for (port, rule) in ports {
+                    self.note(Service { netns, port }, rule);
+                }
             } else {
                 detach(&self.pins.gate(&pin))?;
                 rules.insert(pin.slot, ports);
@@ -133,23 +146,6 @@ impl Gates {
             self.attached.keys().copied().filter(|netns| !alive.contains(netns)).collect();
         for netns in dead {
             self.release(netns);
-        }
-    }
-
-    /// If there are fewer spares than `wanted`: what to load, outside of any lock, for [`Self::add_spare`].
-    fn order_spare(&mut self, wanted: usize) -> Option<SpareOrder> {
-        if self.spares.len() >= wanted {
-            return None;
-        }
-        let slot = self.next_slot;
-        self.next_slot += 1;
-        Some(SpareOrder { pins: self.pins.clone(), slot })
-    }
-
-    /// Keeps a loaded instance for the next drain; one too many is unloaded.
-    pub(super) fn add_spare(&mut self, instance: Instance) {
-        if self.spares.len() < SPARES {
-            self.spares.push(instance);
         }
     }
 
@@ -223,7 +219,15 @@ impl Gates {
         Ok(())
     }
 
+    /// Remembers a rule that is written.
     fn note(&mut self, service: Service, rule: Rule) {
+        if rule.gives_all_away() {
+            let lease_until = Boot::from_nanos(rule.lease_until_ns);
+            let closed = || self.unsettled.closed(service.netns);
+            self.handshakes.give_away(service, lease_until, closed);
+        } else {
+            self.handshakes.keep(service);
+        }
         if let Some(attached) = self.attached.get_mut(&service.netns) {
             attached.ports.insert(service.port, rule);
         }
@@ -264,6 +268,7 @@ impl Gates {
     /// Lets new connections in again; the last port of a namespace detaches the program.
     pub(super) fn open(&mut self, service: Service) -> Result<(), KernelError> {
         let Some((key, _)) = self.rule(service) else { return Ok(()) };
+        self.handshakes.keep(service);
         self.erase(key)?;
         failpoint::pass("gate: rule removed");
         let Some(attached) = self.attached.get_mut(&service.netns) else { return Ok(()) };
@@ -296,16 +301,6 @@ impl Gates {
         let attached = self.attached.get(&service.netns)?;
         let rule = attached.ports.get(&service.port)?;
         Some((RuleKey::new(attached.instance.slot, service.port), *rule))
-    }
-
-    fn spare(&mut self) -> Result<Instance, KernelError> {
-        if let Some(spare) = self.spares.pop() {
-            return Ok(spare);
-        }
-        let order = self.order_spare(1);
-        let order =
-            order.ok_or_else(|| KernelError::op("find", "a spare gate", "none is loaded"))?;
-        order.load()
     }
 
     /// Writes a rule, and for a new one its counters first.
@@ -343,6 +338,7 @@ impl Gates {
             return;
         };
         let slot = instance.slot;
+        ports.keys().for_each(|port| self.handshakes.keep(Service { netns, port: *port }));
         let erased = ports.into_keys().map(|port| self.erase(RuleKey::new(slot, port)));
         let erased = erased.fold(Ok(()), Result::and);
         match detach(&self.pins.gate(&pin)).and(erased) {
@@ -350,21 +346,6 @@ impl Gates {
             // The next agent cleans up. No other instance of this one has its slot.
             Err(e) => tracing::warn!(netns, error = %e, "a used gate is not clean: unloading it"),
         }
-    }
-}
-
-/// Loads a spare in the background, if few are left. Nothing here may fail its caller, whose gate is closed already.
-pub(super) fn refill(gates: &Arc<Mutex<Gates>>) {
-    let Some(order) = lock(gates).order_spare(ENOUGH) else { return };
-    let gates = Arc::clone(gates);
-    let load = move || order.load().map(|spare| lock(&gates).add_spare(spare));
-    let spawned = std::thread::Builder::new().name("spare-gate".into()).spawn(move || {
-        if let Err(e) = load() {
-            tracing::warn!(error = %e, "cannot load a spare gate; a later drain loads its own");
-        }
-    });
-    if let Err(e) = spawned {
-        tracing::warn!(error = %e, "no thread to load a spare gate; a later drain loads its own");
     }
 }
 

@@ -66,12 +66,7 @@ impl Parts<'_> {
             self.marks.set_takers(service, listeners.iter().map(|(cookie, _)| *cookie).collect());
         }
         let alone = serving.on_port.is_subset(&takers);
-        let mut gates = lock(self.gates);
-        if gates.set_taken_over(service, alone)? {
-            // Some who passed until now do not any more.
-            self.unsettled.closed(service.netns);
-        }
-        drop(gates);
+        lock(self.gates).set_taken_over(service, alone)?;
         failpoint::pass("hand over: targets known");
         for (cookie, flow) in lend(service, &found.flows)? {
             self.mark(service, &[flow.as_fd()], now)?;

@@ -9,40 +9,82 @@ use std::{
 };
 
 use super::{Class, Look, TcpState, linux::lock};
-use crate::drain::Service;
+use crate::drain::{Boot, Service};
 
-/// Request sockets (cookies, which are never reused) that may be the old listener's, of each service whose gate gives
-/// every connection away.
+/// Services whose gate gives every new connection to others now.
 #[derive(Default)]
-pub(super) struct Handshakes(Mutex<HashMap<Service, HashSet<u64>>>);
+pub(super) struct Handshakes(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    newest: u64,
+    given_away: HashMap<Service, GivenAway>,
+}
+
+/// Since its gate has closed.
+struct GivenAway {
+    /// Of this closing; no other has it.
+    number: u64,
+    /// From then on the gate lets everybody pass.
+    lease_until: Boot,
+    /// Request sockets (cookies, which are never reused) that may be the old listener's: those of the first look.
+    old: Option<HashSet<u64>>,
+}
+
+/// Services whose gate gave everything away before a look began, each with the number of that closing.
+pub(super) struct Before(Vec<(Service, u64)>);
 
 impl Handshakes {
-    /// Sorts the handshakes of a look at these ports of the namespace; without ports it is about all of them.
-    /// `given_away` names the services there whose gate gave every connection to others since before the look began.
-    /// Of all others every handshake counts.
-    pub(super) fn sort_out(
-        &self,
-        netns: u32,
-        ports: &[u16],
-        given_away: &[Service],
-        look: &mut Look,
-    ) {
-        let mut known = lock(&self.0);
-        known.retain(|service, _| service.netns != netns || given_away.contains(service));
-        for &service in given_away {
-            if !ports.is_empty() && !ports.contains(&service.port) {
+    /// The gate of the service gives every new connection to others until `lease_until`, from now on or already. If
+    /// it is from now on, `closed` is called before anybody can learn of it.
+    pub(super) fn give_away(&self, service: Service, lease_until: Boot, closed: impl FnOnce()) {
+        let mut state = lock(&self.0);
+        if let Some(known) = state.given_away.get_mut(&service) {
+            known.lease_until = lease_until;
+            return;
+        }
+        closed();
+        state.newest += 1;
+        let number = state.newest;
+        state.given_away.insert(service, GivenAway { number, lease_until, old: None });
+    }
+
+    /// The gate of the service lets some pass, or all.
+    pub(super) fn keep(&self, service: Service) {
+        lock(&self.0).given_away.remove(&service);
+    }
+
+    /// What a look at this namespace that begins now may go by.
+    pub(super) fn before(&self, netns: u32) -> Before {
+        let state = lock(&self.0);
+        let here = state.given_away.iter().filter(|(service, _)| service.netns == netns);
+        Before(here.map(|(service, given)| (*service, given.number)).collect())
+    }
+
+    /// Sorts the handshakes of a look at these ports that is over `now`; without ports it was about all of them. Where
+    /// the gate did not give everything away all the time, every handshake counts.
+    pub(super) fn sort_out(&self, before: &Before, ports: &[u16], now: Boot, look: &mut Look) {
+        let mut state = lock(&self.0);
+        for (service, number) in &before.0 {
+            let was_asked = ports.is_empty() || ports.contains(&service.port);
+            let Some(given) = state.given_away.get_mut(service).filter(|_| was_asked) else {
+                continue;
+            };
+            if given.number != *number {
+                continue;
+            }
+            if now >= given.lease_until {
+                given.old = None;
                 continue;
             }
             let handshakes = look.sockets.iter_mut().filter(|socket| {
                 socket.state == TcpState::SynRecv && socket.local.port() == service.port
             });
-            match known.get(&service) {
+            match &given.old {
                 Some(old) => handshakes
                     .filter(|handshake| !old.contains(&handshake.cookie))
                     .for_each(|handshake| handshake.class = Class::Steered),
-                None => {
-                    known.insert(service, handshakes.map(|handshake| handshake.cookie).collect());
-                }
+                None => given.old = Some(handshakes.map(|handshake| handshake.cookie).collect()),
             }
         }
     }
@@ -69,39 +111,53 @@ mod tests {
         }
     }
 
+    const LEASE: Boot = Boot::from_nanos(100);
+    const NOW: Boot = Boot::from_nanos(50);
+
+    fn look(cookies: &[u64]) -> Look {
+        let sockets = cookies.iter().map(|cookie| socket(*cookie, 80, TcpState::SynRecv)).collect();
+        Look { sockets, ..Look::default() }
+    }
+
     /// Which of these handshakes count.
     fn counted(
         handshakes: &Handshakes,
+        before: &Before,
         ports: &[u16],
-        given_away: &[Service],
         cookies: &[u64],
     ) -> Vec<u64> {
-        let sockets = cookies.iter().map(|cookie| socket(*cookie, 80, TcpState::SynRecv)).collect();
-        let mut look = Look { sockets, ..Look::default() };
-        handshakes.sort_out(1, ports, given_away, &mut look);
+        let mut look = look(cookies);
+        handshakes.sort_out(before, ports, NOW, &mut look);
         let counted = look.sockets.iter().filter(|socket| socket.class == Class::Counted);
         counted.map(|socket| socket.cookie).collect()
+    }
+
+    /// The same in a look that begins now.
+    fn counted_now(handshakes: &Handshakes, cookies: &[u64]) -> Vec<u64> {
+        counted(handshakes, &handshakes.before(1), &[80], cookies)
     }
 
     #[test]
     fn only_handshakes_from_before_are_the_old_listeners() {
         let handshakes = Handshakes::default();
-        assert_eq!(counted(&handshakes, &[80], &[], &[1, 2]), [1, 2], "nothing is given away");
-        assert_eq!(counted(&handshakes, &[80], &[WEB], &[2, 3]), [2, 3], "in progress by then");
-        assert_eq!(counted(&handshakes, &[80], &[WEB], &[2, 3, 4]), [2, 3], "4 came later");
-        assert_eq!(counted(&handshakes, &[], &[WEB], &[3, 5]), [3]);
+        assert_eq!(counted_now(&handshakes, &[1, 2]), [1, 2], "nothing is given away");
+        handshakes.give_away(WEB, LEASE, || ());
+        assert_eq!(counted_now(&handshakes, &[2, 3]), [2, 3], "in progress by then");
+        assert_eq!(counted_now(&handshakes, &[2, 3, 4]), [2, 3], "4 came later");
+        assert_eq!(counted(&handshakes, &handshakes.before(1), &[], &[3, 5]), [3], "of all ports");
+        assert_eq!(counted(&handshakes, &handshakes.before(2), &[80], &[5]), [5], "elsewhere");
     }
 
     #[test]
     fn a_look_at_other_ports_says_nothing_of_this_one() {
         let handshakes = Handshakes::default();
-        assert!(counted(&handshakes, &[81], &[WEB], &[]).is_empty());
-        assert_eq!(counted(&handshakes, &[80], &[WEB], &[1]), [1], "this is the first look at it");
-        let mut look = Look {
-            sockets: vec![socket(7, 81, TcpState::SynRecv), socket(8, 80, TcpState::Established)],
-            ..Look::default()
-        };
-        handshakes.sort_out(1, &[], &[WEB], &mut look);
+        handshakes.give_away(WEB, LEASE, || ());
+        let before = handshakes.before(1);
+        assert!(counted(&handshakes, &before, &[81], &[]).is_empty());
+        assert_eq!(counted_now(&handshakes, &[1]), [1], "this is the first look at it");
+        let sockets = vec![socket(7, 81, TcpState::SynRecv), socket(8, 80, TcpState::Established)];
+        let mut look = Look { sockets, ..Look::default() };
+        handshakes.sort_out(&before, &[], NOW, &mut look);
         let counts = look.sockets.iter().all(|socket| socket.class == Class::Counted);
         assert!(counts, "another port's handshake, and a flow: {look:?}");
     }
@@ -109,15 +165,31 @@ mod tests {
     #[test]
     fn a_gate_that_was_open_in_between_begins_anew() {
         let handshakes = Handshakes::default();
-        assert_eq!(counted(&handshakes, &[80], &[WEB], &[1]), [1]);
-        assert_eq!(counted(&handshakes, &[80], &[WEB], &[1, 2]), [1]);
-        let mut elsewhere = Look::default();
-        handshakes.sort_out(2, &[], &[], &mut elsewhere);
-        assert!(
-            counted(&handshakes, &[80], &[WEB], &[2]).is_empty(),
-            "another namespace is no matter"
+        handshakes.give_away(WEB, LEASE, || ());
+        assert_eq!(counted_now(&handshakes, &[1]), [1]);
+        let slow = handshakes.before(1);
+        handshakes.keep(WEB);
+        assert_eq!(counted(&handshakes, &slow, &[80], &[1, 2]), [1, 2], "it opened meanwhile");
+        // Nobody looks before it closes again.
+        handshakes.give_away(WEB, LEASE, || ());
+        assert_eq!(counted(&handshakes, &slow, &[80], &[2, 3]), [2, 3], "a look from before that");
+        assert_eq!(counted_now(&handshakes, &[2, 3]), [2, 3], "2 and 3 are the old listener's");
+        assert_eq!(counted_now(&handshakes, &[3, 4]), [3]);
+    }
+
+    #[test]
+    fn behind_a_lease_that_is_over_every_handshake_counts() {
+        let handshakes = Handshakes::default();
+        handshakes.give_away(WEB, NOW, || ());
+        for cookies in [[1, 2], [2, 3]] {
+            assert_eq!(counted_now(&handshakes, &cookies), cookies);
+        }
+        handshakes.give_away(WEB, LEASE, || panic!("it is closed already"));
+        assert_eq!(
+            counted_now(&handshakes, &[3]),
+            [3],
+            "it has been renewed: the first look since"
         );
-        assert_eq!(counted(&handshakes, &[80], &[], &[2, 3]), [2, 3], "it is open");
-        assert_eq!(counted(&handshakes, &[80], &[WEB], &[3]), [3], "and closed again");
+        assert_eq!(counted_now(&handshakes, &[3, 4]), [3]);
     }
 }

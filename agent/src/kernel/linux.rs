@@ -71,9 +71,9 @@ pub struct Linux {
     pub(super) hops: Hops,
     pub(super) marks: Marks,
     pub(super) looks: Looks,
-    pub(super) handshakes: Handshakes,
+    pub(super) handshakes: Arc<Handshakes>,
     /// See [`Linux::let_gate_settle`].
-    pub(super) unsettled: Unsettled,
+    pub(super) unsettled: Arc<Unsettled>,
     /// Lost flows that were accounted for by a later reconciliation.
     pub(super) forgiven: Mutex<HashMap<Service, u64>>,
     pub(super) peers: Peers,
@@ -109,21 +109,19 @@ impl Linux {
 
     /// A look at these ports of the namespace, or at all; handshakes and flows of other listeners are told apart.
     fn dump(&self, netns: u32, ports: &[u16]) -> Result<Look, KernelError> {
-        let given_away = lock(&self.gates).given_away(netns);
+        let before = self.handshakes.before(netns);
         // Only now: all of those have closed before.
         self.let_gate_settle(netns);
         let port = if let [port] = ports { Some(*port) } else { None };
         let marks = self.marks.asked(netns, port);
         let mut look = self.namespaces.inside(netns, || diag::look(ports, marks.as_ref()))?;
-        let lasts = given_away.into_iter().filter(|(_, lease_until)| *lease_until > self.now());
-        let services: Vec<Service> = lasts.map(|(service, _)| service).collect();
-        self.handshakes.sort_out(netns, ports, &services, &mut look);
+        self.handshakes.sort_out(&before, ports, self.now(), &mut look);
         Ok(look)
     }
 
     pub(super) fn steering(&self) -> steer::Parts<'_> {
-        let Self { namespaces, gates, tracker, marks, unsettled, .. } = self;
-        steer::Parts { namespaces, gates, tracker, marks, unsettled }
+        let Self { namespaces, gates, tracker, marks, .. } = self;
+        steer::Parts { namespaces, gates, tracker, marks }
     }
 
     pub(super) fn tracker(&self) -> MutexGuard<'_, Tracker> {
@@ -235,11 +233,8 @@ impl Kernel for Linux {
     fn close_gate(&self, service: Service, lease_until: Boot) -> Result<(), KernelError> {
         let netns = self.namespaces.open(service.netns)?;
         let cookie = self.namespaces.cookie(service.netns)?;
-        let mut gates = lock(&self.gates);
-        gates.close(service, lease_until, &netns, cookie)?;
-        // Under the same lock: who sees that it is closed waits for what is still on its way through.
+        lock(&self.gates).close(service, lease_until, &netns, cookie)?;
         self.unsettled.closed(service.netns);
-        drop(gates);
         gate::refill(&self.gates);
         Ok(())
     }

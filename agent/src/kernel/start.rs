@@ -85,13 +85,13 @@ pub fn open(
     let peers = Peers::new(tracker.take_peers()?, client_history);
     let retiring = Retiring::start(&pins, sizes, &offsets, tracker.take_next()?);
     let namespaces = Namespaces::default();
-    let gates = Gates::load(pins, |pin| match namespaces.cookie(pin.netns) {
+    let (handshakes, unsettled) = (Arc::<Handshakes>::default(), Arc::<Unsettled>::default());
+    let (known, closed) = (Arc::clone(&handshakes), Arc::clone(&unsettled));
+    let gates = Gates::load(pins, known, closed, |pin| match namespaces.cookie(pin.netns) {
         Ok(cookie) => Ok(cookie == pin.cookie),
         Err(KernelError::NoNetns(_)) => Ok(false),
         Err(e) => Err(e),
     })?;
-    let unsettled = Unsettled::default();
-    gates.services().iter().for_each(|(service, _)| unsettled.closed(service.netns));
     let linux = Arc::new(Linux {
         host: netns::host()?,
         namespaces,
@@ -103,7 +103,7 @@ pub fn open(
         gates: Arc::new(Mutex::new(gates)),
         drains: Mutex::new(drains),
         looks: Looks::default(),
-        handshakes: Handshakes::default(),
+        handshakes,
         retiring,
         unsettled,
         forgiven: Mutex::default(),

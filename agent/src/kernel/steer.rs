@@ -9,8 +9,8 @@ use drainctl_common::class;
 use rustix::{fs::fstat, net::sockopt::socket_acceptconn};
 
 use super::{
-    Class, KernelError, gate::Gates, linux::lock, marks::Marks, netns::Namespaces,
-    settle::Unsettled, sys, tracker::Tracker,
+    Class, KernelError, gate::Gates, linux::lock, marks::Marks, netns::Namespaces, sys,
+    tracker::Tracker,
 };
 use crate::{
     drain::{Boot, Service},
@@ -23,7 +23,6 @@ pub(super) struct Parts<'a> {
     pub(super) gates: &'a Mutex<Gates>,
     pub(super) tracker: &'a Mutex<Tracker>,
     pub(super) marks: &'a Marks,
-    pub(super) unsettled: &'a Unsettled,
 }
 
 impl Parts<'_> {

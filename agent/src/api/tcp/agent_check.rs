@@ -11,10 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    EndpointError, accept,
-    pace::{Pace, Visit},
-};
+use super::{EndpointError, accept, pace::Pace};
 use crate::{
     api::{
         app::App,
@@ -91,25 +88,31 @@ impl AgentCheck {
         stop: impl Future<Output = ()>,
     ) -> Connections {
         let pace = Pace::default();
-        accept(&self.listener, &pace, stop, |stream, _, visit, _| {
-            serve_one(stream, Arc::clone(&app), visit)
+        accept(&self.listener, &pace, stop, |stream, addr, visit, _| {
+            let may = pace.spend(addr.ip(), 1.0);
+            let app = Arc::clone(&app);
+            async move {
+                if may {
+                    serve_one(stream, &app).await;
+                }
+                drop(visit);
+            }
         })
         .await
     }
 }
 
-async fn serve_one<D: Drains>(stream: TcpStream, app: Arc<App<D>>, visit: Visit) {
+async fn serve_one<D: Drains>(stream: TcpStream, app: &App<D>) {
     let served = timeout(WITHIN, async {
         let mut stream = BufReader::new(stream);
         let mut line = String::new();
         (&mut stream).take(MAX_LINE).read_line(&mut line).await?;
-        let answer = answer(&app, line.trim()).await;
+        let answer = answer(app, line.trim()).await;
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await
     });
     // Who asks in vain asks again.
     let _ = served.await;
-    drop(visit);
 }
 
 /// What HAProxy is told. An answer without one of its words changes nothing there: a typing mistake, or a server that
@@ -141,8 +144,8 @@ fn words(status: &Status, weight: Weight, now: Boot) -> String {
         (StateName::Settling, Some(drain)) if weight == Weight::Fall => {
             let (age, whole) = (now.since(drain.started), drain.min_settle);
             let left = whole.saturating_sub(age).as_millis() * 100 / whole.as_millis().max(1);
-            // At 0 % HAProxy sends nobody any more; only the closed gate does that.
-            format!("up ready {}%", left.max(1))
+            // With any weight at all there would be no quiet time, and the gate would not close.
+            if left == 0 { "drain".to_owned() } else { format!("up ready {left}%") }
         }
         _ => "drain".to_owned(),
     }
@@ -167,10 +170,12 @@ mod tests {
             status
         };
         assert_eq!(answer(&app, &asked).await, "up ready 100%\n");
-        for (seconds, weight) in [(0, 100), (3, 25), (4, 1), (9, 1)] {
+        for (seconds, words) in
+            [(0, "up ready 100%\n"), (3, "up ready 25%\n"), (4, "drain\n"), (9, "drain\n")]
+        {
             drains.set_unsaid(settling(seconds));
             assert_eq!(answer(&app, &asked).await, "drain\n");
-            assert_eq!(answer(&app, &falls).await, format!("up ready {weight}%\n"));
+            assert_eq!(answer(&app, &falls).await, words);
         }
         for state in [StateName::Rejecting, StateName::Drained, StateName::Expired] {
             drains.set_unsaid(draining(WEB, state, 0));

@@ -10,7 +10,7 @@ use drainctl_common::gate::{Rule, RuleKey, SteerKey};
 
 use super::{Gates, open_rule};
 use crate::{
-    drain::{Boot, Service},
+    drain::Service,
     kernel::{
         KernelError,
         loaded::{is_missing, os_error},
@@ -62,29 +62,20 @@ impl Gates {
     }
 
     /// Says whether anybody but the targets serves the port. Of a gate that is not closed nothing is said: until it
-    /// is, the kernel finds its listeners itself. Returns whether that changed anything.
+    /// is, the kernel finds its listeners itself.
     pub(in crate::kernel) fn set_taken_over(
         &mut self,
         service: Service,
         taken_over: bool,
-    ) -> Result<bool, KernelError> {
-        let Some((key, rule)) = self.rule(service) else { return Ok(false) };
+    ) -> Result<(), KernelError> {
+        let Some((key, rule)) = self.rule(service) else { return Ok(()) };
         let is = taken_over && rule.targets > 0 && rule.flags & Rule::CLOSED != 0;
         let flag = if is { Rule::TAKEN_OVER } else { 0 };
         let changed = Rule { flags: rule.flags & !Rule::TAKEN_OVER | flag, ..rule };
         if changed == rule {
-            return Ok(false);
+            return Ok(());
         }
-        self.write(key, changed, false).map(|()| self.note(service, changed))?;
-        Ok(true)
-    }
-
-    /// Services of the namespace of which every new connection is given to the targets, and until when.
-    pub(in crate::kernel) fn given_away(&self, netns: u32) -> Vec<(Service, Boot)> {
-        let Some(attached) = self.attached.get(&netns) else { return Vec::new() };
-        let rules = attached.ports.iter().filter(|(_, rule)| rule.gives_all_away());
-        let until = |rule: &Rule| Boot::from_nanos(rule.lease_until_ns);
-        rules.map(|(&port, rule)| (Service { netns, port }, until(rule))).collect()
+        self.write(key, changed, false).map(|()| self.note(service, changed))
     }
 
     /// Targets that are there by now: of those that were put, some may have been closed.

@@ -52,7 +52,7 @@ struct Args {
     /// With `restart`: how often every instance is replaced.
     #[arg(long, default_value = "10")]
     rounds: usize,
-    /// With `restart`: how many requests all ways together must stand, at least.
+    /// With `restart`: how many requests each way of drainctl must stand, at least; the others have a sixth.
     #[arg(long, default_value = "1000000")]
     requests: u64,
     /// The folder of documents: the command's part of benchmarks.md there is rewritten, and its pictures.

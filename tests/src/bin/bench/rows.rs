@@ -76,7 +76,6 @@ pub(crate) fn tracker_cost() -> Result<Vec<Row>> {
     let mut nothing = Empty::load()?;
     nothing.attach_ops()?;
     let server = Server::start(&netns, Listening::on(Ipv4Addr::LOCALHOST, PORT))?;
-    // Both programs run for each connection, so that one measurement has both sides.
     let measure = |pid: u32| -> Result<f64> {
         let before = cost(pid, Kind::SockOps)?;
         churn(&netns, &server, CONNECTIONS)?;
