@@ -113,18 +113,19 @@ impl Apt {
         version.map(str::to_owned).with_context(missing)
     }
 
-    /// Downloads and unpacks what makes up this kernel: one package, or since Linux 6.19 two.
+    /// Downloads and unpacks what makes up this kernel: one package, or since Linux 6.19 three, one of which has nothing
+    /// but lists, such as that of the modules that are built in.
     fn download(&self, version: &str, root: &Path) -> Result<()> {
         let name = |kind: &str| format!("linux-{kind}-{version}-cloud-amd64");
         let split = ask(self.command("apt-cache").args(["show", &name("binary")])).is_some();
-        let packages =
-            if split { vec![name("binary"), name("modules")] } else { vec![name("image")] };
+        let kinds: &[&str] = if split { &["base", "binary", "modules"] } else { &["image"] };
+        let packages: Vec<String> = kinds.iter().map(|kind| name(kind)).collect();
         let debs = root.join("debs");
         let _ = fs::remove_dir_all(root); // What was begun, and not completed.
         fs::create_dir_all(&debs).with_context(|| format!("make {}", debs.display()))?;
         let mut download = self.command("apt-get");
         let done = ask(download.arg("download").args(&packages).current_dir(&debs));
-        ensure!(done.is_some(), "cannot download {}", packages.join(" and "));
+        ensure!(done.is_some(), "cannot download {}", packages.join(", "));
         for deb in fs::read_dir(&debs).context("list what was downloaded")?.flatten() {
             let done = ask(Command::new("dpkg-deb").arg("--extract").arg(deb.path()).arg(root));
             ensure!(done.is_some(), "cannot unpack {}", deb.path().display());
