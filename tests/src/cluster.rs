@@ -83,7 +83,7 @@ impl Cluster {
         client.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
         client.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
         let pods = (1..=pods).map(|index| attach(&node, index)).collect::<Result<Vec<_>>>()?;
-        let proxy = KubeProxy::new(Arc::clone(&node), mode, *SERVICE.ip(), PORTS);
+        let proxy = KubeProxy::new(Arc::clone(&node), mode, *SERVICE.ip(), PORTS)?;
         let cluster = Self { client, node, pods, proxy };
         let all: Vec<usize> = (0..cluster.pods.len()).collect();
         cluster.set_endpoints(&all)?;

@@ -1,6 +1,10 @@
 //! The rules kube-proxy writes for the ports of a ClusterIP service, in its real structure: chain by chain for
-//! iptables (pkg/proxy/iptables), table, map and chains for nftables (pkg/proxy/nftables), virtual servers for IPVS
-//! (pkg/proxy/ipvs). Each change is one transaction, and established connections go on by conntrack, as on a real node.
+//! iptables (pkg/proxy/iptables), table, map and chains for nftables (pkg/proxy/nftables). Each change is one
+//! transaction, and established connections go on by conntrack, as on a real node. In its IPVS mode, kube-proxy itself
+//! is run.
+
+mod api;
+mod real;
 
 use std::{
     collections::BTreeSet,
@@ -12,6 +16,7 @@ use std::{
 
 use anyhow::Result;
 
+use self::real::Real;
 use crate::{cmd, netns::Netns};
 
 const SERVICE: &str = "default/web";
@@ -24,7 +29,7 @@ pub enum Mode {
     Iptables,
     /// `--proxy-mode=nftables`
     Nftables,
-    /// `--proxy-mode=ipvs`: not every machine's kernel has it; `cargo xtask vm` boots some that do.
+    /// `--proxy-mode=ipvs`, by kube-proxy itself: not every machine's kernel has it; `cargo xtask vm` boots some that do.
     Ipvs,
 }
 
@@ -41,82 +46,57 @@ pub struct ServicePort {
 #[derive(Debug)]
 pub struct KubeProxy {
     node: Arc<Netns>,
-    mode: Mode,
+    writer: Writer,
     ip: Ipv4Addr,
     ports: &'static [ServicePort],
     /// What the rules name now; chains of endpoints that leave are to be deleted.
     current: Mutex<BTreeSet<Ipv4Addr>>,
-    /// What IPVS knows, with a weight of zero if it is not current.
-    known: Mutex<BTreeSet<Ipv4Addr>>,
+}
+
+/// Who writes the rules.
+#[derive(Debug)]
+enum Writer {
+    Iptables,
+    Nftables,
+    Ipvs(Real),
 }
 
 impl KubeProxy {
     /// Of the service at `ip` on `node`; there are no rules before the first [`Self::set_endpoints`].
-    pub fn new(node: Arc<Netns>, mode: Mode, ip: Ipv4Addr, ports: &'static [ServicePort]) -> Self {
-        let (current, known) = (Mutex::default(), Mutex::default());
-        Self { node, mode, ip, ports, current, known }
+    pub fn new(
+        node: Arc<Netns>,
+        mode: Mode,
+        ip: Ipv4Addr,
+        ports: &'static [ServicePort],
+    ) -> Result<Self> {
+        let writer = match mode {
+            Mode::Iptables => Writer::Iptables,
+            Mode::Nftables => Writer::Nftables,
+            Mode::Ipvs => Writer::Ipvs(Real::start(&node, ip, ports)?),
+        };
+        Ok(Self { node, writer, ip, ports, current: Mutex::default() })
     }
 
-    /// Renders the rules for these pods and applies them at once, for all ports together.
+    /// Renders the rules for these pods and applies them at once, for all ports together; or has kube-proxy do so.
     pub fn set_endpoints(&self, pods: &[Ipv4Addr]) -> Result<()> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted: BTreeSet<_> = pods.iter().copied().collect();
         let gone: Vec<_> = current.difference(&wanted).copied().collect();
         let targets: Vec<_> =
             self.ports.iter().map(|port| Target::new(self.ip, *port, pods, &gone)).collect();
-        match self.mode {
-            Mode::Iptables => {
+        match &self.writer {
+            Writer::Iptables => {
                 let rules = iptables(&targets)?;
                 let args = ["--noflush", "--counters", "--wait", "5"];
                 self.node.run(|| cmd::run_with_input("iptables-restore", &args, &rules))?;
             }
-            Mode::Ipvs => self.set_virtual_servers(&wanted)?,
-            Mode::Nftables => {
+            Writer::Nftables => {
                 let rules = nftables(&targets)?;
                 self.node.run(|| cmd::run_with_input("nft", &["-f", "-"], &rules))?;
             }
+            Writer::Ipvs(real) => real.set_endpoints(&self.node, self.ports, &wanted)?,
         }
         *current = wanted;
-        Ok(())
-    }
-
-    /// What pkg/proxy/ipvs does: each service is a virtual server with the scheduler `rr` at an address of `kube-ipvs0`,
-    /// and an endpoint that leaves keeps its connections, with a weight of zero (graceful_termination.go).
-    fn set_virtual_servers(&self, wanted: &BTreeSet<Ipv4Addr>) -> Result<()> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut commands = String::new();
-        if known.is_empty() {
-            self.prepare_virtual_servers()?;
-            for port in self.ports {
-                writeln!(commands, "-A -t {}:{} -s rr", self.ip, port.port)?;
-            }
-        }
-        for pod in wanted.union(&known.clone()) {
-            let verb = if known.insert(*pod) { "-a" } else { "-e" };
-            let weight = u8::from(wanted.contains(pod));
-            for ServicePort { port, .. } in self.ports {
-                let service = format!("{}:{port}", self.ip);
-                writeln!(commands, "{verb} -t {service} -r {pod}:{port} -m -w {weight}")?;
-            }
-        }
-        self.node.run(|| cmd::run_with_input("ipvsadm", &["--restore"], &commands)).map(drop)
-    }
-
-    /// The settings and the device that kube-proxy makes at its start.
-    fn prepare_virtual_servers(&self) -> Result<()> {
-        cmd::run("modprobe", &["-a", "ip_vs", "ip_vs_rr", "nf_conntrack"])?;
-        let device =
-            format!("link add kube-ipvs0 type dummy\naddr add {}/32 dev kube-ipvs0\n", self.ip);
-        cmd::run_with_input("ip", &["-n", self.node.name(), "-batch", "-"], &device)?;
-        for (key, value) in [
-            ("net/ipv4/vs/conntrack", "1"),
-            ("net/ipv4/vs/expire_nodest_conn", "1"),
-            ("net/ipv4/vs/expire_quiescent_template", "1"),
-            ("net/ipv4/conf/all/arp_ignore", "1"),
-            ("net/ipv4/conf/all/arp_announce", "2"),
-        ] {
-            self.node.sysctl(key, value)?;
-        }
         Ok(())
     }
 }

@@ -30,6 +30,14 @@ fn one_in_three_seconds() -> Plan {
     plan(1, Duration::from_secs(3))
 }
 
+/// About 80 requests a second: in an emulated machine more of them would keep kube-proxy from its work.
+fn few_connections() -> Plan {
+    plan(4, Duration::from_millis(50))
+}
+
+/// kube-proxy itself, with all the programs it runs, may take half a minute there to follow.
+const PATIENT: [&str; 4] = ["--max-settle", "4m", "--timeout", "5m"];
+
 /// Restarts three pods under load; what the clients saw, and what the gate refused.
 fn restart(mode: Mode, load: Plan, options: &[&str]) -> Result<(Tally, u64)> {
     let cluster = Cluster::new(3, mode)?;
@@ -73,8 +81,8 @@ fn no_request_fails_behind_nftables_rules() -> Result<()> {
 #[test]
 #[ignore = "needs IPVS in the kernel: cargo xtask vm runs it"]
 fn no_request_fails_behind_ipvs() -> Result<()> {
-    let (tally, _) = restart(Mode::Ipvs, short_connections(), &[])?;
-    ensure!(tally.failed() == 0 && tally.ok > 1000, "{tally}");
+    let (tally, _) = restart(Mode::Ipvs, few_connections(), &PATIENT)?;
+    ensure!(tally.failed() == 0 && tally.ok > 100, "{tally}");
     Ok(())
 }
 
@@ -86,10 +94,10 @@ fn requests_fail_behind_ipvs_where_servers_are_just_terminated() -> Result<()> {
     for pod in &cluster.pods {
         Nginx::await_answer(&cluster.client, pod.addr())?;
     }
-    let load = Load::start(&cluster.client, short_connections());
+    let load = Load::start(&cluster.client, few_connections());
     rolling::restart_all(&cluster, &mut servers, Method::Terminate)?;
     let tally = load.finish()?;
-    ensure!(tally.failed() > 0 && tally.ok > 1000, "this load cannot show a failure: {tally}");
+    ensure!(tally.failed() > 0 && tally.ok > 100, "this load cannot show a failure: {tally}");
     Ok(())
 }
 

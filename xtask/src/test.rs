@@ -51,7 +51,11 @@ enum Kind {
         args: Vec<String>,
     },
     /// A few tests on one old kernel, and whether the kernel programs cost more there than they did, as root.
-    Smoke,
+    Smoke {
+        /// Takes the binaries of the last build as they are.
+        #[arg(long)]
+        no_build: bool,
+    },
     /// Real servers and clients of other projects in pairs, while the server is drained, as root.
     Peers {
         /// Pairs, as `protocol/server/client` with `*` for any, or one of the three names; flags too.
@@ -88,9 +92,11 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
             require_root("clusters", "test kube")?;
             cluster(shell, workspace, args)
         }
-        Some(Kind::Smoke) => {
+        Some(Kind::Smoke { no_build }) => {
             require_root("virtual machines that share this machine's files", "test smoke")?;
-            build::run(shell, workspace, &build::Options::default())?;
+            if !no_build {
+                build::run(shell, workspace, &build::Options::default())?;
+            }
             vm::smoke(shell, workspace)
         }
         Some(Kind::Peers { args }) => {

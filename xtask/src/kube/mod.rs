@@ -32,6 +32,19 @@ pub(crate) fn prepare(shell: &Shell, workspace: &Workspace) -> Result<()> {
     images::prepare(shell, workspace, &agent)
 }
 
+/// Builds kube-proxy alone, for tests that need no more of a cluster.
+///
+/// # Errors
+/// Go is missing, or cannot build it.
+pub(crate) fn proxy(shell: &Shell, workspace: &Workspace) -> Result<()> {
+    programs::proxy(shell, workspace)
+}
+
+/// Where [`proxy`] puts it.
+pub(crate) fn proxy_program(workspace: &Workspace) -> PathBuf {
+    folder(workspace).join("alone/kube-proxy")
+}
+
 /// The sources, in `tests/kube`.
 fn source(workspace: &Workspace) -> PathBuf {
     workspace.root.join("tests/kube")

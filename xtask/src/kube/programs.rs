@@ -1,6 +1,6 @@
 //! Kubernetes' programs, as its own release builds them: static, stripped, and they know their version.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
 
@@ -44,13 +44,36 @@ pub(super) fn helm(shell: &Shell, workspace: &Workspace) -> Result<()> {
 
 /// Builds them, and the few small programs of our own beside them.
 pub(super) fn prepare(shell: &Shell, workspace: &Workspace) -> Result<()> {
+    let packages: Vec<String> = PROGRAMS.iter().map(|name| command(name)).collect();
+    let packages = [packages, vec!["./...".to_owned()]].concat();
+    make(shell, workspace, &folder(workspace).join("bin"), &packages, "a quarter of an hour")
+}
+
+/// Builds kube-proxy alone.
+pub(super) fn proxy(shell: &Shell, workspace: &Workspace) -> Result<()> {
+    let folder = folder(workspace).join("alone");
+    make(shell, workspace, &folder, &[command("kube-proxy")], "some minutes")
+}
+
+/// The package of one of Kubernetes' programs.
+fn command(name: &str) -> String {
+    format!("{MODULE}/cmd/{name}")
+}
+
+/// Puts what these packages make into a folder, unless they are there already.
+fn make(
+    shell: &Shell,
+    workspace: &Workspace,
+    bin: &Path,
+    packages: &[String],
+    time: &str,
+) -> Result<()> {
     let source = source(workspace).join("go");
-    let bin = folder(workspace).join("bin");
     let mut inputs = ask(Command::new("go").arg("version"))
         .context("there is no go: run `cargo xtask setup`")?;
     inputs.push('\n');
     inputs += &texts(&source)?;
-    let stamp = Stamp::new(&bin, inputs);
+    let stamp = Stamp::new(bin, inputs);
     if stamp.is_current() {
         return Ok(());
     }
@@ -58,15 +81,14 @@ pub(super) fn prepare(shell: &Shell, workspace: &Workspace) -> Result<()> {
         .args(["list", "-m", "-f", "{{.Version}}", MODULE])
         .current_dir(&source))
     .context("Go does not find the modules of Kubernetes")?;
-    shell.stage(format_args!(
-        "Kubernetes {version}: {} (the first time it takes a quarter of an hour)",
-        PROGRAMS.join(", ")
-    ));
-    fs::create_dir_all(&bin)?;
+    let names = packages.join(", ");
+    shell.stage(format_args!("Kubernetes {version}: {names} (the first time it takes {time})"));
+    fs::create_dir_all(bin)?;
     let mut go = Command::new("go");
     go.args(["build", "-mod=readonly", "-buildvcs=false", "-trimpath"]);
     go.arg(format!("-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={version}"));
-    go.arg("-o").arg(&bin).args(PROGRAMS.map(|name| format!("{MODULE}/cmd/{name}"))).arg("./...");
+    // With a slash, one package too is put into the folder under its name.
+    go.arg("-o").arg(bin.join("")).args(packages);
     shell.run(go.current_dir(source).env("CGO_ENABLED", "0"))?;
     stamp.write()
 }

@@ -114,7 +114,7 @@ pub(super) const VENV: &str = "python3 -m venv";
 pub(super) const CNI: &str = "/usr/lib/cni/bridge";
 
 /// All of them.
-pub(super) const TOOLS: [Tool; 32] = [
+pub(super) const TOOLS: [Tool; 33] = [
     Tool::demo("nginx", "nginx-light"),
     Tool::demo("iptables", "iptables"),
     Tool::new("nft", "nftables"),
@@ -138,6 +138,7 @@ pub(super) const TOOLS: [Tool; 32] = [
     Tool::machine("cpio", "cpio"),
     Tool::machine("modprobe", "kmod"),
     Tool::machine("ipvsadm", "ipvsadm"),
+    Tool::machine("ipset", "ipset"),
     Tool::machine("lz4", "lz4"),
     Tool::machine("zstd", "zstd"),
     Tool::machine("xz", "xz-utils"),

@@ -24,7 +24,7 @@ use self::{
     table::Table,
 };
 use crate::{
-    build,
+    build, kube,
     setup::{self, Scope},
     shell::{Shell, require_root},
     toolchain::cache,
@@ -47,7 +47,10 @@ pub(crate) struct Options {
     /// Makes this page anew (docs/kernels.md) of what came of each kernel's last run of all tests.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// `test` and the names of integration tests (files of tests/tests; none: all of them), or any command.
+    /// Takes the binaries of the last build as they are.
+    #[arg(long)]
+    no_build: bool,
+    /// `test` and the names of integration tests (files of tests/tests, or FILE::TEST; none: all of them), or any command.
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,
@@ -69,6 +72,9 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
         if options.all { KERNELS.iter().collect() } else { options.kernels.clone() };
     match options.command.split_first() {
         Some((word, names)) if word == "test" => {
+            if !options.no_build {
+                build::run(shell, workspace, &build::Options::default())?;
+            }
             let tested = test(shell, workspace, &kernels, names);
             options.out.iter().try_for_each(|page| page::write(workspace, page))?;
             tested
@@ -80,14 +86,16 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
 }
 
 /// Runs integration tests in each kernel, and prints what came of them.
-pub(crate) fn test(
+fn test(
     shell: &Shell,
     workspace: &Workspace,
     kernels: &[&'static Kernel],
     names: &[String],
 ) -> Result<()> {
-    build::run(shell, workspace, &build::Options::default())?;
     let suite = Suite::build(shell, workspace, names)?;
+    if suite.has(PROXIED) {
+        kube::proxy(shell, workspace)?;
+    }
     let mut table = Table::default();
     for kernel in kernels {
         let machine = machine(shell, workspace, kernel)?;
@@ -104,6 +112,9 @@ pub(crate) fn test(
     ensure!(broken == 0, "{broken} tests failed or did not run");
     Ok(())
 }
+
+/// The tests that run kube-proxy itself.
+const PROXIED: &str = "rolling";
 
 /// The oldest kernel that has everything but conveniences.
 const OLD: &str = "6.1";

@@ -1,8 +1,8 @@
 //! The integration tests as they run in a machine, and what each kernel is known to lack.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{
     kernels::Kernel,
@@ -10,7 +10,7 @@ use super::{
     table::{Outcome, Row},
 };
 use crate::{
-    build, peers,
+    build, kube, peers,
     shell::{Shell, host_cargo},
     workspace::Workspace,
 };
@@ -26,19 +26,20 @@ const THREADS: u32 = 3;
 
 /// What shows in a minute or two that a kernel is not out of reach: refusing, telling by header and by GOAWAY, FINs,
 /// forwarding, and a new agent that goes on.
-const SMOKE: [(&str, &str); 5] = [
-    ("gate", "new_connections_are_refused_on_every_path"),
-    ("retire_http1", "heads_say_close_once_and_keep_their_other_options"),
-    ("retire_http2", "one_goaway_comes_between_two_frames"),
-    ("forward", "bytes_half_closes_and_first_words_arrive_over_both_families"),
-    ("survive", "a_killed_agent_leaves_drains_to_the_next"),
+const SMOKE: [&str; 6] = [
+    "gate::new_connections_are_refused_on_every_path",
+    "count::half_closed_connections_count_until_they_end",
+    "retire_http1::heads_say_close_once_and_keep_their_other_options",
+    "retire_http2::one_goaway_comes_between_two_frames",
+    "forward::bytes_half_closes_and_first_words_arrive_over_both_families",
+    "survive::a_killed_agent_leaves_drains_to_the_next",
 ];
 
 /// Built test programs.
 pub(super) struct Suite {
     programs: Vec<Program>,
-    /// File and name of those that are run; none: all.
-    only: &'static [(&'static str, &'static str)],
+    /// File and name of those that are run of these files; of others, all are.
+    only: Vec<(String, String)>,
 }
 
 struct Program {
@@ -48,7 +49,7 @@ struct Program {
 }
 
 impl Suite {
-    /// Builds the tests with these names; all if there are none.
+    /// Builds the tests with these names, of files or `file::test`; all if there are none.
     ///
     /// # Errors
     /// They cannot be built, or there is none of a name.
@@ -61,9 +62,7 @@ impl Suite {
     /// # Errors
     /// They cannot be built.
     pub(super) fn smoke(shell: &Shell, workspace: &Workspace) -> Result<Self> {
-        let files: Vec<String> = SMOKE.iter().map(|(file, _)| (*file).to_owned()).collect();
-        let suite = Self::build_as("dev", shell, workspace, &files)?;
-        Ok(Self { only: &SMOKE, ..suite })
+        Self::build_as("dev", shell, workspace, &SMOKE.map(str::to_owned))
     }
 
     fn build_as(
@@ -74,22 +73,30 @@ impl Suite {
     ) -> Result<Self> {
         shell.stage("building the tests");
         let mut cargo = host_cargo(&workspace.root);
-        cargo.args(["test", "--package", "drainctl-tests", "--tests", "--no-run"]);
+        cargo.args(["test", "--package", "drainctl-tests", "--no-run"]);
+        match names {
+            [] => _ = cargo.arg("--tests"),
+            // Cargo says so if there is none of a name, and which there are.
+            names => {
+                let files: BTreeSet<&str> = names.iter().map(|name| file(name)).collect();
+                files.iter().for_each(|file| _ = cargo.args(["--test", file]));
+            }
+        }
         cargo.args(["--profile", profile, "--message-format", "json-render-diagnostics"]);
         cargo.env("DRAINCTL_EBPF_DIR", build::ebpf::objects(workspace));
         let output = cargo.stderr(std::process::Stdio::inherit()).output().context("run cargo")?;
         ensure!(output.status.success(), "the tests cannot be built");
         let text = String::from_utf8_lossy(&output.stdout);
-        let all: Vec<Program> = text.lines().filter_map(program).collect();
-        if let Some(name) = names.iter().find(|name| !all.iter().any(|test| test.name == **name)) {
-            let known: Vec<&str> = all.iter().map(|test| test.name.as_str()).collect();
-            bail!("there is no integration test {name}, only {}", known.join(", "));
-        }
-        let wanted = |test: &Program| match names {
-            [] => !NOT_HERE.contains(&test.name.as_str()),
-            names => names.contains(&test.name),
-        };
-        Ok(Self { programs: all.into_iter().filter(wanted).collect(), only: &[] })
+        let all = text.lines().filter_map(program);
+        let only = names.iter().filter_map(|name| name.split_once("::"));
+        let only = only.map(|(file, test)| (file.to_owned(), test.to_owned())).collect();
+        let wanted = |test: &Program| !names.is_empty() || !NOT_HERE.contains(&test.name.as_str());
+        Ok(Self { programs: all.filter(wanted).collect(), only })
+    }
+
+    /// Whether this file's tests are among them.
+    pub(super) fn has(&self, file: &str) -> bool {
+        self.programs.iter().any(|program| program.name == file)
     }
 
     /// What the guest runs: `first`, then all programs, a few tests at a time, without those that the kernel is known to lack
@@ -108,8 +115,9 @@ impl Suite {
                 .map(|(_, test)| format!(" {}", quoted(test)))
                 .collect();
             // Those that this machine's kernel cannot run are for here.
-            let options =
-                format!("--test-threads={THREADS} --include-ignored --exact{only}{skips}");
+            let options = format!(
+                "--color never --test-threads={THREADS} --include-ignored --exact{only}{skips}"
+            );
             script +=
                 &format!("echo '{MARK}{name}'\n{} {options} || failed=1\n", quoted_path(path));
         }
@@ -145,37 +153,37 @@ impl Suite {
     }
 }
 
+/// `gate` of `gate::some_test`.
+fn file(name: &str) -> &str {
+    name.split_once("::").map_or(name, |(file, _)| file)
+}
+
 /// What the tests find their way by.
 pub(super) fn environment(workspace: &Workspace) -> String {
     format!(
-        "cd {}\nexport DRAINCTL_DIST={} DRAINCTL_EBPF_DIR={} DRAINCTL_PEERS={} DRAINCTL_SLOW=1\n",
+        "cd {}\nexport DRAINCTL_DIST={} DRAINCTL_EBPF_DIR={} DRAINCTL_PEERS={} \
+         DRAINCTL_KUBE_PROXY={} DRAINCTL_SLOW=1\n",
         quoted_path(&workspace.root.join("tests")),
         quoted_path(&workspace.dist()),
         quoted_path(&build::ebpf::objects(workspace)),
         quoted_path(&peers::folder(workspace)),
+        quoted_path(&kube::proxy_program(workspace)),
     )
 }
 
 /// Printed before each program.
 const MARK: &str = "drainctl-vm-program ";
 
-/// `test name ... ok`, colours taken off.
+/// `test name ... ok`.
 fn result(line: &str) -> Option<(String, Outcome)> {
     let (name, rest) = line.strip_prefix("test ")?.split_once(" ... ")?;
-    let outcome = match plain(rest).trim() {
+    let outcome = match rest.trim() {
         "ok" => Outcome::Passed,
         // A test that skips itself is none of the list.
         text if text.starts_with("ignored") => Outcome::NotRun,
         _ => Outcome::Failed,
     };
     Some((name.to_owned(), outcome))
-}
-
-/// Without terminal escapes.
-fn plain(text: &str) -> String {
-    let mut parts = text.split('\u{1b}');
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |all, part| all + part.split_once('m').map_or("", |(_, rest)| rest))
 }
 
 /// A test program in a line of what cargo prints.
@@ -232,10 +240,9 @@ mod tests {
     use crate::vm::kernels::KERNELS;
 
     #[test]
-    fn results_are_read_with_and_without_colours() {
+    fn results_are_read() {
         let passed = Some(("a::b".to_owned(), Outcome::Passed));
         assert_eq!(result("test a::b ... ok"), passed);
-        assert_eq!(result("test a::b ... \u{1b}[32mok\u{1b}[m"), passed);
         assert_eq!(result("test c ... FAILED"), Some(("c".to_owned(), Outcome::Failed)));
         assert_eq!(result("test d ... ignored, why"), Some(("d".to_owned(), Outcome::NotRun)));
         assert_eq!(result("running 6 tests"), None);
@@ -263,7 +270,7 @@ mod tests {
     #[test]
     fn a_program_that_did_not_run_is_no_pass() {
         let programs = vec![Program { name: "gate".into(), path: "/gate".into() }];
-        let suite = Suite { programs, only: &[] };
+        let suite = Suite { programs, only: Vec::new() };
         let output = Output { lines: vec![], passed: true };
         let rows = suite.results(&KERNELS[1], &output);
         assert_eq!(rows.len(), 1);
