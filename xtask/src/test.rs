@@ -109,6 +109,9 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
             setup::everything(shell, workspace)?;
             manifests::check(shell, workspace)?;
             unit(shell, workspace, &[])?;
+            build::run(shell, workspace, &build::Options::default())?;
+            vm::smoke(shell, workspace)?;
+            // Last, so that their summaries are what is read.
             integration(shell, workspace, &[])
         }
     }

@@ -122,9 +122,16 @@ fn number(log: &str, word: &str) -> Option<u64> {
     rest[..end].parse().ok()
 }
 
-/// `stack depth 88+32`: of the program, and of each function that it calls.
+/// `stack depth 88+32`: of the program, and of each function that it calls. Since Linux 7, that line has their maximum,
+/// and one line for each of them follows: `subprog 0 (gate) … stack 88`.
 fn stack(log: &str) -> Option<u64> {
     let (_, rest) = log.split_once("stack depth ")?;
-    let parts = rest.lines().next()?.split('+');
-    parts.map(|part| part.trim().parse::<u64>().ok()).try_fold(0, |all, part| Some(all + part?))
+    let numbers: Vec<&str> = match rest.strip_prefix("max ") {
+        Some(rest) => {
+            let lines = rest.lines().filter(|line| line.starts_with("subprog "));
+            lines.filter_map(|line| Some(line.rsplit_once(" stack ")?.1)).collect()
+        }
+        None => rest.lines().next()?.split('+').collect(),
+    };
+    numbers.iter().map(|number| number.trim().parse::<u64>().ok()).sum()
 }
