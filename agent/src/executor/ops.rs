@@ -151,7 +151,7 @@ impl Op {
     }
 
     /// Whether it looks at sockets or walks maps.
-    pub(super) fn is_looking(&self) -> bool {
+    fn is_looking(&self) -> bool {
         match self {
             Self::Verify | Self::Retire(_) | Self::Restore { .. } => true,
             Self::Abort | Self::LogSources | Self::HandOver(_) | Self::TakeStragglers => true,
