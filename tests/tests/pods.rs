@@ -1,5 +1,7 @@
 //! Pods by name, their own deadline, and what Kubernetes does about them.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use anyhow::{Context as _, Result, ensure};
 use drainctl_tests::{
     agent::Agent,
@@ -15,7 +17,6 @@ use drainctl_tests::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const UID: &str = "f47ac10b-58cc-4372-a567-0e02b2c3d479";
 const GATE: &str = "drainctl.dev/serving";
 const POD: [&str; 2] = ["--pod", "default/web-0"];
 /// Root without being a node admin.
@@ -25,6 +26,7 @@ const CONTAINED: &[&str] = &["unshare", "--pid", "--fork", "--kill-child"];
 struct Node {
     agent: Agent,
     api: Option<ApiServer>,
+    uid: String,
     sandbox: Sandbox,
     host: Netns,
     server: Server,
@@ -35,22 +37,23 @@ struct Node {
 impl Node {
     /// With names from the kubelet's folder of logs only.
     fn without_api() -> Result<Self> {
-        Self::start(None)
+        Self::start(None, new_uid())
     }
 
     /// With an API that knows this pod.
     fn with_api(pod: Value) -> Result<Self> {
+        let uid = pod["metadata"]["uid"].as_str().context("a pod has a uid")?.to_owned();
         let api = ApiServer::start()?;
         api.put_pod(pod);
-        Self::start(Some(api))
+        Self::start(Some(api), uid)
     }
 
-    fn start(api: Option<ApiServer>) -> Result<Self> {
+    fn start(api: Option<ApiServer>, uid: String) -> Result<Self> {
         let (cluster, host, folder) = (Cluster::single()?, Netns::host()?, TempDir::new()?);
         let server = serve(&cluster.pods[0], PORT)?;
-        let sandbox = Sandbox::start(&cluster.pods[0].netns, UID)?;
+        let sandbox = Sandbox::start(&cluster.pods[0].netns, &uid)?;
         let logs = folder.path().join("pods");
-        for name in [format!("default_web-0_{UID}"), "default_gone_1".to_owned()] {
+        for name in [format!("default_web-0_{uid}"), "default_gone_1".to_owned()] {
             std::fs::create_dir_all(logs.join(name))?;
         }
         let logs = logs.to_str().context("a path of letters")?;
@@ -70,7 +73,7 @@ impl Node {
             None => options.extend(["--kubernetes", "off"]),
         }
         let agent = Agent::start_with(&options)?;
-        Ok(Self { agent, api, sandbox, host, server, cluster, _folder: folder })
+        Ok(Self { agent, api, uid, sandbox, host, server, cluster, _folder: folder })
     }
 
     fn pod(&self) -> &Pod {
@@ -107,10 +110,16 @@ impl Node {
     }
 }
 
+/// A uid that no other test's pod has: all pods here are processes of one machine, and found by it.
+fn new_uid() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("f47ac10b-58cc-4372-a567-{:012x}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 fn pod() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": "web-0", "namespace": "default", "uid": UID, "labels": {"app": "web"}},
+        "metadata": {"name": "web-0", "namespace": "default", "uid": new_uid(), "labels": {"app": "web"}},
         "spec": {
             "nodeName": "node-a", "containers": [{"name": "web"}], "terminationGracePeriodSeconds": 60,
             "readinessGates": [{"conditionType": GATE}],
@@ -149,7 +158,7 @@ fn a_pod_is_drained_by_its_name_without_any_api() -> Result<()> {
     let node = Node::without_api()?;
     let admin = node.admin();
     let status = json_of(&admin.expect(0, &to_pod(&["status", "--json"]))?)?;
-    let expected = json!({"namespace": "default", "name": "web-0", "uid": UID});
+    let expected = json!({"namespace": "default", "name": "web-0", "uid": node.uid});
     ensure!(status["services"][0]["pod"] == expected, "{status}");
     ensure!(status["services"][0]["netns"] == node.pod().netns.inode(), "{status}");
     admin.expect(0, &to_pod(&["status"]))?.says("default/web-0")?;
@@ -219,6 +228,7 @@ fn a_drain_in_a_pod_ends_before_the_pod_does() -> Result<()> {
     inside.expect(0, &["undrain", "--port", "80"])?;
 
     let mut deleted = pod();
+    deleted["metadata"]["uid"] = json!(node.uid);
     deleted["metadata"]["deletionGracePeriodSeconds"] = json!(4);
     deleted["metadata"]["deletionTimestamp"] = json!("2100-01-01T00:00:00Z");
     node.api()?.put_pod(deleted);
