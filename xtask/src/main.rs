@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything a developer of drainctl runs, each subcommand in a file of its own.
 
 mod build;
+mod debs;
 mod image;
 mod kube;
 mod launch;

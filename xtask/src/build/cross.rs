@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Processor;
 use crate::{
+    debs,
     shell::{Shell, ask, find_program, forget_toolchain, host_cargo, path_with},
     toolchain,
     workspace::Workspace,
@@ -129,7 +130,8 @@ impl Cross {
         let _ = fs::remove_dir_all(self.root.join("usr/lib/rustlib"));
         shell.stage(format_args!("Debian's {package} {version} for {}", processor.name));
         self.make_lists(processor)?;
-        self.unpack(self.apt(processor), &[format!("{package}:{}={version}", processor.name)])?;
+        let library = format!("{package}:{}={version}", processor.name);
+        debs::unpack(self.apt(processor), &[library], &self.root)?;
         ensure!(
             self.root.join("usr/lib/rustlib").join(processor.target).is_dir(),
             "{package} has no {}",
@@ -148,22 +150,7 @@ impl Cross {
         let names = plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
         let names: Vec<String> = names.map(str::to_owned).collect();
         shell.stage(format_args!("Debian's {}, unpacked", names.join(" ")));
-        self.unpack(Command::new("apt-get"), &names)
-    }
-
-    fn unpack(&self, mut apt: Command, packages: &[String]) -> Result<()> {
-        let debs = self.root.join("debs");
-        fs::create_dir_all(&debs).with_context(|| format!("make {}", debs.display()))?;
-        // apt's own user may not write here.
-        apt.args(["-q", "-o", "APT::Sandbox::User=root", "download"]).args(packages);
-        let done = ask(apt.current_dir(&debs));
-        ensure!(done.is_some(), "cannot download {}", packages.join(" "));
-        for deb in fs::read_dir(&debs)?.flatten() {
-            let done =
-                ask(Command::new("dpkg-deb").arg("--extract").arg(deb.path()).arg(&self.root));
-            ensure!(done.is_some(), "cannot unpack {}", deb.path().display());
-        }
-        Ok(fs::remove_dir_all(debs)?)
+        debs::unpack(Command::new("apt-get"), &names, &self.root)
     }
 
     /// Lists of packages for both processors, from this machine's sources.

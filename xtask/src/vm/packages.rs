@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::kernels::Kernel;
-use crate::shell::{Shell, ask};
+use crate::{
+    debs,
+    shell::{Shell, ask},
+};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -120,17 +123,8 @@ impl Apt {
         let split = ask(self.command("apt-cache").args(["show", &name("binary")])).is_some();
         let kinds: &[&str] = if split { &["base", "binary", "modules"] } else { &["image"] };
         let packages: Vec<String> = kinds.iter().map(|kind| name(kind)).collect();
-        let debs = root.join("debs");
         let _ = fs::remove_dir_all(root); // What was begun, and not completed.
-        fs::create_dir_all(&debs).with_context(|| format!("make {}", debs.display()))?;
-        let mut download = self.command("apt-get");
-        let done = ask(download.arg("download").args(&packages).current_dir(&debs));
-        ensure!(done.is_some(), "cannot download {}", packages.join(", "));
-        for deb in fs::read_dir(&debs).context("list what was downloaded")?.flatten() {
-            let done = ask(Command::new("dpkg-deb").arg("--extract").arg(deb.path()).arg(root));
-            ensure!(done.is_some(), "cannot unpack {}", deb.path().display());
-        }
-        fs::remove_dir_all(&debs).context("remove the packages")?;
+        debs::unpack(self.command("apt-get"), &packages, root)?;
         // Kernels since 6.18 have their modules below /usr, where depmod and modprobe do not look.
         let lib = root.join("lib");
         if !lib.exists() {

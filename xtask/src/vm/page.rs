@@ -1,8 +1,9 @@
 //! docs/kernels.md: what came of every kernel's last whole run, by test file.
 //!
-//! A run takes long, so each kernel's results are kept in the target folder until the page is made of all of them.
+//! A run takes long, so each kernel's results are kept in the target folder until the page is made of all of them, and
+//! the page says of which commit they are.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -11,7 +12,7 @@ use super::{
     suite::reason,
     table::{Outcome, Row},
 };
-use crate::workspace::Workspace;
+use crate::{shell::ask, workspace::Workspace};
 
 /// Everything behind this line of the page is made by us.
 const MARK: &str = "<!-- What follows is made by `cargo xtask vm --all --out docs/kernels.md`. -->";
@@ -26,7 +27,10 @@ pub(super) fn keep(
     release: &str,
     rows: &[Row],
 ) -> Result<()> {
-    let mut text = format!("{release}\n");
+    let commit = ask(Command::new("git")
+        .args(["describe", "--always", "--dirty"])
+        .current_dir(&workspace.root));
+    let mut text = format!("{release}, {}\n", commit.as_deref().unwrap_or("no commit"));
     for Row { file, test, outcome } in rows {
         let word = match outcome {
             Outcome::Passed => "passed",
@@ -66,6 +70,7 @@ pub(super) fn write(workspace: &Workspace, page: &Path) -> Result<()> {
 /// What came of one kernel.
 struct Run<'a> {
     kernel: &'static Kernel,
+    /// With the commit.
     release: &'a str,
     /// By file.
     files: BTreeMap<&'a str, Vec<(&'a str, &'a str)>>,

@@ -3,7 +3,12 @@
 //!
 //! The kernels are downloaded, so that the numbers are the same on every machine, but for what compilers differ in.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
@@ -32,7 +37,7 @@ pub(crate) struct Options {
 enum What {
     /// What the kernel programs cost on other kernels: instructions, states, stack and memory of maps.
     Stats {
-        /// Which kernel; all of them if left out.
+        /// Which kernel; all if left out, and without --accept those that were accepted before.
         #[arg(long = "kernel", value_name = "VERSION", value_parser = parse)]
         kernels: Vec<&'static Kernel>,
         /// Writes what was found to docs/, as what is to be expected from now on.
@@ -73,9 +78,13 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
         cargo.args(["build", "--package", "drainctl-tests", "--bin", "bpf_stats"]);
         shell.run(cargo.args(shell.cargo_flag()))?;
     }
-    let all: Vec<&'static Kernel> = KERNELS.iter().collect();
+    let mut all: Vec<&'static Kernel> = KERNELS.iter().collect();
     let mut kept = Kept::read(workspace)?;
     let mut grown = Vec::new();
+    if kernels.is_empty() && !accept {
+        // Of the others nothing is known that could grow.
+        all.retain(|kernel| kept.0.contains_key(kernel.name));
+    }
     for kernel in if kernels.is_empty() { &all } else { kernels } {
         let machine = super::machine(shell, workspace, kernel)?;
         shell.stage(format_args!("Linux {}: kernel programs", machine.release()));
@@ -156,32 +165,28 @@ impl Kept {
             return vec![format!("Linux {}: nothing is kept", kernel.name)];
         };
         let mut grown = Vec::new();
-        let mut compare =
-            |what: String, before: Option<u64>, now: Option<u64>, (part, least): (u64, u64)| {
-                let limit = before.map(|before| before + (before * part / 100).max(least));
-                match (limit, now) {
-                    (Some(limit), Some(now)) if now <= limit => {}
-                    (_, Some(now)) => grown.push(format!(
-                        "Linux {}: {what}: {} (was {}, may be {})",
-                        kernel.name,
-                        now,
-                        before.unwrap_or(0),
-                        limit.unwrap_or(0)
-                    )),
-                    // Less is no growth.
-                    (_, None) => {}
-                }
+        let mut compare = |what: String, before: &Value, now: &Value, (part, least): (u64, u64)| {
+            let limit = before.as_u64().map(|before| before + (before * part / 100).max(least));
+            let say = match (limit, now.as_u64()) {
+                (Some(limit), Some(now)) if now <= limit => return,
+                (Some(limit), Some(now)) => format!("{now} (was {before}, may be {limit})"),
+                (None, Some(now)) => format!("{now} (was not there)"),
+                // Perhaps it was not loaded, or has another name: nothing is known of what it costs.
+                (Some(_), None) => format!("not found (was {before})"),
+                (None, None) => return,
             };
-        for (name, program) in entries(&found["programs"]) {
+            grown.push(format!("Linux {}: {what}: {say}", kernel.name));
+        };
+        for name in names(kept, found, "programs") {
             for (measure, part, least) in MEASURES {
-                let before = kept["programs"][name][measure].as_u64();
+                let of = |all: &Value| all["programs"][name][measure].clone();
                 let what = format!("{measure} of program {name}");
-                compare(what, before, program[measure].as_u64(), (part, least));
+                compare(what, &of(kept), &of(found), (part, least));
             }
         }
-        for (name, bytes) in entries(&found["maps"]) {
+        for name in names(kept, found, "maps") {
             let what = format!("bytes of map {name}");
-            compare(what, kept["maps"][name].as_u64(), bytes.as_u64(), MAP);
+            compare(what, &kept["maps"][name], &found["maps"][name], MAP);
         }
         grown
     }
@@ -244,6 +249,11 @@ Linux 6.4 that is what the map could take at most, since then what it does take;
 `.rodata` and the like are the constants of all objects together.
 ";
 
+/// What either has of a group.
+fn names<'a>(kept: &'a Value, found: &'a Value, group: &str) -> BTreeSet<&'a str> {
+    entries(&kept[group]).chain(entries(&found[group])).map(|(name, _)| name).collect()
+}
+
 fn entries(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
     value.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value))
 }
@@ -283,8 +293,25 @@ mod tests {
     fn what_is_new_has_grown() {
         let found =
             json!({"programs": {"new": {"instructions": 1}}, "maps": {"RULES": 8192, "NEW": 1}});
-        assert_eq!(kept().growth(&KERNELS[1], &found).len(), 2);
+        let grown = kept().growth(&KERNELS[1], &found);
+        assert!(
+            grown.contains(&"Linux 6.1: instructions of program new: 1 (was not there)".into())
+        );
+        assert!(grown.contains(&"Linux 6.1: bytes of map NEW: 1 (was not there)".into()));
         assert_eq!(kept().growth(&KERNELS[0], &found).len(), 1, "nothing is known of that kernel");
+    }
+
+    #[test]
+    fn what_is_not_found_is_said() {
+        let found = json!({"programs": {"gate": {"instructions": 200, "verified": 300, "stack": 64}}, "maps": {}});
+        let grown = kept().growth(&KERNELS[1], &found);
+        assert_eq!(
+            grown,
+            [
+                "Linux 6.1: states of program gate: not found (was 9)",
+                "Linux 6.1: bytes of map RULES: not found (was 8192)",
+            ]
+        );
     }
 
     #[test]
