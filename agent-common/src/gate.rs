@@ -3,7 +3,7 @@
 //! The program cannot learn the network namespace it runs in (`sk_lookup` has no such helper), so
 //! each loaded instance carries a slot number in read-only data, and rules are keyed by slot.
 
-/// Key of the `RULES` and `REJECTED` maps.
+/// Key of the `RULES` map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RuleKey {
@@ -39,8 +39,8 @@ pub struct Rule {
     /// How many listening sockets of the `TARGETS` map, from index 0 on, take the connections that a closed
     /// gate does not let pass; 0: they are refused.
     pub targets: u32,
-    /// Always zero.
-    pub zero: u32,
+    /// Where in the array `GATE_COUNTS` the [`Counts`] of the rule are: no two rules have the same.
+    pub counts: u32,
 }
 
 impl Rule {
@@ -59,6 +59,28 @@ impl Rule {
         is_closed && (to_all || self.flags & Self::TAKEN_OVER != 0)
     }
 }
+
+/// What the gate did with connection attempts under a rule; value of the `GATE_COUNTS` array, which the kernel reads
+/// without hashing. Counted in the kernel by atomic adds. Lookups, not clients: a SYN that is sent again counts again.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Refused because the gate is closed.
+    pub rejected: u64,
+    /// Given to one of the targets.
+    pub steered: u64,
+    /// Let in by [`IGNORE`](crate::peers::verdict::IGNORE).
+    pub ignored: u64,
+    /// Let in by [`ALLOW`](crate::peers::verdict::ALLOW).
+    pub allowed: u64,
+    /// Refused by [`REFUSE`](crate::peers::verdict::REFUSE).
+    pub refused: u64,
+    /// Let in by a closed gate because the client had a flow lately.
+    pub kept: u64,
+}
+
+/// How many rules there can be, each with its counters.
+pub const MAX_RULES: u32 = 16_384;
 
 /// Key of the `TARGETS` map: the listening sockets that take the connections of a closed port.
 #[repr(C)]
@@ -81,4 +103,4 @@ impl SteerKey {
 }
 
 const _: () = assert!(size_of::<RuleKey>() == 8 && size_of::<Rule>() == 32);
-const _: () = assert!(size_of::<SteerKey>() == 8);
+const _: () = assert!(size_of::<SteerKey>() == 8 && size_of::<Counts>() == 48);

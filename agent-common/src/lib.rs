@@ -16,7 +16,7 @@ pub mod track;
 
 /// Version of everything in this crate that crosses between kernel and user space. It changes
 /// whenever a struct, a map or the meaning of a field changes.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// A service: one TCP port in one network namespace. A port alone is never a key, since port 8080
 /// exists in many pods of a node.
@@ -77,11 +77,11 @@ mod pod {
         crate::ServiceKey,
         crate::gate::RuleKey,
         crate::gate::Rule,
+        crate::gate::Counts,
         crate::probe::ProbeKey,
         crate::gate::SteerKey,
         crate::peers::PeerKey,
         crate::peers::Peer,
-        crate::peers::Admitted,
         crate::record::Record,
         crate::track::Flow,
         crate::track::ServiceCounts,

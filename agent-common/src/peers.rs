@@ -69,20 +69,4 @@ pub mod verdict {
     pub const REFUSE: u32 = 3;
 }
 
-/// What the gate did with connection attempts because of the client's address; value of the `ADMITTED` map. Counted
-/// in the kernel by atomic adds. Lookups, not clients: a SYN that is sent again counts again.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Admitted {
-    /// Let in by [`verdict::IGNORE`].
-    pub ignored: u64,
-    /// Let in by [`verdict::ALLOW`].
-    pub allowed: u64,
-    /// Refused by [`verdict::REFUSE`].
-    pub refused: u64,
-    /// Let in by a closed gate because the client had a flow lately.
-    pub kept: u64,
-}
-
 const _: () = assert!(size_of::<PeerKey>() == 24 && size_of::<Peer>() == 8);
-const _: () = assert!(size_of::<Admitted>() == 32);

@@ -39,6 +39,16 @@ fn is_loopback(address: &[u32; 4]) -> bool {
     a | b == 0 && (c == 0 && d == 1 || c == 0xffff && d >> 24 == 127)
 }
 
+/// How many counters the `PROBE_PORTS` array has.
+pub const PORTS: u32 = 4096;
+
+/// Which counter of `PROBE_PORTS` is that of connections from this port, host byte order. While it is zero, none of
+/// them is the kubelet's; else some of those that share the counter may be.
+#[inline(always)]
+pub const fn port_index(client_port: u16) -> u32 {
+    client_port as u32 % PORTS
+}
+
 /// Counters of probes for the whole node; indices into the `PROBE_COUNTS` array.
 pub mod count {
     /// The kubelet opened a connection.

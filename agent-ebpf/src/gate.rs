@@ -18,12 +18,12 @@ use aya_ebpf::{
     bindings::bpf_sk_lookup,
     helpers::bpf_ktime_get_boot_ns,
     macros::{map, sk_lookup},
-    maps::HashMap,
+    maps::{Array, HashMap},
     programs::SkLookupContext,
 };
 use drainctl_common::{
-    gate::{Rule, RuleKey},
-    peers::{Admitted, PeerKey, verdict},
+    gate::{Counts, MAX_RULES, Rule, RuleKey},
+    peers::{PeerKey, verdict},
     probe::{ProbeKey, count},
 };
 
@@ -39,15 +39,11 @@ static GATE_SLOT: Global<u32> = Global::new(0);
 
 /// Rules of the ports of all instances, written by the agent.
 #[map]
-static RULES: HashMap<RuleKey, Rule> = HashMap::with_max_entries(16384, 0);
+static RULES: HashMap<RuleKey, Rule> = HashMap::with_max_entries(MAX_RULES, 0);
 
-/// Lookups refused, counted here and read by the agent, which also makes the entries.
+/// What was done with lookups, counted here and read by the agent, which gives each rule a place and zeroes it.
 #[map]
-static REJECTED: HashMap<RuleKey, u64> = HashMap::with_max_entries(16384, 0);
-
-/// Lookups decided by the client's address, counted here and read by the agent, which also makes the entries.
-#[map]
-static ADMITTED: HashMap<RuleKey, Admitted> = HashMap::with_max_entries(16384, 0);
+static GATE_COUNTS: Array<Counts> = Array::with_max_entries(MAX_RULES, 0);
 
 /// Refuses what is to be refused, and leaves everything else as if the program were not there.
 #[sk_lookup]
@@ -87,13 +83,24 @@ fn gate(ctx: SkLookupContext) -> u32 {
         }
     }
     if steer::to_target(&ctx, key, rule.targets) {
+        if let Some(counts) = counts(rule) {
+            // SAFETY: `counts` points to a live map value.
+            counter::add(unsafe { &raw mut (*counts).steered }, 1);
+        }
         return SK_PASS; // With a socket chosen, the kernel asks no further.
     }
-    if let Some(rejected) = REJECTED.get_ptr_mut(key) {
-        counter::add(rejected, 1);
+    if let Some(counts) = counts(rule) {
+        // SAFETY: `counts` points to a live map value.
+        counter::add(unsafe { &raw mut (*counts).rejected }, 1);
     }
     // The kernel itself answers the SYN with a RST: there is no listener, as far as it can see.
     SK_DROP
+}
+
+/// The counters of a rule.
+#[inline(always)]
+fn counts(rule: &Rule) -> Option<*mut Counts> {
+    GATE_COUNTS.get_ptr_mut(rule.counts)
 }
 
 /// What the list that names the client decides, if one does: also while the gate is open.
@@ -103,13 +110,13 @@ fn by_list(lookup: *const bpf_sk_lookup, rule: &Rule, key: RuleKey) -> Option<u3
     if verdict == 0 {
         return None;
     }
-    if let Some(admitted) = ADMITTED.get_ptr_mut(key) {
-        // SAFETY: `admitted` points to a live map value.
+    if let Some(counts) = counts(rule) {
+        // SAFETY: `counts` points to a live map value.
         let counter = unsafe {
             match verdict {
-                verdict::IGNORE => &raw mut (*admitted).ignored,
-                verdict::ALLOW => &raw mut (*admitted).allowed,
-                _ => &raw mut (*admitted).refused,
+                verdict::IGNORE => &raw mut (*counts).ignored,
+                verdict::ALLOW => &raw mut (*counts).allowed,
+                _ => &raw mut (*counts).refused,
             }
         };
         counter::add(counter, 1);
@@ -126,9 +133,9 @@ fn is_kept(lookup: *const bpf_sk_lookup, rule: &Rule, key: RuleKey, now: u64) ->
     if last.is_none_or(|last| now.saturating_sub(*last) > rule.keep_clients_ns) {
         return false;
     }
-    if let Some(admitted) = ADMITTED.get_ptr_mut(key) {
-        // SAFETY: `admitted` points to a live map value.
-        counter::add(unsafe { &raw mut (*admitted).kept }, 1);
+    if let Some(counts) = counts(rule) {
+        // SAFETY: `counts` points to a live map value.
+        counter::add(unsafe { &raw mut (*counts).kept }, 1);
     }
     true
 }
@@ -150,12 +157,16 @@ fn client(lookup: *const bpf_sk_lookup, rule: &Rule, key: RuleKey) -> PeerKey {
 #[inline(always)]
 unsafe fn is_probe(lookup: *const bpf_sk_lookup, netns: u32) -> bool {
     // SAFETY: the caller's promise.
+    let client_port = u16::from_be(unsafe { (*lookup).remote_port });
+    if !probes::may_be_from(client_port) {
+        return false;
+    }
+    // SAFETY: the caller's promise.
     let key = unsafe {
         let remote =
             address(lookup, &raw const (*lookup).remote_ip4, &raw const (*lookup).remote_ip6);
         let local = address(lookup, &raw const (*lookup).local_ip4, &raw const (*lookup).local_ip6);
-        let ports = (u16::from_be((*lookup).remote_port), (*lookup).local_port as u16);
-        ProbeKey::new((remote, ports.0), (local, ports.1), netns)
+        ProbeKey::new((remote, client_port), (local, (*lookup).local_port as u16), netns)
     };
     probes::is_probe(&key)
 }

@@ -4,7 +4,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, LruHashMap},
 };
-use drainctl_common::probe::{ProbeKey, count::COUNT};
+use drainctl_common::probe::{PORTS, ProbeKey, count::COUNT, port_index};
 
 use crate::counter;
 
@@ -13,9 +13,22 @@ use crate::counter;
 #[map]
 pub(crate) static PROBES: LruHashMap<ProbeKey, u64> = LruHashMap::with_max_entries(4096, 0);
 
+/// How many entries of `PROBES` have a client's port of the same [`port_index`]. Only the probe program changes it,
+/// with the entries, and it is never too small: most connections need no lookup of 40 bytes to be told from probes.
+/// It may be too large, since of entries that make room, or are removed by the agent, nobody subtracts.
+#[map]
+pub(crate) static PROBE_PORTS: Array<u64> = Array::with_max_entries(PORTS, 0);
+
 /// Counters of `drainctl_common::probe::count`.
 #[map]
 static PROBE_COUNTS: Array<u64> = Array::with_max_entries(COUNT, 0);
+
+/// Whether the kubelet may have opened a connection from this port, host byte order.
+#[inline(always)]
+pub(crate) fn may_be_from(client_port: u16) -> bool {
+    // SAFETY: the pointer is to a live map value; eight bytes are read at once.
+    PROBE_PORTS.get_ptr(port_index(client_port)).is_some_and(|n| unsafe { n.read_volatile() } != 0)
+}
 
 /// Whether the kubelet opened this connection.
 #[inline(always)]

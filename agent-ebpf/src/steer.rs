@@ -3,20 +3,14 @@
 use aya_ebpf::{
     bindings::{BPF_SK_LOOKUP_F_NO_REUSEPORT, bpf_sk_lookup},
     macros::map,
-    maps::{HashMap, SockHash},
+    maps::SockHash,
     programs::SkLookupContext,
 };
 use drainctl_common::gate::{RuleKey, SteerKey};
 
-use crate::counter;
-
 /// Those sockets, of all instances, put there by the agent. One that is closed leaves by itself.
 #[map]
 static TARGETS: SockHash<SteerKey> = SockHash::with_max_entries(16384, 0);
-
-/// Lookups that ended at one of them, counted here and read by the agent, which also makes the entries.
-#[map]
-static STEERED: HashMap<RuleKey, u64> = HashMap::with_max_entries(16384, 0);
 
 /// How many targets are tried, beginning with the one whose turn it is: others may be gone, or be of another
 /// address family.
@@ -35,9 +29,6 @@ pub(crate) fn to_target(ctx: &SkLookupContext, rule: RuleKey, targets: u32) -> b
         // NO_REUSEPORT: else the kernel would choose once more, among all sockets that share the target's
         // address, those of the server that is being replaced included.
         if TARGETS.redirect_sk_lookup(ctx, key, u64::from(BPF_SK_LOOKUP_F_NO_REUSEPORT)).is_ok() {
-            if let Some(steered) = STEERED.get_ptr_mut(rule) {
-                counter::add(steered, 1);
-            }
             return true;
         }
         if step + 1 == targets {

@@ -145,7 +145,11 @@ fn rules_and_counters_are_found_again_and_what_belongs_to_no_drain_is_undone() -
     ensure!(linux.saved_drains()? == [(place.service, b"words".to_vec())]);
     ensure!(linux.tracked(place.service)?.flows == 0, "their end was counted meanwhile");
     ensure!(linux.tracked(place.service)?.accepted == 3);
-    ensure!(linux.release_others(&[place.service])?.is_empty());
+    let other = Service { port: place.service.port + 1, ..place.service };
+    second.close_gate(other, LONG)?;
+    ensure!(linux.rejected(other)? == 0, "it is counted for by itself");
+    ensure!(linux.rejected(place.service)? == rejected, "nothing else is counted in its place");
+    ensure!(linux.release_others(&[place.service])? == [other]);
     ensure!(place.attempt()? == Attempt::Refused, "it is named");
     ensure!(linux.rejected(place.service)? > rejected, "by the new program, with the old counter");
     ensure!(linux.release_others(&[])? == [place.service]);

@@ -5,11 +5,11 @@ use aya_ebpf::{
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use drainctl_common::probe::{ProbeKey, count};
+use drainctl_common::probe::{ProbeKey, count, port_index};
 
 use crate::{
-    flows,
-    probes::{self, PROBES},
+    counter, flows,
+    probes::{self, PROBE_PORTS, PROBES},
     sock_ops::{TCP_CLOSE, ask_for_states, local, netns, peer},
 };
 
@@ -21,15 +21,14 @@ fn probe(ctx: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_TCP_CONNECT_CB => {
             ask_for_states(&ctx);
             if let Some(key) = as_client(&ctx) {
-                // Without room it is no probe, and counts.
-                let _ = PROBES.insert(key, flows::now(), 0);
+                open(&key, flows::now());
                 probes::count(count::OPENED);
             }
         }
         // TIME_WAIT comes here too: it is another kind of socket, and this one closes (`tcp_time_wait`).
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => {
             if let Some(key) = as_client(&ctx) {
-                let _ = PROBES.remove(key); // Who uses the same ports next is no probe.
+                close(&key);
             }
         }
         _ => {}
@@ -37,14 +36,32 @@ fn probe(ctx: SockOpsContext) -> u32 {
     1
 }
 
+/// The kubelet opens a connection.
+#[inline(always)]
+fn open(key: &ProbeKey, now: u64) {
+    let Some(port) = PROBE_PORTS.get_ptr_mut(port_index(key.client_port)) else { return };
+    counter::add(port, 1); // First: nobody must find zero while there is an entry.
+    if PROBES.insert(key, now, 0).is_err() {
+        counter::add(port, 1_u64.wrapping_neg()); // Without room it is no probe, and counts.
+    }
+}
+
+/// A connection of the kubelet has ended: who uses the same ports next is no probe.
+#[inline(always)]
+fn close(key: &ProbeKey) {
+    if PROBES.remove(key).is_ok()
+        && let Some(port) = PROBE_PORTS.get_ptr_mut(port_index(key.client_port))
+    {
+        counter::add(port, 1_u64.wrapping_neg());
+    }
+}
+
 /// Whether the kubelet opened this connection, which is being accepted in the namespace `netns`.
 #[inline(always)]
 pub(crate) fn is_probe(ctx: &SockOpsContext, netns: u32) -> bool {
-    probes::is_probe(&ProbeKey::new(
-        (peer(ctx), peer_port(ctx)),
-        (local(ctx), local_port(ctx)),
-        netns,
-    ))
+    let port = peer_port(ctx);
+    probes::may_be_from(port)
+        && probes::is_probe(&ProbeKey::new((peer(ctx), port), (local(ctx), local_port(ctx)), netns))
 }
 
 #[inline(always)]

@@ -111,6 +111,8 @@ fn state_changed(ctx: &SockOpsContext) {
         // In FIN_WAIT2 our last byte and FIN are acknowledged. Whether a process still holds the socket, only
         // a look can tell.
         (_, TCP_FIN_WAIT2) => clients::remember_end(ctx, flows::uncount(cookie(ctx))),
+        // It was uncounted when it came to FIN_WAIT2, of which we are told whenever we are told of this.
+        (TCP_FIN_WAIT2, TCP_CLOSE) => flows::go_on(ctx, next::ENDED),
         (_, TCP_CLOSE) => {
             clients::remember_end(ctx, flows::uncount(cookie(ctx)));
             flows::go_on(ctx, next::ENDED);

@@ -1,6 +1,7 @@
 //! The gates: one `sk_lookup` program instance for each network namespace that drains, and loaded spares,
 //! so that a drain only writes a rule and attaches.
 
+mod counters;
 mod instance;
 mod spares;
 mod targets;
@@ -11,14 +12,12 @@ use std::{
     sync::Arc,
 };
 
-use aya::maps::{HashMap as BpfHashMap, MapData, SockHash};
-use drainctl_common::{
-    gate::{Rule, RuleKey, SteerKey},
-    peers::Admitted,
-};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, SockHash};
+use drainctl_common::gate::{Counts, Rule, RuleKey, SteerKey};
 
 pub(super) use self::spares::refill;
 use self::{
+    counters::Counters,
     instance::{Instance, load_instance},
     spares::SPARES,
 };
@@ -39,10 +38,8 @@ pub(super) struct Gates {
     /// Where instances find the shared maps, and gates are kept.
     pins: Pins,
     rules: BpfHashMap<MapData, RuleKey, Rule>,
-    rejected: BpfHashMap<MapData, RuleKey, u64>,
+    counters: Counters,
     targets: SockHash<MapData, SteerKey>,
-    steered: BpfHashMap<MapData, RuleKey, u64>,
-    admitted: BpfHashMap<MapData, RuleKey, Admitted>,
     spares: Vec<Instance>,
     attached: HashMap<u32, Attached>,
     handshakes: Arc<Handshakes>,
@@ -71,11 +68,9 @@ impl Gates {
         let mut first = load_instance(&pins, next_slot)?;
         let mut gates = Self {
             rules: map(&mut first.ebpf, "RULES", BpfHashMap::try_from)?,
-            rejected: map(&mut first.ebpf, "REJECTED", BpfHashMap::try_from)?,
-            admitted: map(&mut first.ebpf, "ADMITTED", BpfHashMap::try_from)?,
+            counters: Counters::new(map(&mut first.ebpf, "GATE_COUNTS", Array::try_from)?),
             pins,
             targets: map(&mut first.ebpf, "TARGETS", SockHash::try_from)?,
-            steered: map(&mut first.ebpf, "STEERED", BpfHashMap::try_from)?,
             spares: vec![first],
             attached: HashMap::new(),
             handshakes,
@@ -158,7 +153,7 @@ impl Gates {
         netns: &OwnedFd,
         cookie: Option<u64>,
     ) -> Result<(), KernelError> {
-        let rule = self.rule_to_change(service, cookie);
+        let rule = self.rule_to_change(service, cookie)?;
         let flags = rule.flags | Rule::CLOSED;
         let rule = Rule { lease_until_ns: lease_until.as_nanos(), flags, ..rule };
         self.set(service, rule, netns, cookie)
@@ -173,7 +168,7 @@ impl Gates {
         netns: &OwnedFd,
         cookie: Option<u64>,
     ) -> Result<(), KernelError> {
-        let rule = self.rule_to_change(service, cookie);
+        let rule = self.rule_to_change(service, cookie)?;
         let lists = if admission.has_lists() { Rule::LISTS } else { 0 };
         let keep_clients = admission.keep_clients().unwrap_or_default();
         let rule = Rule {
@@ -186,12 +181,19 @@ impl Gates {
     }
 
     /// The rule of a service, or one that does nothing yet, in the namespace with this identity.
-    fn rule_to_change(&mut self, service: Service, cookie: Option<u64>) -> Rule {
+    fn rule_to_change(
+        &mut self,
+        service: Service,
+        cookie: Option<u64>,
+    ) -> Result<Rule, KernelError> {
         // An attachment to a dead namespace that had the same number is no gate of this one.
         if self.attached.get(&service.netns).is_some_and(|a| a.pin.cookie != cookie) {
             self.release(service.netns);
         }
-        self.rule(service).map_or_else(|| open_rule(service), |(_, rule)| rule)
+        match self.rule(service) {
+            Some((_, rule)) => Ok(rule),
+            None => self.open_rule(service),
+        }
     }
 
     /// Writes the rule of a service, behind a program that is attached to its namespace.
@@ -204,12 +206,11 @@ impl Gates {
     ) -> Result<(), KernelError> {
         if let Some(attached) = self.attached.get(&service.netns) {
             let key = RuleKey::new(attached.instance.slot, service.port);
-            let is_new = !attached.ports.contains_key(&service.port);
-            return self.write(key, rule, is_new).map(|()| self.note(service, rule));
+            return self.write(key, rule).map(|()| self.note(service, rule));
         }
         let instance = self.spare()?;
         // The rule first: a program without a rule passes everything, so nothing is half-done in between.
-        if let Err(e) = self.write(RuleKey::new(instance.slot, service.port), rule, true) {
+        if let Err(e) = self.write(RuleKey::new(instance.slot, service.port), rule) {
             self.add_spare(instance);
             return Err(e);
         }
@@ -262,7 +263,7 @@ impl Gates {
             KernelError::op("renew the lease of", service, "its gate is not closed")
         })?;
         let rule = Rule { lease_until_ns: lease_until.as_nanos(), ..rule };
-        self.write(key, rule, false).map(|()| self.note(service, rule))
+        self.write(key, rule).map(|()| self.note(service, rule))
     }
 
     /// Lets new connections in again; the last port of a namespace detaches the program.
@@ -279,16 +280,11 @@ impl Gates {
         Ok(())
     }
 
-    /// Lookups refused since the gate closed.
-    pub(super) fn rejected(&self, service: Service) -> Result<u64, KernelError> {
-        let Some((key, _)) = self.rule(service) else { return Ok(0) };
-        self.rejected.get(&key, 0).map_err(|e| KernelError::op("read the counter of", service, e))
-    }
-
-    /// Lookups decided by the client's address since the drain began.
-    pub(super) fn admitted(&self, service: Service) -> Result<Admitted, KernelError> {
-        let Some((key, _)) = self.rule(service) else { return Ok(Admitted::default()) };
-        self.admitted.get(&key, 0).map_err(|e| KernelError::op("read the counters of", service, e))
+    /// What the gate has done since the service has a rule; all zero for one that has none.
+    pub(super) fn counts(&self, service: Service) -> Result<Counts, KernelError> {
+        let Some((_, rule)) = self.rule(service) else { return Ok(Counts::default()) };
+        let counts = self.counters.get(rule.counts);
+        counts.map_err(|e| KernelError::op("read the counters of", service, e))
     }
 
     /// Whether the gate does anything for this service.
@@ -303,28 +299,24 @@ impl Gates {
         Some((RuleKey::new(attached.instance.slot, service.port), *rule))
     }
 
-    /// Writes a rule, and for a new one its counters first.
-    fn write(&mut self, key: RuleKey, rule: Rule, is_new: bool) -> Result<(), KernelError> {
-        let counted = if is_new {
-            let counters =
-                self.rejected.insert(key, 0, 0).and_then(|()| self.steered.insert(key, 0, 0));
-            counters.and_then(|()| self.admitted.insert(key, Admitted::default(), 0))
-        } else {
-            Ok(())
-        };
-        counted
-            .and_then(|()| self.rules.insert(key, rule, 0))
+    /// A rule that refuses nobody yet, with counters of its own.
+    fn open_rule(&mut self, service: Service) -> Result<Rule, KernelError> {
+        let rules = self.attached.values().flat_map(|attached| attached.ports.values());
+        let used: HashSet<u32> = rules.map(|rule| rule.counts).collect();
+        let counts = self.counters.begin(&used)?;
+        let netns = service.netns;
+        Ok(Rule { lease_until_ns: 0, keep_clients_ns: 0, netns, flags: 0, targets: 0, counts })
+    }
+
+    fn write(&mut self, key: RuleKey, rule: Rule) -> Result<(), KernelError> {
+        self.rules
+            .insert(key, rule, 0)
             .map_err(|e| KernelError::op("write the gate's rule for port", key.port, e))
     }
 
     /// A rule that somebody else has removed is no error: the gate is to open, and it is open.
     fn erase(&mut self, key: RuleKey) -> Result<(), KernelError> {
-        // The rule is what refuses; the rest may go later.
-        let done = self.rules.remove(&key);
-        let _ = self.rejected.remove(&key);
-        let _ = self.steered.remove(&key);
-        let _ = self.admitted.remove(&key);
-        match done {
+        match self.rules.remove(&key) {
             Err(e) if !is_missing(&e) => {
                 Err(KernelError::op("remove the gate's rule for port", key.port, e))
             }
@@ -346,17 +338,5 @@ impl Gates {
             // The next agent cleans up. No other instance of this one has its slot.
             Err(e) => tracing::warn!(netns, error = %e, "a used gate is not clean: unloading it"),
         }
-    }
-}
-
-/// A rule that refuses nobody yet.
-fn open_rule(service: Service) -> Rule {
-    Rule {
-        lease_until_ns: 0,
-        keep_clients_ns: 0,
-        netns: service.netns,
-        flags: 0,
-        targets: 0,
-        zero: 0,
     }
 }

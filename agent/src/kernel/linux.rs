@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use drainctl_common::{peers, track::Flow};
+use drainctl_common::{gate::Counts, track::Flow};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
@@ -208,7 +208,7 @@ impl Kernel for Linux {
 
     fn steered(&self, service: Service) -> Result<Steered, KernelError> {
         let gates = lock(&self.gates);
-        Ok(Steered { attempts: gates.steered(service)?, targets: gates.targets(service)? })
+        Ok(Steered { attempts: gates.counts(service)?.steered, targets: gates.targets(service)? })
     }
 
     fn guard(
@@ -250,12 +250,11 @@ impl Kernel for Linux {
     }
 
     fn rejected(&self, service: Service) -> Result<u64, KernelError> {
-        lock(&self.gates).rejected(service)
+        lock(&self.gates).counts(service).map(|counts| counts.rejected)
     }
 
     fn admitted(&self, service: Service) -> Result<Admitted, KernelError> {
-        let counts = lock(&self.gates).admitted(service)?;
-        let peers::Admitted { ignored, allowed, refused, kept } = counts;
+        let Counts { ignored, allowed, refused, kept, .. } = lock(&self.gates).counts(service)?;
         Ok(Admitted { ignored, allowed, failed_health: refused, kept })
     }
 

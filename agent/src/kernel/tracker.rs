@@ -44,6 +44,7 @@ pub(super) const MARKS: &str = "MARKS";
 const NOEXIST: u64 = 1;
 /// Maps that the gates share with the tracker.
 pub(super) const PROBES: &str = "PROBES";
+pub(super) const PROBE_PORTS: &str = "PROBE_PORTS";
 pub(super) const PROBE_COUNTS: &str = "PROBE_COUNTS";
 
 /// What the kubelet has open, and counters of it.

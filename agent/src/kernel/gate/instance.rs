@@ -14,22 +14,13 @@ use crate::{
         KernelError,
         objects::GATE,
         pins::Pins,
-        tracker::{PROBE_COUNTS, PROBES},
+        tracker::{PROBE_COUNTS, PROBE_PORTS, PROBES},
     },
 };
 
 /// Maps that all instances share.
-const SHARED: [&str; 9] = [
-    "RULES",
-    "REJECTED",
-    "TARGETS",
-    "STEERED",
-    "ADMITTED",
-    "PEERS",
-    "CLIENTS",
-    PROBES,
-    PROBE_COUNTS,
-];
+const SHARED: [&str; 8] =
+    ["RULES", "GATE_COUNTS", "TARGETS", "PEERS", "CLIENTS", PROBES, PROBE_PORTS, PROBE_COUNTS];
 
 /// A loaded gate program.
 pub(in crate::kernel) struct Instance {

@@ -8,7 +8,7 @@ use std::{
 use aya::maps::MapError;
 use drainctl_common::gate::{Rule, RuleKey, SteerKey};
 
-use super::{Gates, open_rule};
+use super::Gates;
 use crate::{
     drain::Service,
     kernel::{
@@ -33,7 +33,8 @@ impl Gates {
         let is_new = self.rule(service).is_none();
         if is_new {
             // Only the attached program has the slot that targets are keyed by.
-            self.set(service, open_rule(service), netns, cookie)?;
+            let rule = self.open_rule(service)?;
+            self.set(service, rule, netns, cookie)?;
         }
         let put = self.put_targets(service, targets);
         if put.is_err() && is_new {
@@ -55,7 +56,7 @@ impl Gates {
                 .map_err(|e| not_a_target(service, e))?;
         }
         let rule = Rule { targets: targets.len() as u32, ..rule };
-        self.write(key, rule, false)?;
+        self.write(key, rule)?;
         self.note(service, rule);
         let (first, last) = (targets.len() as u16, u16::MAX);
         self.clear_targets(key, first..=last)
@@ -75,7 +76,7 @@ impl Gates {
         if changed == rule {
             return Ok(());
         }
-        self.write(key, changed, false).map(|()| self.note(service, changed))
+        self.write(key, changed).map(|()| self.note(service, changed))
     }
 
     /// Targets that are there by now: of those that were put, some may have been closed.
@@ -92,12 +93,6 @@ impl Gates {
             }
         }
         Ok(targets)
-    }
-
-    /// Lookups that ended at a target since the gate has one.
-    pub(in crate::kernel) fn steered(&self, service: Service) -> Result<u64, KernelError> {
-        let Some((key, _)) = self.rule(service) else { return Ok(0) };
-        self.steered.get(&key, 0).map_err(|e| KernelError::op("read the counter of", service, e))
     }
 
     pub(super) fn clear_targets(
