@@ -8,6 +8,7 @@
 mod activity;
 mod app;
 pub mod auth;
+mod checks;
 pub(crate) mod connection;
 mod drains;
 mod error;

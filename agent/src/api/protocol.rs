@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `POST /v1/drains` [`DrainRequest`] | 202 [`DrainAccepted`] |
 //! | `DELETE /v1/drains/{service id}` | 200 [`Undrained`] |
+//! | `POST /v1/checks` [`CheckRequest`] | 200 [`CheckResult`] |
 //! | `GET /v1/services` (`?netns=`, `?pod=`, `?container=`, `?port=`; none: the caller's namespace) | 200 [`ServiceList`] |
 //! | `GET /v1/services/{service id}` | 200 [`ServiceStatus`] |
 //! | `GET /v1/services/{service id}/flows` | 200 [`FlowList`] |
@@ -20,6 +21,7 @@
 //! may also drain; it ends when the drains of all its services have ended.
 
 mod admission;
+mod check;
 mod list;
 mod pod;
 mod retire;
@@ -29,6 +31,7 @@ use std::{net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use self::admission::{AdmissionStatus, FlowClass};
+pub use self::check::{CheckRequest, CheckResult};
 pub use self::list::{HookMissing, ServiceList};
 pub use self::pod::{PodRef, TimeoutFrom};
 pub use self::retire::{

@@ -19,6 +19,7 @@ use serde::Deserialize;
 use super::{
     app::App,
     auth::Caller,
+    checks::check,
     drains::Drains,
     error::ApiError,
     events::events,
@@ -49,6 +50,7 @@ pub fn router<D: Drains>(app: Arc<App<D>>) -> Router {
     Router::new()
         .route("/v1/drains", post(start_drain::<D>))
         .route("/v1/drains/{id}", delete(end_drain::<D>))
+        .route("/v1/checks", post(check::<D>))
         .route("/v1/services", get(list_services::<D>))
         .route("/v1/services/{id}", get(one_service::<D>))
         .route("/v1/services/{id}/flows", get(flows::<D>))

@@ -17,8 +17,9 @@ use drainctl_common::{gate::Counts, track::Flow};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
-    Abort, Admitted, Faults, Finish, Followed, Kernel, KernelError, Look, OwnListener, ProbeCounts,
-    Reconciled, RetireLacks, RetireOrder, Steered, Tracked, Watch, destroy, diag, finish,
+    Abort, Admitted, Check, CheckNote, Faults, Finish, Followed, Kernel, KernelError, Look,
+    OwnListener, ProbeCounts, Reconciled, RetireLacks, RetireOrder, Steered, Tracked, Watch,
+    checks, destroy, diag, finish,
     gate::{self, Gates},
     handshakes::Handshakes,
     hop::Hops,
@@ -63,7 +64,7 @@ pub struct Linux {
     pub(super) namespaces: Namespaces,
     pub(super) host: u32,
     pub(super) tracker: Mutex<Tracker>,
-    pub(super) probes: Mutex<Probes>,
+    pub(super) probes: Arc<Mutex<Probes>>,
     pub(super) gates: Arc<Mutex<Gates>>,
     /// With a lock that nobody holds for long.
     pub(super) drains: Mutex<Drains>,
@@ -345,6 +346,14 @@ impl Kernel for Linux {
         server: SocketAddr,
     ) -> Result<bool, KernelError> {
         lock(&self.probes).has(client, server, netns)
+    }
+
+    fn open_check(&self, service: Service, at: IpAddr) -> Result<Check, KernelError> {
+        self.namespaces.inside(service.netns, || checks::open_here(&self.probes, service, at))
+    }
+
+    fn close_check(&self, note: CheckNote) {
+        checks::close(&self.namespaces, note);
     }
 }
 

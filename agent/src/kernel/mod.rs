@@ -4,6 +4,7 @@
 //! All calls block for microseconds to a few milliseconds; async code calls them on a blocking thread.
 
 mod cgroup;
+mod checks;
 mod counts;
 mod destroy;
 mod diag;
@@ -55,6 +56,7 @@ use std::{
     os::fd::BorrowedFd,
 };
 
+pub use checks::{Check, CheckNote};
 pub use counts::{Admitted, Faults, ProbeCounts, Reconciled, Steered, Tracked};
 pub use error::KernelError;
 pub use linux::{Config, Linux};
@@ -348,4 +350,15 @@ pub trait Kernel: Send + Sync + 'static {
         client: SocketAddr,
         server: SocketAddr,
     ) -> Result<bool, KernelError>;
+
+    /// Begins to connect to a service at one of its own addresses, from inside its namespace, to see whether it
+    /// answers. The connection passes a closed gate and is [`Class::Probe`]. Its note is to be given back
+    /// ([`Kernel::close_check`]).
+    ///
+    /// # Errors
+    /// The namespace is gone, nobody listens at this address, or a map cannot be written.
+    fn open_check(&self, service: Service, at: IpAddr) -> Result<Check, KernelError>;
+
+    /// Ends a check, with a RST if it has not ended. May wait a moment until the server's side is gone.
+    fn close_check(&self, note: CheckNote);
 }

@@ -1,4 +1,5 @@
-//! Which connections the kubelet has opened: attaches the program that sees them, and reads what it noted.
+//! Which connections the kubelet has opened: attaches the program that sees them, and reads what it noted. Checks of
+//! our own ([`super::checks`]) are noted beside them.
 
 use std::{
     collections::HashSet, fs, io, net::SocketAddr, os::unix::fs::MetadataExt as _, path::PathBuf,
@@ -19,6 +20,8 @@ use super::{
 
 /// The program that notes them.
 const PROGRAM: &str = "probe";
+/// In the value of a connection that is a check of ours, beside its time: an agent that died has left it.
+const CHECK: u64 = 1 << 63;
 /// A walk of the map has at most so many steps: four times what it holds.
 const STEPS: usize = 1 << 14;
 
@@ -34,6 +37,8 @@ pub(super) struct Probes {
     attached: Option<Attached>,
     /// What was said last of why there is nothing to attach to.
     said: Option<String>,
+    /// Checks of ours that are noted.
+    checks: usize,
 }
 
 /// The program at work.
@@ -57,7 +62,9 @@ impl Probes {
         tracker: &mut Tracker,
     ) -> Result<Self, KernelError> {
         let (open, counts) = tracker.take_probes()?;
-        let mut probes = Self { named, root, pins, open, counts, attached: None, said: None };
+        let mut probes =
+            Self { named, root, pins, open, counts, attached: None, said: None, checks: 0 };
+        probes.forget(|noted| noted & CHECK != 0)?;
         match probes.named.clone() {
             Some(folder) => probes.attach(None, folder, tracker)?,
             None => probes.seek(tracker),
@@ -104,7 +111,7 @@ impl Probes {
         if !self.pins.link(PROGRAM, inode).exists() {
             // What another cgroup's sockets have noted nobody takes back once it is detached.
             self.pins.links(PROGRAM)?.iter().try_for_each(|path| detach(path))?;
-            self.forget()?;
+            self.forget(|noted| noted & CHECK == 0)?;
         }
         tracker.attach(PROGRAM, &folder, &self.pins)?;
         tracing::info!(cgroup = %folder.display(), "connections that are opened in the kubelet's cgroup do not count");
@@ -129,16 +136,44 @@ impl Probes {
         Ok(all)
     }
 
-    fn forget(&mut self) -> Result<(), KernelError> {
+    /// Forgets those whose value is so.
+    fn forget(&mut self, which: impl Fn(u64) -> bool) -> Result<(), KernelError> {
         for key in self.all()? {
-            match self.open.remove(&key) {
-                Err(e) if !is_missing(&e) => {
-                    return Err(KernelError::op("remove from map", "PROBES", e));
-                }
-                _ => {}
+            if self.open.get(&key, 0).is_ok_and(&which) {
+                self.remove(&key)?;
             }
         }
         Ok(())
+    }
+
+    fn remove(&mut self, key: &ProbeKey) -> Result<(), KernelError> {
+        match self.open.remove(key) {
+            Err(e) if !is_missing(&e) => Err(KernelError::op("remove from map", "PROBES", e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A connection that we are about to open is a check: it passes closed gates, and does not count. The one place
+    /// where this process writes the map.
+    pub(super) fn note_check(
+        &mut self,
+        client: SocketAddr,
+        server: SocketAddr,
+        netns: u32,
+    ) -> Result<ProbeKey, KernelError> {
+        let key = ProbeKey::new(end(client), end(server), netns);
+        let noted = self.open.insert(key, CHECK, 0);
+        noted.map_err(|e| KernelError::op("write map", "PROBES", e))?;
+        self.checks += 1;
+        Ok(key)
+    }
+
+    /// The check has ended: who uses the same ports next is none.
+    pub(super) fn forget_check(&mut self, key: &ProbeKey) {
+        self.checks -= 1;
+        if let Err(error) = self.remove(key) {
+            tracing::error!(%error, "a check stays noted");
+        }
     }
 
     /// See [`super::Kernel::is_kubelets`].
@@ -152,7 +187,7 @@ impl Probes {
             return Ok(false);
         }
         match self.open.get(&ProbeKey::new(end(client), end(server), netns), 0) {
-            Ok(_) => Ok(true),
+            Ok(noted) => Ok(noted & CHECK == 0),
             Err(e) if is_missing(&e) => Ok(false),
             Err(e) => Err(KernelError::op("read map", "PROBES", e)),
         }
@@ -187,7 +222,7 @@ pub(super) fn mark(
 ) -> Result<(), KernelError> {
     let open = {
         let probes = lock(probes);
-        if probes.attached.is_none() {
+        if probes.attached.is_none() && probes.checks == 0 {
             return Ok(());
         }
         probes.all()?

@@ -96,7 +96,7 @@ pub fn open(
         host: netns::host()?,
         namespaces,
         tracker: Mutex::new(tracker),
-        probes: Mutex::new(probes),
+        probes: Arc::new(Mutex::new(probes)),
         hops: Hops::new(cgroup),
         marks,
         peers,

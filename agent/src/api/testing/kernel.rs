@@ -10,9 +10,9 @@ use super::{FOREIGN, HOST, NOW, OTHER_POD, POD, ROOTS, WEB};
 use crate::{
     drain::{Admission, Boot, Handoff, Service},
     kernel::{
-        Abort, Admitted, Faults, Finish, Followed, Kernel, KernelError, Listener, Listening, Look,
-        Outgoing, OwnListener, ProbeCounts, Reconciled, RetireLacks, RetireOrder, Socket, Steered,
-        Tracked, Watch,
+        Abort, Admitted, Check, CheckNote, Faults, Finish, Followed, Kernel, KernelError, Listener,
+        Listening, Look, Outgoing, OwnListener, ProbeCounts, Reconciled, RetireLacks, RetireOrder,
+        Socket, Steered, Tracked, Watch,
     },
 };
 
@@ -154,6 +154,10 @@ impl Kernel for FakeKernel {
         Ok(false)
     }
 
+    fn open_check(&self, _: Service, at: IpAddr) -> Result<Check, KernelError> {
+        Err(KernelError::op("connect to", at, "connection refused"))
+    }
+    fn close_check(&self, _: CheckNote) {}
     fn probes(&self) -> Result<ProbeCounts, KernelError> {
         Ok(ProbeCounts::default())
     }

@@ -16,9 +16,9 @@ use super::{
 use crate::{
     drain::{Admission, Boot, Handoff, Service},
     kernel::{
-        Abort, Admitted, Class, Faults, Finish, Followed, Kernel, KernelError, Listening, Look,
-        Outgoing, OwnListener, ProbeCounts, Reconciled, RetireLacks, RetireOrder, Steered,
-        TcpState, Tracked, Watch,
+        Abort, Admitted, Check, CheckNote, Class, Faults, Finish, Followed, Kernel, KernelError,
+        Listening, Look, Outgoing, OwnListener, ProbeCounts, Reconciled, RetireLacks, RetireOrder,
+        Steered, TcpState, Tracked, Watch,
         straggling::{listen_here, socket_for},
     },
 };
@@ -275,6 +275,12 @@ impl Kernel for FakeKernel {
     fn is_kubelets(&self, _: u32, _: SocketAddr, _: SocketAddr) -> Result<bool, KernelError> {
         Ok(false)
     }
+
+    fn open_check(&self, _: Service, at: IpAddr) -> Result<Check, KernelError> {
+        Err(KernelError::op("connect to", at, "the executor makes no checks"))
+    }
+
+    fn close_check(&self, _: CheckNote) {}
 
     fn probes(&self) -> Result<ProbeCounts, KernelError> {
         Ok(ProbeCounts::default())

@@ -1,0 +1,273 @@
+//! `POST /v1/checks`: does a service answer? The agent asks it from inside its network namespace, closed gate or not.
+
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
+
+use axum::{Json, extract::State};
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::{Request, StatusCode, Uri, header};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+
+use super::{
+    app::App,
+    drains::Drains,
+    error::ApiError,
+    extract::{Body, Calling},
+    place::Place,
+    protocol::{CheckRequest, CheckResult},
+};
+use crate::{
+    drain::Service,
+    kernel::{Check, KernelError, Listener, explain},
+};
+
+/// How long a server may take to answer, if the request does not say.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest that can be asked for: nobody waits longer for an answer of the agent.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// What is asked of the server, once it has accepted.
+struct Question {
+    /// `None`: that it accepts is enough.
+    request: Option<Request<Empty<Bytes>>>,
+    /// Statuses that are as wanted; none: all below 400.
+    expect: Vec<u16>,
+    timeout: Duration,
+}
+
+/// See [`super::protocol`].
+pub(super) async fn check<D: Drains>(
+    State(app): State<Arc<App<D>>>,
+    Calling(caller): Calling,
+    Body(request): Body<CheckRequest>,
+) -> Result<Json<CheckResult>, ApiError> {
+    let question = Question::try_from(&request).map_err(ApiError::usage)?;
+    if request.port == 0 {
+        return Err(ApiError::usage("0 is no port; it is 1 to 65535"));
+    }
+    let CheckRequest { netns, pod, container, port, .. } = request;
+    let netns = app.place(Place { netns, pod, container }, &caller).await?;
+    let service = Service { netns, port };
+    app.authorize_change(&caller, service).await?;
+    let look = app.kernel(move |kernel| kernel.look(netns, Some(port))).await?;
+    let addresses = addresses(&look.listeners);
+    // In a task of its own: who asked may go away, but what was begun has to be ended.
+    let asked = tokio::spawn(async move { ask(&app, service, addresses, question).await });
+    asked.await.map_err(|error| ApiError::internal(&error))?.map(Json)
+}
+
+async fn ask<D: Drains>(
+    app: &App<D>,
+    service: Service,
+    addresses: Vec<IpAddr>,
+    question: Question,
+) -> Result<CheckResult, ApiError> {
+    let mut result = CheckResult {
+        service: service.to_string(),
+        listening: !addresses.is_empty(),
+        healthy: false,
+        status: None,
+        why: Some(format!("nothing listens on port {}", service.port)),
+    };
+    for address in addresses {
+        let check =
+            match app.kernel_result(move |kernel| kernel.open_check(service, address)).await? {
+                Ok(check) => check,
+                Err(error @ KernelError::NoNetns(_)) => return Err(error.into()),
+                Err(error) => {
+                    result.why = Some(explain(&error));
+                    continue;
+                }
+            };
+        let Check { socket, note } = check;
+        let answer = timeout(question.timeout, question.put(socket.into())).await;
+        app.kernel(move |kernel| {
+            kernel.close_check(note);
+            Ok(())
+        })
+        .await?;
+        match answer {
+            Ok(Err(why)) if why.kind() == io::ErrorKind::ConnectionRefused => {
+                result.why = Some(format!("{address} refuses connections"));
+            }
+            answer => return Ok(question.judge(answer.map_err(|_| ()), result)),
+        }
+    }
+    Ok(result)
+}
+
+impl Question {
+    /// The status of the answer, if one was asked for. Returns with the head: what follows is the server's business.
+    async fn put(&self, socket: std::net::TcpStream) -> io::Result<Option<StatusCode>> {
+        let stream = TcpStream::from_std(socket)?;
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        let Some(request) = self.request.clone() else { return Ok(None) };
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(io::Error::other)?;
+        let answer = async { sender.send_request(request).await.map_err(io::Error::other) };
+        tokio::select! {
+            answer = answer => Ok(Some(answer?.status())),
+            Err(error) = connection => Err(io::Error::other(error)),
+        }
+    }
+
+    fn judge(
+        &self,
+        answer: Result<io::Result<Option<StatusCode>>, ()>,
+        result: CheckResult,
+    ) -> CheckResult {
+        let status = answer.as_ref().ok().and_then(|answer| *answer.as_ref().ok()?);
+        let why = match answer {
+            Err(()) => Some(format!("no answer within {} ms", self.timeout.as_millis())),
+            Ok(Err(error)) => Some(format!("no answer: {error}")),
+            Ok(Ok(Some(status))) if !self.is_as_wanted(status) => {
+                Some(format!("HTTP status {status}"))
+            }
+            Ok(Ok(_)) => None,
+        };
+        CheckResult { healthy: why.is_none(), status: status.map(|it| it.as_u16()), why, ..result }
+    }
+
+    fn is_as_wanted(&self, status: StatusCode) -> bool {
+        match self.expect.as_slice() {
+            [] => status.is_success() || status.is_redirection(),
+            some => some.contains(&status.as_u16()),
+        }
+    }
+}
+
+impl TryFrom<&CheckRequest> for Question {
+    type Error = String;
+
+    fn try_from(asked: &CheckRequest) -> Result<Self, String> {
+        let timeout = asked.timeout_ms.map_or(TIMEOUT, Duration::from_millis);
+        if timeout.is_zero() || timeout > LONGEST {
+            return Err(format!("timeout_ms is 1 to {}", LONGEST.as_millis()));
+        }
+        if let Some(wrong) = asked.expect.iter().find(|status| !(100..=599).contains(*status)) {
+            return Err(format!("{wrong} is no status of HTTP; it is 100 to 599"));
+        }
+        let Some(path) = &asked.path else {
+            if asked.host.is_some() || !asked.expect.is_empty() {
+                return Err("host and expect are of a request, which path would name".into());
+            }
+            return Ok(Self { request: None, expect: Vec::new(), timeout });
+        };
+        let is_path = path.starts_with('/') && path.bytes().all(is_of_path);
+        let uri: Option<Uri> = is_path.then(|| path.parse().ok()).flatten();
+        let uri = uri.ok_or_else(|| format!("{path:?} is no path; one is /healthz"))?;
+        let host = asked.host.clone().unwrap_or_else(|| format!("localhost:{}", asked.port));
+        if host.is_empty()
+            || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:_[]-".contains(&byte))
+        {
+            return Err(format!("{host:?} is no name of a host, with or without a port"));
+        }
+        let request = Request::get(uri)
+            .header(header::HOST, host)
+            .header(header::USER_AGENT, concat!("drainctl/", env!("CARGO_PKG_VERSION")))
+            .header(header::CONNECTION, "close")
+            .body(Empty::new())
+            .map_err(|error| format!("path and host make no request: {error}"))?;
+        Ok(Self { request: Some(request), expect: asked.expect.clone(), timeout })
+    }
+}
+
+/// Whether a path or query may have it (`pchar` of RFC 3986, section 3.3, and what divides them).
+fn is_of_path(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/?".contains(&byte)
+}
+
+/// Where to find a service that listens so: a loopback address, unless it listens on one address only. IPv4 first,
+/// which a listener on `::` takes too, unless it is told not to.
+fn addresses(listeners: &[Listener]) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for listener in listeners {
+        let ip = listener.local.ip();
+        let ways = match ip {
+            IpAddr::V4(v4) if v4.is_unspecified() => vec![IpAddr::from([127, 0, 0, 1])],
+            IpAddr::V6(v6) if v6.is_unspecified() => {
+                vec![IpAddr::from([127, 0, 0, 1]), std::net::Ipv6Addr::LOCALHOST.into()]
+            }
+            _ => vec![ip],
+        };
+        found.extend(ways);
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> CheckRequest {
+        CheckRequest { port: 80, path: Some("/ok".into()), ..CheckRequest::default() }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let table = [
+            ("as it should be", asked(), true),
+            ("only the port", CheckRequest { path: None, ..asked() }, true),
+            ("no path", CheckRequest { path: Some("ok".into()), ..asked() }, false),
+            ("a space", CheckRequest { path: Some("/a b".into()), ..asked() }, false),
+            ("a line end", CheckRequest { host: Some("a\r\nb: c".into()), ..asked() }, false),
+            ("no time", CheckRequest { timeout_ms: Some(0), ..asked() }, false),
+            ("for ever", CheckRequest { timeout_ms: Some(5001), ..asked() }, false),
+            ("no status", CheckRequest { expect: vec![42], ..asked() }, false),
+            ("no request", CheckRequest { path: None, expect: vec![200], ..asked() }, false),
+        ];
+        for (what, request, is_good) in table {
+            assert_eq!(Question::try_from(&request).is_ok(), is_good, "{what}");
+        }
+    }
+
+    #[test]
+    fn statuses() {
+        let judge = |expect: &[u16], status: u16| {
+            let request = CheckRequest { expect: expect.to_vec(), ..asked() };
+            let question = Question::try_from(&request).unwrap();
+            let answer = Ok(Ok(Some(StatusCode::from_u16(status).unwrap())));
+            question.judge(answer, CheckResult::default()).healthy
+        };
+        let table: [(&[u16], u16, bool); 6] = [
+            (&[], 200, true),
+            (&[], 302, true),
+            (&[], 404, false),
+            (&[], 503, false),
+            (&[401], 401, true),
+            (&[401], 200, false),
+        ];
+        for (expect, status, healthy) in table {
+            assert_eq!(judge(expect, status), healthy, "{expect:?} {status}");
+        }
+    }
+
+    #[test]
+    fn a_listener_is_asked_where_it_listens() {
+        let listener = |local: &str| Listener {
+            cookie: 1,
+            local: local.parse().unwrap(),
+            uid: 0,
+            inode: 1,
+            backlog: 0,
+        };
+        let table: [(&[&str], &[&str]); 5] = [
+            (&[], &[]),
+            (&["0.0.0.0:80"], &["127.0.0.1"]),
+            (&["[::]:80"], &["127.0.0.1", "::1"]),
+            (&["0.0.0.0:80", "[::]:80", "0.0.0.0:80"], &["127.0.0.1", "::1"]),
+            (&["10.0.0.1:80"], &["10.0.0.1"]),
+        ];
+        for (listeners, expected) in table {
+            let listeners: Vec<_> = listeners.iter().map(|local| listener(local)).collect();
+            let expected: Vec<IpAddr> = expected.iter().map(|ip| ip.parse().unwrap()).collect();
+            assert_eq!(addresses(&listeners), expected, "{listeners:?}");
+        }
+    }
+}
