@@ -166,6 +166,11 @@ impl Running {
         Ok(pidfd_open(pid.context("a process has a pid")?, PidfdFlags::empty())?)
     }
 
+    /// As the OOM killer would.
+    pub fn kill(&self) -> Result<()> {
+        self.process.signal(Signal::KILL)
+    }
+
     /// Ctrl-C.
     pub fn interrupt(&self) -> Result<()> {
         self.process.signal(Signal::INT)

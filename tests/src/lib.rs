@@ -14,6 +14,7 @@ pub mod cmd;
 pub mod ctl;
 pub mod dist;
 pub mod fixture;
+pub mod fleet;
 pub mod frames;
 pub mod grpc;
 pub mod haproxy;

@@ -9,6 +9,7 @@ use super::{
     agent::{Access, AgentAddress},
     exit,
     new::New,
+    rollout::RolloutArgs,
     value::{self, IfUnreachable, Timeout},
 };
 use crate::{
@@ -89,6 +90,16 @@ pub(super) enum Verb {
     /// Wait until ports are drained, or serving again, without starting or ending a drain
     #[command(after_help = exit::TABLE)]
     Wait(WaitArgs),
+    /// Release the instances of an inventory, a few at a time, without a client noticing
+    ///
+    /// Each is drained, kept closed and proven empty, then --release is run for it, and when it answers its agent its
+    /// traffic is let in again. Canaries first, then batches; it stops at the first failure, and can go on
+    /// (--resume) or be taken back (--undo), also if drainctl was killed.
+    ///
+    ///   drainctl rollout web.yaml --release 'ssh $HOST systemctl restart web' --health /healthz
+    ///                             --canary 1 --canary-wait 10m --batch 30%
+    #[command(after_help = exit::TABLE, verbatim_doc_comment)]
+    Rollout(Box<RolloutArgs>),
     /// Check what this machine offers to the agent, and say what each missing thing costs
     ///
     /// Run it where the agent runs, as the user the agent runs as: it reports its own capabilities and what it
@@ -116,7 +127,7 @@ impl Verb {
             Self::Status(args) => Some(&args.target),
             Self::Wait(args) => Some(&args.target),
             Self::Doctor(args) => Some(&args.target),
-            Self::Completions(_) | Self::Man(_) => None,
+            Self::Rollout(_) | Self::Completions(_) | Self::Man(_) => None,
         }
     }
 }
@@ -248,7 +259,7 @@ pub(super) struct DrainArgs {
 }
 
 /// Which clients are treated differently from the others.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(
     next_help_heading = "Clients by their address (as 10.0.0.0/8 or ::1; several as A,B or by repeating)"
 )]
@@ -271,7 +282,7 @@ pub(super) struct AdmissionArgs {
 }
 
 /// What happens to the connections that are there.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connections that are there already")]
 pub(super) struct RetireArgs {
     /// Make connections leave: none, or a list of http (or http1), idle and quiet [default: http,idle]

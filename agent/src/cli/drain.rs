@@ -72,6 +72,14 @@ pub(super) async fn run(
     })
 }
 
+/// Refuses options that contradict each other.
+///
+/// # Errors
+/// They do (exit code 2).
+pub(super) fn check_options(args: &DrainArgs, target: &Target) -> Result<(), Failure> {
+    check(&request(args, NewConnections::Reject, target)?)
+}
+
 /// The request that these arguments mean.
 fn request(
     args: &DrainArgs,

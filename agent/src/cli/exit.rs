@@ -37,16 +37,17 @@ pub enum Exit {
 pub(super) const TABLE: &str = "\
 Exit codes:
     0  done; of drain, ready and wait: the state is reached, and \"drained\" is proven
-    1  internal error; of doctor: something required is missing
+    1  internal error; of doctor: something required is missing; of rollout: a command failed
     2  usage: the command line makes no sense, nothing was sent or changed
-    3  the deadline passed and connections remain; of ready: not drained yet
+    3  the deadline passed and connections remain; of ready: not drained yet; of rollout: or not healthy in time
     4  the agent cannot be reached
     5  not permitted
     6  no such service: nothing listens there, and there is no connection and no drain
     7  the count cannot be verified, or the agent was lost: do not take it for zero
-    8  conflict: the service is already draining with other options, or too many of its namespace are
+    8  conflict: the service is already draining with other options, or too many of its namespace are; of
+       rollout: draining already, or the journal is in use or not at its end
     9  the drain ended before the service was drained (undrain, lease, new instance, ...)
-  130  interrupted by Ctrl-C; the drain stays in place";
+  130  interrupted by Ctrl-C (of rollout: or by a no); the drain stays in place";
 
 impl Exit {
     /// The number the process exits with.

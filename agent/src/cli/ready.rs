@@ -50,7 +50,11 @@ pub(super) async fn run(
     Ok(exit)
 }
 
-async fn ask(
+/// Whether one port is drained, proven now, and what else is known of it.
+///
+/// # Errors
+/// It is not there (6), or as the agent says.
+pub(super) async fn ask(
     client: &Client,
     target: &Target,
     port: u16,

@@ -15,7 +15,7 @@ use super::{
     text::quoted,
 };
 use crate::{
-    api::protocol::{DrainRequest, NetnsName, NetnsRef, PodName},
+    api::protocol::{CheckRequest, DrainRequest, NetnsName, NetnsRef, PodName},
     kernel::probe,
 };
 
@@ -65,14 +65,23 @@ impl Target {
 
     /// Has the request be about it.
     pub(super) fn fill(&self, request: DrainRequest) -> DrainRequest {
+        let (netns, pod, container) = self.place();
+        DrainRequest { netns, pod, container, ..request }
+    }
+
+    /// The same for a check.
+    pub(super) fn fill_check(&self, request: CheckRequest) -> CheckRequest {
+        let (netns, pod, container) = self.place();
+        CheckRequest { netns, pod, container, ..request }
+    }
+
+    fn place(&self) -> (Option<NetnsRef>, Option<PodName>, Option<String>) {
         match &self.kind {
-            Kind::Own => request,
-            Kind::Inode(inode, _) => {
-                DrainRequest { netns: Some(NetnsRef::Inode(*inode)), ..request }
-            }
-            Kind::Host => DrainRequest { netns: Some(NetnsRef::Named(NetnsName::Host)), ..request },
-            Kind::Pod(pod) => DrainRequest { pod: Some(pod.clone()), ..request },
-            Kind::Container(id) => DrainRequest { container: Some(id.clone()), ..request },
+            Kind::Own => (None, None, None),
+            Kind::Inode(inode, _) => (Some(NetnsRef::Inode(*inode)), None, None),
+            Kind::Host => (Some(NetnsRef::Named(NetnsName::Host)), None, None),
+            Kind::Pod(pod) => (None, Some(pod.clone()), None),
+            Kind::Container(id) => (None, None, Some(id.clone())),
         }
     }
 

@@ -50,7 +50,15 @@ pub(super) async fn run(
     first_failure.map_or(Ok(Exit::Done), Err)
 }
 
-async fn undrain(client: &Client, target: &Target, port: u16) -> Result<Undrained, Failure> {
+/// Ends the drain of one port.
+///
+/// # Errors
+/// It is not there (6), or as the agent says.
+pub(super) async fn undrain(
+    client: &Client,
+    target: &Target,
+    port: u16,
+) -> Result<Undrained, Failure> {
     let service = services::find(client, target, port).await?;
     Ok(client.delete(&format!("/v1/drains/{}", service.id)).await?)
 }

@@ -1,0 +1,92 @@
+//! What the tasks of a rollout share: the plan, the journal, and whom to tell.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{
+    journal::{Entry, Journal},
+    plan::{Mark, Pass, Plan, Step},
+};
+use crate::cli::exit::Failure;
+
+/// Something to be shown.
+#[derive(Clone, Debug)]
+pub(super) enum Shown {
+    /// An instance has come so far.
+    Mark { instance: usize, mark: Mark, why: Option<String> },
+    /// A remark; of an instance, or of all.
+    Note { instance: Option<usize>, text: String },
+}
+
+/// See the module.
+pub(super) struct Shared {
+    names: Vec<String>,
+    state: Mutex<State>,
+    show: UnboundedSender<Shown>,
+}
+
+struct State {
+    plan: Plan,
+    journal: Journal,
+}
+
+impl Shared {
+    pub(super) fn new(
+        names: Vec<String>,
+        plan: Plan,
+        journal: Journal,
+        show: UnboundedSender<Shown>,
+    ) -> Self {
+        Self { names, state: Mutex::new(State { plan, journal }), show }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the plan, or changes it.
+    pub(super) fn plan<T>(&self, with: impl FnOnce(&mut Plan) -> T) -> T {
+        with(&mut self.state().plan)
+    }
+
+    pub(super) fn pass(&self) -> Pass {
+        self.plan(|plan| plan.pass())
+    }
+
+    pub(super) fn first_step(&self, instance: usize) -> Option<Step> {
+        self.plan(|plan| plan.course(instance).first_step(plan.pass()))
+    }
+
+    /// Writes down how far an instance has come, and only then has the plan know.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub(super) fn mark(
+        &self,
+        instance: usize,
+        mark: Mark,
+        why: Option<String>,
+    ) -> Result<(), Failure> {
+        let mut state = self.state();
+        let (name, pass) = (self.names[instance].clone(), state.plan.pass());
+        state.journal.append(&Entry::Step { instance: name, pass, mark, why: why.clone() })?;
+        state.plan.apply(instance, mark);
+        // Nobody may be there any more to be shown it.
+        let _ = self.show.send(Shown::Mark { instance, mark, why });
+        Ok(())
+    }
+
+    /// Writes down anything else.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub(super) fn write(&self, entry: &Entry) -> Result<(), Failure> {
+        self.state().journal.append(entry)
+    }
+
+    /// A remark.
+    pub(super) fn note(&self, instance: Option<usize>, text: impl Into<String>) {
+        let _ = self.show.send(Shown::Note { instance, text: text.into() });
+    }
+}
