@@ -43,7 +43,7 @@ if test -e "$DIR/pid"; then
   while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
 fi
 if test -e "$DIR/sick"; then to=sick; fi
-sed -i "s/version-[a-z]*/version-$to/" "$DIR/nginx.conf"
+sed -i "/set /s/version-[a-z]*/version-$to/" "$DIR/nginx.conf"
 ip netns exec "$NETNS" nginx -p "$DIR" -c "$DIR/nginx.conf" -e "$DIR/error.log"
 "#;
 
@@ -104,7 +104,7 @@ impl Fleet {
         let inventory = self.path("inventory.yaml").display().to_string();
         let words = ["rollout", &inventory, "--release", &script, "--rollback", &script];
         let health =
-            ["--health", "/ok", "--min-settle", "300ms", "--quiet", "500ms", "--timeout", "40s"];
+            ["--health", "/ok", "--min-settle", "500ms", "--quiet", "1s", "--timeout", "40s"];
         words.iter().chain(&health).chain(more).map(|word| (*word).to_owned()).collect()
     }
 

@@ -178,7 +178,7 @@ fn what_is_not_healthy_stays_out_and_what_is_not_drained_is_put_back() -> Result
     let options = [&rest[..], &["--timeout", "4s"]].concat();
     let words: Vec<String> = fleet.words(&options);
     // The last of an option counts nowhere: it is given once.
-    let words: Vec<&str> = without(&words, &[("--quiet", "500ms"), ("--timeout", "40s")]);
+    let words: Vec<&str> = without(&words, &[("--quiet", "1s"), ("--timeout", "40s")]);
     let late = world.agent.ctl(&world.host).start(&words)?.wait()?.expect(3)?;
     ensure!(reported(&late)? == ["released", "put back"], "{late}");
     ensure!(

@@ -92,7 +92,7 @@ impl Worker {
                     shared.mark(self.at, Mark::Ran, None)?;
                 }
                 Step::Await => {
-                    self.become_healthy().await?;
+                    self.become_healthy(shared).await?;
                     shared.mark(self.at, Mark::Healthy, None)?;
                 }
                 Step::Open => {
@@ -205,7 +205,8 @@ impl Worker {
     }
 
     /// Waits until all its ports accept, and it answers what it is asked.
-    async fn become_healthy(&self) -> Result<(), Failure> {
+    async fn become_healthy(&self, shared: &Shared) -> Result<(), Failure> {
+        let mut said = String::new();
         let until = Instant::now() + self.args.health.health_timeout;
         loop {
             let why = match self.health().await {
@@ -218,6 +219,10 @@ impl Worker {
                 let limit = text::duration(self.args.health.health_timeout.as_millis() as u64);
                 let message = format!("it has not become healthy within {limit}: {why}");
                 return Err(Failure::new(Exit::Deadline, message));
+            }
+            if why != said {
+                shared.note(Some(self.at), format!("not healthy yet: {why}"));
+                said = why;
             }
             sleep(PAUSE).await;
         }
