@@ -97,7 +97,7 @@ fn by_tls_and_a_token_and_nothing_is_touched_where_it_does_not_let_in() -> Resul
     let refused: [(&[&str], i32, &str); 4] = [
         (&["--token-file", &wrong], 5, "token"),
         (&[], 5, "token"),
-        (&["--cert", &cert, "--key", &key], 4, "xpired"),
+        (&["--cert", &cert, "--key", &key], 4, "our certificate (--cert) has expired"),
         (&["--token-file", "/nonexistent"], 2, "nonexistent"),
     ];
     for (access, code, words) in refused {

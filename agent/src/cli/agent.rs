@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
+    time::SystemTime,
 };
 
 use clap::Args;
@@ -25,7 +26,7 @@ use tokio_rustls::{
 
 use super::{
     exit::{Exit, Failure},
-    new,
+    new, validity,
 };
 
 /// Longest path of a Unix socket (`sun_path` in unix(7), less its NUL).
@@ -153,6 +154,8 @@ pub(super) struct Way {
     tls: Option<(TlsConnector, ServerName<'static>)>,
     /// The value of the header Authorization.
     pub(super) authorization: Option<String>,
+    /// Whether our certificate is not valid any more.
+    pub(super) has_expired: bool,
 }
 
 /// A connection to the agent.
@@ -164,7 +167,13 @@ impl Way {
     /// Within the agent itself.
     pub(super) fn within(dial: Dial) -> Self {
         let within = Some(dial);
-        Self { within, address: AgentAddress::default(), tls: None, authorization: None }
+        Self {
+            within,
+            address: AgentAddress::default(),
+            tls: None,
+            authorization: None,
+            has_expired: false,
+        }
     }
 
     /// Reads what the options name.
@@ -180,12 +189,20 @@ impl Way {
                 ));
             }
             let address = address.clone();
-            return Ok(Self { address, within: None, tls: None, authorization: None });
+            let (within, tls, authorization) = (None, None, None);
+            return Ok(Self { address, within, tls, authorization, has_expired: false });
         };
         let tls = if url.tls { Some(connector(url, access)?) } else { None };
         let token = token(access)?;
         let authorization = token.map(|token| format!("Bearer {token}"));
-        Ok(Self { address: address.clone(), within: None, tls, authorization })
+        let ours = match &access.cert {
+            Some(path) if url.tls => certificates("--cert", path)?,
+            _ => Vec::new(),
+        };
+        let has_expired =
+            ours.first().is_some_and(|cert| validity::has_expired(cert, SystemTime::now()));
+        let address = address.clone();
+        Ok(Self { address, within: None, tls, authorization, has_expired })
     }
 
     /// What the header Host says.

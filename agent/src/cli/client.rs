@@ -14,7 +14,10 @@ use super::{
     agent::{AgentAddress, Way},
     exit::{Exit, Failure},
 };
-use crate::api::protocol::{ErrorBody, ErrorCode, StreamEvent};
+use crate::{
+    api::protocol::{ErrorBody, ErrorCode, StreamEvent},
+    kernel::explain,
+};
 
 /// How long the agent may take to answer one request. It answers in milliseconds; this is for one that hangs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -205,7 +208,8 @@ impl Client {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         let request = request.body(Full::new(body)).map_err(|error| self.nonsense(error))?;
-        sender.send_request(request).await.map_err(|error| self.unreachable(error))
+        // hyper's own words name its layers; what happened is below.
+        sender.send_request(request).await.map_err(|error| self.unreachable(explain(&error)))
     }
 
     async fn collect(
@@ -218,7 +222,12 @@ impl Client {
     }
 
     fn unreachable(&self, why: impl ToString) -> ClientError {
-        ClientError::Unreachable { agent: self.address().clone(), why: why.to_string() }
+        let expired =
+            if self.way.has_expired { "; our certificate (--cert) has expired" } else { "" };
+        ClientError::Unreachable {
+            agent: self.address().clone(),
+            why: format!("{}{expired}", why.to_string()),
+        }
     }
 
     fn nonsense(&self, why: impl ToString) -> ClientError {

@@ -26,6 +26,7 @@ mod target;
 mod tests;
 mod text;
 mod undrain;
+mod validity;
 mod value;
 mod wait;
 mod watched;
