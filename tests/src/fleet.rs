@@ -99,7 +99,7 @@ impl Fleet {
     }
 
     /// `rollout INVENTORY`, with quick drains, the fleet's script as both commands, and more.
-    pub fn words<'a>(&self, more: &[&'a str]) -> Vec<String> {
+    pub fn words(&self, more: &[&str]) -> Vec<String> {
         let script = format!("sh {}", self.path("release.sh").display());
         let inventory = self.path("inventory.yaml").display().to_string();
         let words = ["rollout", &inventory, "--release", &script, "--rollback", &script];

@@ -19,11 +19,14 @@ fn released() -> Course {
     course(&[Closing, Closed, Running, Ran, Healthy, Done].map(|mark| (Pass::Release, mark)))
 }
 
+/// What was done, where a release and an undo go on, and whether it is out.
+type Case<'a> = (&'a [Mark], Option<Step>, Option<Step>, bool);
+
 #[test]
 fn where_an_instance_goes_on() {
     use Mark::*;
     use Pass::{Release, Undo};
-    let table: &[(&[Mark], Option<Step>, Option<Step>, bool)] = &[
+    let table: &[Case<'_>] = &[
         (&[], Some(Step::Close), None, false),
         (&[Closing], Some(Step::Close), Some(Step::Open), true),
         (&[Closing, Closed], Some(Step::Close), Some(Step::Open), true),
