@@ -19,15 +19,25 @@ pub(crate) static PROBES: LruHashMap<ProbeKey, u64> = LruHashMap::with_max_entri
 #[map]
 pub(crate) static PROBE_PORTS: Array<u64> = Array::with_max_entries(PORTS, 0);
 
+/// How many entries of `PROBES` are checks of the agent's own, which alone writes both: before the first one is there, and
+/// after the last one is gone.
+#[map]
+static CHECKS: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Counters of `drainctl_common::probe::count`.
 #[map]
 static PROBE_COUNTS: Array<u64> = Array::with_max_entries(COUNT, 0);
 
-/// Whether the kubelet may have opened a connection from this port, host byte order.
+/// Whether the kubelet may have opened a connection from this port, host byte order, or the agent a check.
 #[inline(always)]
 pub(crate) fn may_be_from(client_port: u16) -> bool {
+    is_any(PROBE_PORTS.get_ptr(port_index(client_port))) || is_any(CHECKS.get_ptr(0))
+}
+
+#[inline(always)]
+fn is_any(number: Option<*const u64>) -> bool {
     // SAFETY: the pointer is to a live map value; eight bytes are read at once.
-    PROBE_PORTS.get_ptr(port_index(client_port)).is_some_and(|n| unsafe { n.read_volatile() } != 0)
+    number.is_some_and(|number| unsafe { number.read_volatile() } != 0)
 }
 
 /// Whether the kubelet opened this connection.

@@ -6,7 +6,7 @@ use std::{
     sync::Mutex,
 };
 
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::MapError;
 use drainctl_common::probe::{ProbeKey, count};
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     linux::lock,
     loaded::is_missing,
     pins::{Pins, detach},
-    tracker::{Tracker, number},
+    tracker::{ProbeMaps, Tracker, number},
 };
 
 /// The program that notes them.
@@ -32,13 +32,12 @@ pub(super) struct Probes {
     /// Where cgroup v2 is mounted.
     root: PathBuf,
     pins: Pins,
-    open: HashMap<MapData, ProbeKey, u64>,
-    counts: Array<MapData, u64>,
+    maps: ProbeMaps,
     attached: Option<Attached>,
     /// What was said last of why there is nothing to attach to.
     said: Option<String>,
     /// Checks of ours that are noted.
-    checks: usize,
+    checks: u64,
 }
 
 /// The program at work.
@@ -61,10 +60,10 @@ impl Probes {
         pins: Pins,
         tracker: &mut Tracker,
     ) -> Result<Self, KernelError> {
-        let (open, counts) = tracker.take_probes()?;
-        let mut probes =
-            Self { named, root, pins, open, counts, attached: None, said: None, checks: 0 };
+        let maps = tracker.take_probes()?;
+        let mut probes = Self { named, root, pins, maps, attached: None, said: None, checks: 0 };
         probes.forget(|noted| noted & CHECK != 0)?;
+        probes.say_checks()?;
         match probes.named.clone() {
             Some(folder) => probes.attach(None, folder, tracker)?,
             None => probes.seek(tracker),
@@ -124,7 +123,7 @@ impl Probes {
     fn all(&self) -> Result<HashSet<ProbeKey>, KernelError> {
         let mut all = HashSet::new();
         // The walk starts over when the entry it stands on is removed. What it does not come to counts.
-        for key in self.open.keys().take(STEPS) {
+        for key in self.maps.open.keys().take(STEPS) {
             match key {
                 Ok(key) => {
                     all.insert(key);
@@ -139,7 +138,7 @@ impl Probes {
     /// Forgets those whose value is so.
     fn forget(&mut self, which: impl Fn(u64) -> bool) -> Result<(), KernelError> {
         for key in self.all()? {
-            if self.open.get(&key, 0).is_ok_and(&which) {
+            if self.maps.open.get(&key, 0).is_ok_and(&which) {
                 self.remove(&key)?;
             }
         }
@@ -147,7 +146,7 @@ impl Probes {
     }
 
     fn remove(&mut self, key: &ProbeKey) -> Result<(), KernelError> {
-        match self.open.remove(key) {
+        match self.maps.open.remove(key) {
             Err(e) if !is_missing(&e) => Err(KernelError::op("remove from map", "PROBES", e)),
             _ => Ok(()),
         }
@@ -162,18 +161,29 @@ impl Probes {
         netns: u32,
     ) -> Result<ProbeKey, KernelError> {
         let key = ProbeKey::new(end(client), end(server), netns);
-        let noted = self.open.insert(key, CHECK, 0);
-        noted.map_err(|e| KernelError::op("write map", "PROBES", e))?;
         self.checks += 1;
-        Ok(key)
+        let noted = self.say_checks().and_then(|()| {
+            let inserted = self.maps.open.insert(key, CHECK, 0);
+            inserted.map_err(|e| KernelError::op("write map", "PROBES", e))
+        });
+        if noted.is_err() {
+            self.checks -= 1;
+        }
+        noted.map(|()| key)
     }
 
     /// The check has ended: who uses the same ports next is none.
     pub(super) fn forget_check(&mut self, key: &ProbeKey) {
         self.checks -= 1;
-        if let Err(error) = self.remove(key) {
+        if let Err(error) = self.remove(key).and_then(|()| self.say_checks()) {
             tracing::error!(%error, "a check stays noted");
         }
+    }
+
+    /// Tells the kernel programs whether they have to look for checks.
+    fn say_checks(&mut self) -> Result<(), KernelError> {
+        let said = self.maps.checks.set(0, self.checks, 0);
+        said.map_err(|e| KernelError::op("write map", "CHECKS", e))
     }
 
     /// See [`super::Kernel::is_kubelets`].
@@ -186,7 +196,7 @@ impl Probes {
         if self.attached.is_none() {
             return Ok(false);
         }
-        match self.open.get(&ProbeKey::new(end(client), end(server), netns), 0) {
+        match self.maps.open.get(&ProbeKey::new(end(client), end(server), netns), 0) {
             Ok(noted) => Ok(noted & CHECK == 0),
             Err(e) if is_missing(&e) => Ok(false),
             Err(e) => Err(KernelError::op("read map", "PROBES", e)),
@@ -196,7 +206,8 @@ impl Probes {
     /// See [`super::Kernel::probes`].
     pub(super) fn counts(&self) -> Result<ProbeCounts, KernelError> {
         let get = |index| {
-            self.counts
+            self.maps
+                .counts
                 .get(&index, 0)
                 .map_err(|e| KernelError::op("read map PROBE_COUNTS at", index, e))
         };

@@ -45,10 +45,18 @@ const NOEXIST: u64 = 1;
 /// Maps that the gates share with the tracker.
 pub(super) const PROBES: &str = "PROBES";
 pub(super) const PROBE_PORTS: &str = "PROBE_PORTS";
+pub(super) const CHECKS: &str = "CHECKS";
 pub(super) const PROBE_COUNTS: &str = "PROBE_COUNTS";
 
-/// What the kubelet has open, and counters of it.
-pub(super) type ProbeMaps = (HashMap<MapData, ProbeKey, u64>, Array<MapData, u64>);
+/// What the probe program notes.
+pub(super) struct ProbeMaps {
+    /// What the kubelet has open, and checks of ours.
+    pub(super) open: HashMap<MapData, ProbeKey, u64>,
+    /// How many of them are checks.
+    pub(super) checks: Array<MapData, u64>,
+    /// Counters of `drainctl_common::probe::count`.
+    pub(super) counts: Array<MapData, u64>,
+}
 
 /// The loaded and attached tracker.
 pub(super) struct Tracker {
@@ -97,10 +105,13 @@ impl Tracker {
         Ok(tracker)
     }
 
-    /// What the probe program notes, and its counters, once.
+    /// The maps of the probe program, once.
     pub(super) fn take_probes(&mut self) -> Result<ProbeMaps, KernelError> {
-        let open = map(&mut self.ebpf, PROBES, HashMap::try_from)?;
-        Ok((open, map(&mut self.ebpf, PROBE_COUNTS, Array::try_from)?))
+        Ok(ProbeMaps {
+            open: map(&mut self.ebpf, PROBES, HashMap::try_from)?,
+            checks: map(&mut self.ebpf, CHECKS, Array::try_from)?,
+            counts: map(&mut self.ebpf, PROBE_COUNTS, Array::try_from)?,
+        })
     }
 
     /// Has a program of this name run for the sockets of a cgroup, in the place of that of an earlier agent if there is

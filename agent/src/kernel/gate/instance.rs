@@ -14,13 +14,22 @@ use crate::{
         KernelError,
         objects::GATE,
         pins::Pins,
-        tracker::{PROBE_COUNTS, PROBE_PORTS, PROBES},
+        tracker::{CHECKS, PROBE_COUNTS, PROBE_PORTS, PROBES},
     },
 };
 
 /// Maps that all instances share.
-const SHARED: [&str; 8] =
-    ["RULES", "GATE_COUNTS", "TARGETS", "PEERS", "CLIENTS", PROBES, PROBE_PORTS, PROBE_COUNTS];
+const SHARED: [&str; 9] = [
+    "RULES",
+    "GATE_COUNTS",
+    "TARGETS",
+    "PEERS",
+    "CLIENTS",
+    PROBES,
+    PROBE_PORTS,
+    CHECKS,
+    PROBE_COUNTS,
+];
 
 /// A loaded gate program.
 pub(in crate::kernel) struct Instance {

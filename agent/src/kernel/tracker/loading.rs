@@ -5,13 +5,13 @@ use aya::{
     programs::{Iter, SchedClassifier, SockOps},
 };
 
-use super::{FLOWS, MARKS, PROBE_COUNTS, PROBE_PORTS, PROBES, Sizes};
+use super::{CHECKS, FLOWS, MARKS, PROBE_COUNTS, PROBE_PORTS, PROBES, Sizes};
 use crate::kernel::{KernelError, loaded::program, objects::TRACK, offsets::Offsets, pins::Pins};
 
 /// Maps that the next agent goes on with, and of which other objects share some: the tracker is loaded first, so that
 /// they have the sizes that it gives them. The ring of events and the faults begin anew with each agent: it takes in
 /// everything that is there.
-const PINNED: [&str; 11] = [
+const PINNED: [&str; 12] = [
     "DRAINS",
     FLOWS,
     "SERVICES",
@@ -20,6 +20,7 @@ const PINNED: [&str; 11] = [
     "MARKED",
     PROBES,
     PROBE_PORTS,
+    CHECKS,
     PROBE_COUNTS,
     "PEERS",
     "CLIENTS",
