@@ -22,6 +22,8 @@
 
 mod admission;
 mod check;
+mod flow;
+mod history;
 mod list;
 mod pod;
 mod retire;
@@ -32,6 +34,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::admission::{AdmissionStatus, FlowClass};
 pub use self::check::{CheckRequest, CheckResult};
+pub use self::flow::{Activity, FlowList, FlowStatus};
+pub use self::history::Entered;
 pub use self::list::{HookMissing, ServiceList};
 pub use self::pod::{PodRef, TimeoutFrom};
 pub use self::retire::{
@@ -185,6 +189,9 @@ pub struct ServiceStatus {
     pub steered: u64,
     /// Connection attempts refused since the gate closed.
     pub rejected: u64,
+    /// Connections accepted since counting began: over restarts of the agent, but anew once a port has long had none.
+    #[serde(default)]
+    pub accepted: u64,
     /// Since the newest connection came; null if none came since counting began.
     pub last_new_age_ms: Option<u64>,
     /// The pod that the network namespace belongs to; null where it is not known, and in the node's own.
@@ -200,6 +207,9 @@ pub struct ServiceStatus {
 pub struct DrainStatus {
     /// Since it began.
     pub age_ms: u64,
+    /// Its states so far.
+    #[serde(default)]
+    pub history: Vec<Entered>,
     /// Until the deadline; 0 once it has passed.
     pub deadline_in_ms: u64,
     /// Until the lease is over and traffic comes back by itself.
@@ -240,63 +250,6 @@ pub enum StreamEvent {
         #[serde(default)]
         at_deadline: bool,
     },
-}
-
-/// The connections of a service.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FlowList {
-    /// The pod that the service belongs to; null where it is not known.
-    #[serde(default)]
-    pub pod: Option<PodRef>,
-    /// Handshakes first, then by age, oldest first.
-    pub flows: Vec<FlowStatus>,
-}
-
-/// One connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FlowStatus {
-    /// `ADDRESS:PORT` of the peer.
-    pub peer: String,
-    /// `ADDRESS:PORT` on our side.
-    pub local: String,
-    /// TCP state as `ss` names it, for example `ESTAB` or `CLOSE-WAIT`.
-    pub tcp_state: String,
-    /// Since it was established; null if it is older than the agent.
-    pub age_ms: Option<u64>,
-    /// Payload bytes received.
-    pub bytes_in: u64,
-    /// Payload bytes acknowledged by the peer.
-    pub bytes_out: u64,
-    /// What it means to a drain.
-    pub class: FlowClass,
-    /// What it is doing.
-    pub activity: Activity,
-    /// Why it is thought so, in words.
-    pub why: String,
-    /// What it speaks; known only while the service is draining.
-    pub protocol: FlowProtocol,
-    /// The last thing that was done to make it leave; null if nothing was.
-    pub retire: Option<FlowRetired>,
-    /// Whether bytes came from the client after our FIN.
-    pub fin_raced: bool,
-    /// Why it cannot be told to leave; null if it can or was, or if nobody looks.
-    pub barrier: Option<FlowBarrier>,
-}
-
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activity {
-    /// Data is on its way, or was a moment ago.
-    Busy,
-    /// Proven: an HTTP/1 connection whose last response was seen to end, and no byte since.
-    Idle,
-    /// Nothing unsent, unacked or unread, and no bytes for a while: it may well be a request in flight.
-    Quiet,
-    /// The handshake is not finished.
-    Handshake,
-    /// Closed on our side, still open on the peer's.
-    Lingering,
 }
 
 /// Every error of the interface.

@@ -29,11 +29,13 @@ fn status() -> ServiceStatus {
         probes: 0,
         steered: 0,
         rejected: 9,
+        accepted: 40,
         last_new_age_ms: None,
         pod: None,
         unknown: None,
         drain: Some(DrainStatus {
             age_ms: 1,
+            history: vec![Entered { state: StateName::Settling, ago_ms: 1 }],
             deadline_in_ms: 2,
             lease_in_ms: 3,
             keep_closed: false,
@@ -80,13 +82,14 @@ fn status_json() -> serde_json::Value {
         },
     });
     let drain = json!({
-        "age_ms": 1, "deadline_in_ms": 2, "lease_in_ms": 3, "keep_closed": false,
+        "age_ms": 1, "history": [{"state": "settling", "ago_ms": 1}],
+        "deadline_in_ms": 2, "lease_in_ms": 3, "keep_closed": false,
         "new": {"handoff": {"port": 8081}}, "handed_over": 12, "takers": 2,
         "settled_by": "max_settle", "admission": admission, "retire": retire,
     });
     json!({
         "id": "7:80", "netns": 7, "port": 80, "state": "rejecting", "flows": 3, "handshakes": 1,
-        "lingering": 2, "ignored": 0, "probes": 0, "steered": 0, "rejected": 9, "last_new_age_ms": null, "pod": null,
+        "lingering": 2, "ignored": 0, "probes": 0, "steered": 0, "rejected": 9, "accepted": 40, "last_new_age_ms": null, "pod": null,
         "unknown": null,
         "drain": drain,
     })

@@ -5,13 +5,13 @@ use std::{cmp::Reverse, collections::HashMap, time::Duration};
 use super::{
     activity::activity,
     protocol::{
-        AdmissionStatus, DrainStatus, FlowList, FlowStatus, PodRef, RetireStatus, ServiceStatus,
-        canonical,
+        AdmissionStatus, DrainStatus, Entered, FlowList, FlowStatus, PodRef, RetireStatus,
+        ServiceStatus, canonical,
     },
     retiring,
 };
 use crate::{
-    drain::{Boot, Leaving},
+    drain::{Boot, Leaving, StateName},
     executor::{DrainView, Status},
     kernel::{Class, Look, Socket, TcpState},
 };
@@ -30,6 +30,7 @@ pub(super) fn service_status(status: &Status, pod: Option<PodRef>, now: Boot) ->
         probes: status.exempt.probes,
         steered: status.exempt.steered,
         rejected: status.rejected,
+        accepted: status.accepted,
         last_new_age_ms: status.last_new.map(|at| millis(now.since(at))),
         pod,
         unknown: status.unknown.clone(),
@@ -41,6 +42,7 @@ fn drain_status(drain: &DrainView, status: &Status, now: Boot) -> DrainStatus {
     let Status { steered, admitted, .. } = status;
     DrainStatus {
         age_ms: millis(now.since(drain.started)),
+        history: drain.history.iter().map(|&(state, at)| entered(state, at, now)).collect(),
         deadline_in_ms: millis(drain.deadline.since(now)),
         lease_in_ms: millis(drain.lease_until.since(now)),
         keep_closed: drain.keep_closed,
@@ -55,6 +57,10 @@ fn drain_status(drain: &DrainView, status: &Status, now: Boot) -> DrainStatus {
             ..(&drain.report).into()
         },
     }
+}
+
+fn entered(state: StateName, at: Boot, now: Boot) -> Entered {
+    Entered { state, ago_ms: millis(now.since(at)) }
 }
 
 /// Whether there is anything at all: a listener, a connection or a drain. What cannot be verified exists.
@@ -141,10 +147,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{
-            protocol::{
-                AtDeadline, FlowBarrier, FlowProtocol, FlowRetired, RetireKind, SettledBy,
-                StateName,
-            },
+            protocol::{AtDeadline, FlowBarrier, FlowProtocol, FlowRetired, RetireKind, SettledBy},
             testing,
         },
         drain::{RetireReport, Service},
@@ -166,6 +169,7 @@ mod tests {
         let status = testing::draining(SERVICE, StateName::Rejecting, 0);
         let drain = status.drain.map(|drain| DrainView {
             started: ago(4_000),
+            history: vec![(StateName::Settling, ago(4_000)), (StateName::Rejecting, ago(900))],
             deadline: ago(1),
             keep_closed: true,
             settled_by: Some(SettledBy::Quiet),
@@ -180,6 +184,8 @@ mod tests {
         let drain = status.drain.unwrap();
         assert_eq!(status.id, "7:80");
         assert_eq!(status.last_new_age_ms, Some(250));
+        let history: Vec<_> = drain.history.iter().map(|each| (each.state, each.ago_ms)).collect();
+        assert_eq!(history, [(StateName::Settling, 4_000), (StateName::Rejecting, 900)]);
         assert_eq!((drain.age_ms, drain.deadline_in_ms, drain.lease_in_ms), (4_000, 0, 9_000));
     }
 

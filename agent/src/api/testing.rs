@@ -131,6 +131,7 @@ pub(super) fn serving(service: Service) -> Status {
         rejected: 0,
         admitted: Admitted::default(),
         steered: Steered::default(),
+        accepted: 0,
         last_new: None,
         listeners: 1,
         unknown: None,
@@ -144,6 +145,7 @@ pub(super) fn draining(service: Service, state: StateName, flows: u64) -> Status
     let spec = Spec::try_from(SpecRequest::default()).expect("the defaults fit");
     let drain = DrainView {
         started: NOW,
+        history: vec![(state, NOW)],
         deadline: NOW + seconds(5),
         lease_until: NOW + seconds(9),
         keep_closed: false,

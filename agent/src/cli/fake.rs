@@ -36,6 +36,7 @@ pub(super) const NETNS: u32 = 4_026_531_840;
 pub(super) fn service(port: u16, state: StateName) -> ServiceStatus {
     let drain = DrainStatus {
         age_ms: 0,
+        history: Vec::new(),
         deadline_in_ms: 25_000,
         lease_in_ms: 600_000,
         keep_closed: false,
@@ -58,6 +59,7 @@ pub(super) fn service(port: u16, state: StateName) -> ServiceStatus {
         probes: 0,
         steered: 0,
         rejected: 0,
+        accepted: 0,
         last_new_age_ms: None,
         pod: None,
         unknown: None,

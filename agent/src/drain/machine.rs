@@ -3,6 +3,7 @@
 mod adopting;
 mod ending;
 mod guarding;
+mod history;
 mod judging;
 mod retiring;
 mod settling;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 pub use self::{adopting::Standing, judging::SOON, retiring::RETIRE_STEP};
 use self::{retiring::Aborting, settling::SETTLE_STEP};
-use super::{Action, Boot, Endpoint, Event, Phase, SettledBy, Spec};
+use super::{Action, Boot, Endpoint, Event, Phase, SettledBy, Spec, StateName};
 use crate::kernel::Watch;
 
 /// Time between two looks when nothing hints at a change: for events that were lost, and for namespaces
@@ -73,6 +74,7 @@ pub struct Machine {
     /// Whether flows may be followed and told, which must not outlive the drain.
     restore_due: bool,
     aborting: Aborting,
+    history: Vec<(StateName, Boot)>,
 }
 
 impl Machine {
@@ -103,6 +105,7 @@ impl Machine {
             round_began: never,
             restore_due: false,
             aborting: Aborting::NotYet,
+            history: Vec::new(),
         }
     }
 
@@ -255,6 +258,7 @@ impl Machine {
 
     /// Every drain under way has its next wake-up, whatever happened.
     fn finish(&mut self, mut out: Vec<Action>, now: Boot) -> Vec<Action> {
+        self.remember(now);
         let (at, retires) = match self.phase {
             Phase::Serving => return out,
             Phase::Settling => (self.settle_at.min(self.recheck_at).min(self.lease_until), true),

@@ -241,6 +241,7 @@ impl Entry {
     pub(super) fn view(&self) -> DrainView {
         DrainView {
             started: self.machine.started(),
+            history: self.machine.history().to_vec(),
             deadline: self.machine.deadline(),
             lease_until: self.machine.lease_until(),
             keep_closed: self.machine.spec().keep_closed(),

@@ -150,6 +150,8 @@ pub struct Status {
     pub admitted: Admitted,
     /// What has come of handing connection attempts to others.
     pub steered: Steered,
+    /// Connections accepted since counting began.
+    pub accepted: u64,
     /// When the newest connection came.
     pub last_new: Option<Boot>,
     /// Sockets that listen on the port now.
@@ -165,6 +167,8 @@ pub struct Status {
 pub struct DrainView {
     /// When it began.
     pub started: Boot,
+    /// Its states, and when it came into each.
+    pub history: Vec<(StateName, Boot)>,
     /// When it gives up waiting.
     pub deadline: Boot,
     /// When the gate opens by itself.

@@ -21,6 +21,7 @@ pub(super) struct Seen {
     rejected: u64,
     admitted: Admitted,
     steered: Steered,
+    accepted: u64,
     last_new: Option<Boot>,
     unknown: Option<String>,
 }
@@ -86,6 +87,7 @@ fn see(
         rejected,
         admitted,
         steered,
+        accepted: tracked.accepted,
         last_new: tracked.last_new,
         unknown,
     }
@@ -117,6 +119,7 @@ pub(super) fn status(seen: Seen, entry: Option<&Entry>, now: Boot) -> Status {
         rejected: seen.rejected + dropped,
         admitted: seen.admitted,
         steered: seen.steered,
+        accepted: seen.accepted,
         last_new: seen.last_new,
         listeners: seen.listeners,
         unknown: seen.unknown.or(unknown),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Machine, retiring::Aborting};
 use crate::drain::{
-    Action, Admission, Boot, Endpoint, NewConnections, Phase, RetireSet, SettledBy, Spec,
+    Action, Admission, Boot, Endpoint, NewConnections, Phase, RetireSet, SettledBy, Spec, StateName,
 };
 
 /// What of a drain outlives the process that carries it out: all that cannot be asked of the kernel.
@@ -27,6 +27,8 @@ pub struct Standing {
     gave_up: bool,
     #[serde(default)]
     endpoint: Endpoint,
+    #[serde(default)]
+    history: Vec<(StateName, Boot)>,
 }
 
 impl Standing {
@@ -67,6 +69,7 @@ impl Machine {
             ending: self.ending.clone(),
             gave_up: self.gave_up,
             endpoint: self.endpoint,
+            history: self.history.clone(),
         })
     }
 
@@ -87,6 +90,7 @@ impl Machine {
         machine.ending = standing.ending;
         machine.gave_up = standing.gave_up;
         machine.endpoint = standing.endpoint;
+        machine.history = standing.history;
         let out = machine.resume(now);
         let out = machine.finish(out, now);
         (machine, out)

@@ -43,6 +43,22 @@ fn every_phase_goes_on() {
 }
 
 #[test]
+fn the_history_goes_on() {
+    use crate::drain::StateName::{Drained, Rejecting, Settling};
+    let before = machine_in(Phase::Drained);
+    let so_far = [(Settling, t(0)), (Rejecting, t(3001)), (Drained, t(3003))];
+    assert_eq!(before.history(), so_far);
+    let (mut machine, _) = Machine::adopt(saved(&before), t(4000));
+    assert_eq!(machine.history(), [&so_far[..], &[(Rejecting, t(4000))]].concat());
+    for ms in (5000..25_000).step_by(1000) {
+        machine.step(judged(Verdict::Empty, t(ms)), t(ms)).expect("legal");
+        machine.step(Event::Accepted { at: t(ms + 1) }, t(ms + 1)).expect("legal");
+    }
+    assert_eq!(machine.history().len(), 8, "what is saved has little room");
+    assert_eq!((machine.history()[0].1, machine.history()[7].1), (t(0), t(24_001)));
+}
+
+#[test]
 fn settling_does_not_end_early_if_nobody_knows_any_more_who_came() {
     let (mut machine, _) = Machine::adopt(saved(&machine_in(Phase::Settling)), t(2900));
     for (ms, phase) in [(3000, Phase::Settling), (3899, Phase::Settling), (3900, Phase::Closing)] {
