@@ -57,6 +57,12 @@ impl ApiError {
         Self { status: StatusCode::UNAUTHORIZED, code: ErrorCode::NotPermitted, message }
     }
 
+    /// Nobody may ask in this way.
+    pub(super) fn forbidden(message: &str) -> Self {
+        let message = message.to_owned();
+        Self { status: StatusCode::FORBIDDEN, code: ErrorCode::NotPermitted, message }
+    }
+
     /// To be asked again in a moment, as that of an agent that is being replaced.
     pub(super) fn later(status: StatusCode, message: impl Into<String>) -> Self {
         Self { status, code: ErrorCode::Stopping, message: message.into() }

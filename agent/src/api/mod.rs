@@ -2,13 +2,15 @@
 //! server, and who may do what.
 //!
 //! [`server`] accepts connections and limits what they may cost, [`peer`] asks the kernel who calls,
-//! [`auth`] decides whether they may, `routes` answers, and `events` streams. `activity`,
+//! [`auth`] decides whether they may, `routes` answers, and `events` streams. `page` is what a browser shows, and
+//! `browser` keeps pages of others out. `activity`,
 //! `retiring` and `status` are pure: from the kernel's and the executor's view to the words of [`protocol`].
 
 mod activity;
 mod app;
 pub mod auth;
 mod checks;
+mod browser;
 pub(crate) mod connection;
 mod drains;
 mod error;
@@ -16,6 +18,7 @@ mod events;
 mod extract;
 mod handoff;
 mod metrics;
+mod page;
 pub mod peer;
 mod place;
 pub mod protocol;

@@ -12,6 +12,7 @@
 //! | `GET /v1/events?services=ID,ID` | 200, a stream of [`StreamEvent`]s, one JSON object a line; keeps leases alive |
 //! | `GET /drained/{port}` (`?netns=`, `?pod=`, `?container=`) | 200 drained (proven again now) · 503 not yet or unknown, both with [`ServiceStatus`] |
 //! | `GET /serving/{port}` (`?netns=`, `?pod=`, `?container=`) | 200 serving · 503 draining, both with [`ServiceStatus`] |
+//! | `GET /` | a page for browsers |
 //! | `GET /metrics`, `GET /healthz` | Prometheus text · `ok` |
 //!
 //! Every error is [`ErrorBody`]. Bodies of requests are at most 64 KiB. A service id is `NETNS:PORT`, for

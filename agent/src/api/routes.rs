@@ -20,11 +20,12 @@ use super::{
     app::App,
     auth::Caller,
     checks::check,
+    browser,
     drains::Drains,
     error::ApiError,
     events::events,
     extract::{Body, Calling, NetnsQuery, Params, PlaceQuery, Port, Segment},
-    handoff, metrics,
+    handoff, metrics, page,
     place::Place,
     protocol::{
         DrainAccepted, DrainRequest, FlowList, MAX_PORTS, PodName, ServiceList, ServiceStatus,
@@ -57,10 +58,12 @@ pub fn router<D: Drains>(app: Arc<App<D>>) -> Router {
         .route("/v1/events", get(events::<D>))
         .route("/drained/{port}", get(drained::<D>))
         .route("/serving/{port}", get(serving::<D>))
+        .route("/", get(page::page))
         .route("/metrics", get(metrics_text::<D>))
         .route("/healthz", get(async || "ok\n"))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn(browser::of_one_origin))
         .layer(from_fn(in_time))
         .layer(from_fn_with_state(Arc::clone(&app), counted::<D>))
         .with_state(app)

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, middleware::from_fn};
 use rustix::fs::{FlockOperation, flock};
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use super::{
+    browser,
     connection::{Connections, serve_connection},
     peer::{Identify, Peer},
     seats::Seats,
@@ -96,6 +97,7 @@ impl Socket {
         seats: Seats,
         stop: impl Future<Output = ()>,
     ) -> Connections {
+        let router = router.layer(from_fn(browser::by_our_own_name));
         let mut connections = Connections::default();
         let mut refusals = Refusals::default();
         let mut stop = std::pin::pin!(stop);

@@ -16,8 +16,8 @@ use crate::api::{
     peer::{Identify, Unidentified},
 };
 
-/// What everybody may ask, as the router names it.
-const PUBLIC: [&str; 3] = ["/healthz", "/metrics", SERVING];
+/// What everybody may ask, as the router names it. The page has nothing to tell until it has a token.
+const PUBLIC: [&str; 4] = ["/", "/healthz", "/metrics", SERVING];
 /// Of this, who is no operator is told yes or no.
 const SERVING: &str = "/serving/{port}";
 /// A wrong token costs as many requests as this, and its answer is late by so much.
@@ -122,7 +122,7 @@ fn yes_or_no(response: Response) -> Response {
 
 fn unauthorized(why: &str) -> Response {
     let message = format!(
-        "{why}; over TCP everything but /healthz, /metrics and /serving needs the header \
+        "{why}; over TCP everything but /, /healthz, /metrics and /serving needs the header \
          Authorization: Bearer TOKEN with a line of the agent's --token-file, or a certificate that its \
          --tls-client-ca has signed (drainctl: --token-file, or --cert and --key)"
     );
