@@ -72,6 +72,12 @@ pub(super) enum Verb {
     /// Show the TCP services of a network namespace: state, connections, drain
     #[command(after_help = exit::TABLE)]
     Status(StatusArgs),
+    /// Watch services and drains on a terminal: states, rates, and the connections that still block zero
+    ///
+    /// Arrows choose a service, enter shows all of its drain, / filters, q quits. It changes nothing, and keeps no
+    /// drain alive. In a browser the agent's page at / shows the same.
+    #[command(after_help = exit::TABLE)]
+    Watch(StatusArgs),
     /// List the connections of a service: peer, age, bytes, what each is doing, and what made it leave
     ///
     /// "quiet" means that nothing is unsent, unacknowledged or unread and no bytes moved for a second. It may
@@ -124,7 +130,7 @@ impl Verb {
         match self {
             Self::Drain(args) => Some(&args.target),
             Self::Undrain(args) | Self::Flows(args) | Self::Ready(args) => Some(&args.target),
-            Self::Status(args) => Some(&args.target),
+            Self::Status(args) | Self::Watch(args) => Some(&args.target),
             Self::Wait(args) => Some(&args.target),
             Self::Doctor(args) => Some(&args.target),
             Self::Rollout(_) | Self::Completions(_) | Self::Man(_) => None,
@@ -325,7 +331,7 @@ pub(super) enum AtDeadline {
     Abort,
 }
 
-/// Arguments of `status`.
+/// Arguments of `status` and `watch`.
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     /// Only these TCP ports, 1 to 65535; several as 80,443 or by repeating the option [default: all]

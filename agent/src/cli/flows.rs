@@ -98,12 +98,15 @@ pub(super) async fn remaining<'a>(
     }
 }
 
-async fn fetch(client: &Client, service: &ServiceStatus) -> Result<Vec<FlowStatus>, ClientError> {
+pub(super) async fn fetch(
+    client: &Client,
+    service: &ServiceStatus,
+) -> Result<Vec<FlowStatus>, ClientError> {
     let list: FlowList = client.get(&format!("/v1/services/{}/flows", service.id)).await?;
     Ok(list.flows)
 }
 
-fn table(flows: &[FlowStatus]) -> String {
+pub(super) fn table(flows: &[FlowStatus]) -> String {
     let mut table =
         Table::new(&["PEER", "LOCAL", "AGE", "IN", "OUT", "TCP", "ACTIVITY", "RETIRE", "WHY"]);
     for flow in flows {

@@ -29,6 +29,7 @@ mod undrain;
 mod validity;
 mod value;
 mod wait;
+mod watch;
 mod watched;
 
 use std::ffi::OsString;
@@ -86,6 +87,7 @@ async fn dispatch(
         Verb::Drain(args) => drain::run(args, &client()?, streams, json, interrupt).await,
         Verb::Undrain(args) => undrain::run(args, &client()?, streams, json).await,
         Verb::Status(args) => status::run(args, &client()?, streams, json).await,
+        Verb::Watch(args) => watch::run(args, &client()?, json).await,
         Verb::Flows(args) => flows::run(args, &client()?, streams, json).await,
         Verb::Ready(args) => ready::run(args, &client()?, streams, json).await,
         Verb::Wait(args) => wait::run(args, &client()?, streams, json).await,
