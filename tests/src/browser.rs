@@ -43,7 +43,8 @@ impl Browser {
         let driver = Process::new(driver, "chromedriver");
         let port = eventually_some(LIMIT, "chromedriver says its port", || {
             let said = fs::read_to_string(&log)?;
-            let port = said.split("successfully on port ").nth(1).and_then(|rest| rest.split_once('.'));
+            let port =
+                said.split("successfully on port ").nth(1).and_then(|rest| rest.split_once('.'));
             Ok(port.map(|(port, _)| port.to_owned()))
         })?;
         let profile = dir.path().join("profile").display().to_string();

@@ -42,6 +42,7 @@ pub mod script;
 pub mod sockmap;
 pub mod ss;
 pub mod tls;
+pub mod tmux;
 pub mod tunnel;
 pub mod vanish;
 pub mod wait;

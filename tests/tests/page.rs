@@ -4,7 +4,9 @@ use std::{
     env, fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +14,7 @@ use drainctl_tests::{
     browser::Browser,
     cluster::PORT,
     fixture::{Fixture, serve},
-    tunnel,
+    net, tunnel,
     wait::{LIMIT, eventually},
 };
 use serde_json::json;
@@ -67,7 +69,7 @@ fn a_drain_is_seen_from_its_beginning_to_its_end_and_over_a_restart_of_the_agent
         "return [...document.querySelectorAll(\"{card} dl > div\")].some((each) => \
          each.innerText.startsWith('refused') && !each.innerText.endsWith('0'))"
     ))?;
-    keep(&browser)?;
+    keep(&browser, &fixture)?;
 
     fixture.agent.crash()?;
     let lost = browser.await_text("#link", "No connection since")?;
@@ -97,12 +99,23 @@ fn hide_others(browser: &Browser, netns: u32) -> Result<()> {
     Ok(())
 }
 
-/// Keeps what the window shows, for people: in the folder that `DRAINCTL_PICTURES` names, and else in target/.
-fn keep(browser: &Browser) -> Result<()> {
+/// Keeps what the window shows, for people: in the folder that `DRAINCTL_PICTURES` names, with some more going on, and
+/// else in target/.
+fn keep(browser: &Browser, fixture: &Fixture) -> Result<()> {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    let folder = env::var_os("DRAINCTL_PICTURES").map_or(target, Into::into);
+    let folder = env::var_os("DRAINCTL_PICTURES").map(PathBuf::from);
+    if folder.is_some() {
+        for turn in 0..40_usize {
+            // Of those on 80 nobody gets in; the other servers' queues have room for these.
+            for port in [80, 80, 81, 82].into_iter().cycle().take(1 + 3 * (turn % 7) / 2) {
+                let addr = (fixture.pod().addr().ip(), port).into();
+                net::attempt(&fixture.cluster.client, addr, LIMIT)?;
+            }
+            thread::sleep(Duration::from_millis(300)); // not a wait for a state: the clients' pace
+        }
+    }
     browser.run("document.activeElement.blur()")?;
-    let path = folder.join("page.png");
+    let path = folder.unwrap_or(target).join("page.png");
     fs::write(&path, browser.screenshot()?).with_context(|| format!("write {}", path.display()))
 }
 
@@ -132,7 +145,7 @@ fn over_tcp_it_asks_for_the_token_and_keeps_it_to_itself() -> Result<()> {
 fn nothing_but_its_own_script_runs(browser: &Browser) -> Result<()> {
     let attempts = "const script = document.createElement('script'); \
          try { script.textContent = 'window.hacked = 1'; document.body.append(script); } catch {} \
-         const image = new Image(); image.setAttribute('onerror', 'window.hacked = 2'); image.src = '/none'; \
+         const image = new Image(); try { image.setAttribute('onerror', 'window.hacked = 2'); } catch {} image.src = '/none'; \
          document.body.append(image); \
          try { setTimeout('window.hacked = 3', 0) } catch {}";
     browser.run(attempts)?;

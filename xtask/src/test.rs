@@ -2,7 +2,10 @@
 //!
 //! The test runners have the last word: nothing is printed after their summaries.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
@@ -56,6 +59,12 @@ enum Kind {
         #[arg(long)]
         no_build: bool,
     },
+    /// The agent's page in a browser, as root; the picture of it goes to target/.
+    Page {
+        /// Make the picture of the page in this folder anew, for example docs.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// Real servers and clients of other projects in pairs, while the server is drained, as root.
     Peers {
         /// Pairs, as `protocol/server/client` with `*` for any, or one of the three names; flags too.
@@ -98,6 +107,10 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
                 build::run(shell, workspace, &build::Options::default())?;
             }
             vm::smoke(shell, workspace)
+        }
+        Some(Kind::Page { out }) => {
+            require_root("an agent and its page", "test page")?;
+            page(shell, workspace, out.as_deref())
         }
         Some(Kind::Peers { args }) => {
             require_root("drains of real servers", "test peers")?;
@@ -174,6 +187,20 @@ fn chaos(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
     program.args(["run", "--quiet"]).args(package).args(args);
     with_binaries(&mut program, workspace, &dist);
     shell.run_runner(&mut program)
+}
+
+fn page(shell: &Shell, workspace: &Workspace, out: Option<&Path>) -> Result<()> {
+    setup::peers(shell, workspace, Scope::Everything)?;
+    let dist = build::run(shell, workspace, &build::Options::default())?;
+    shell.stage("the page");
+    let mut tests = host_cargo(&workspace.root);
+    tests.args(["test", "--package", "drainctl-tests", "--test", "page"]).args(shell.cargo_flag());
+    with_binaries(&mut tests, workspace, &dist);
+    if let Some(out) = out {
+        let out = out.canonicalize().with_context(|| format!("no folder {}", out.display()))?;
+        tests.env("DRAINCTL_PICTURES", out);
+    }
+    shell.run_runner(&mut tests)
 }
 
 fn integration(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {

@@ -114,7 +114,7 @@ pub(super) const VENV: &str = "python3 -m venv";
 pub(super) const CNI: &str = "/usr/lib/cni/bridge";
 
 /// All of them.
-pub(super) const TOOLS: [Tool; 33] = [
+pub(super) const TOOLS: [Tool; 36] = [
     Tool::demo("nginx", "nginx-light"),
     Tool::demo("iptables", "iptables"),
     Tool::new("nft", "nftables"),
@@ -144,6 +144,9 @@ pub(super) const TOOLS: [Tool; 33] = [
     Tool::machine("xz", "xz-utils"),
     Tool::peer("apache2", "apache2-bin"),
     Tool::new("haproxy", "haproxy"),
+    Tool::new("chromium", "chromium"),
+    Tool::new("chromedriver", "chromium-driver"),
+    Tool::new("tmux", "tmux"),
     Tool::peer("javac", "default-jdk-headless"),
     Tool::peer("mvn", "maven"),
     Tool::peer("nghttpd", "nghttp2-server"),
