@@ -70,7 +70,7 @@ fn a_drain_is_seen_and_the_terminal_is_as_it_was_afterwards() -> Result<()> {
     fixture.ctl().expect(0, &drain)?;
     let client = blocking.client.local_addr()?.to_string();
     // The port that drains has come first.
-    tmux.await_text(&["1 draining", "▒ rejecting", "left: 1 connections", ":80   ", ":81   "])?;
+    tmux.await_text(&["1 draining", "▒ rejecting", "left: 1 connection,", ":80   ", ":81   "])?;
     tmux.keys(&["Home"])?;
     tmux.await_text(&[&client])?;
     ensure!(!colours(&tmux)?.is_empty(), "nothing is in colour");
@@ -107,7 +107,7 @@ fn keys_and_sizes(tmux: &Tmux, client: &str) -> Result<()> {
     tmux.keys(&["Down"])?;
     tmux.await_text(&["serving: no drain is under way"])?;
     tmux.keys(&["/", ":", "8", "0"])?;
-    let text = tmux.await_text(&["/:80", "left: 1 connections"])?;
+    let text = tmux.await_text(&["/:80", "left: 1 connection,"])?;
     ensure!(!text.contains(":81 "), "{text}");
     tmux.keys(&["Enter"])?;
     tmux.await_text(&["only /:80", client])?;

@@ -22,7 +22,7 @@ class Refused extends Error {
 
 async function ask(path) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  const answer = await fetch(path, { headers, cache: 'no-store', signal: AbortSignal.timeout(20000) });
+  const answer = await fetch(path, { headers, cache: 'no-store', signal: AbortSignal.timeout(10000) });
   const text = await answer.text();
   if (answer.ok) return JSON.parse(text);
   let message = `HTTP status ${answer.status}`;
@@ -182,18 +182,25 @@ function restOf(drain) {
   rest.style.flexGrow = String(drain.deadline_in_ms);
   return rest;
 }
-function flowTable(flows) {
-  const blocking = flows.filter((flow) => flow.class === 'counted');
-  if (!blocking.length) return [];
-  const made = (flow) => ({ told_by_header: 'told', told_by_goaway: 'told (GOAWAY)', fin_sent: 'FIN sent' })[flow.retire] ??
+function cellsOf(flow) {
+  const made = { told_by_header: 'told', told_by_goaway: 'told (GOAWAY)', fin_sent: 'FIN sent' }[flow.retire] ??
     (flow.barrier ? `cannot be told: ${flow.barrier.replaceAll('_', ' ')}` : 'not yet');
-  const cells = (flow) => [flow.peer, flow.age_ms === null ? '–' : time(flow.age_ms), `${bytes(flow.bytes_in)} / ${bytes(flow.bytes_out)}`,
-    flow.activity, made(flow), flow.why];
-  const head = make('tr', {}, ...['Peer', 'Age', 'In / out', 'Doing', 'Made to leave', 'Why'].map((text) => make('th', { scope: 'col', textContent: text })));
-  const rows = blocking.slice(0, MOST_FLOWS).map((flow) => make('tr', {}, ...cells(flow).map((text) => make('td', { textContent: text }))));
-  const more = blocking.length - rows.length;
-  const table = make('table', {}, make('thead', {}, head), make('tbody', {}, ...rows));
-  return [table, make('p', { className: 'dim', textContent: more > 0 ? `and ${more} more: drainctl flows lists all` : '' })];
+  const age = flow.age_ms === null ? '–' : time(flow.age_ms);
+  return [flow.peer, age, `${bytes(flow.bytes_in)} / ${bytes(flow.bytes_out)}`, flow.activity, made, flow.why];
+}
+function fillFlows(box, flows) {
+  const blocking = flows.filter((flow) => flow.class === 'counted'), rows = blocking.slice(0, MOST_FLOWS).map(cellsOf);
+  const more = blocking.length - rows.length, peers = `${rows.map(([peer]) => peer)} ${more}`;
+  // Changed in place if they are the same ones: somebody may be copying an address.
+  if (box.dataset.peers === peers) {
+    return box.querySelectorAll('tbody tr').forEach((tr, y) => rows[y].forEach((text, x) => write(tr.cells[x], text)));
+  }
+  box.dataset.peers = peers;
+  if (!rows.length) return box.replaceChildren();
+  const head = ['Peer', 'Age', 'In / out', 'Doing', 'Made to leave', 'Why'];
+  const line = (tag, texts) => make('tr', {}, ...texts.map((text) => make(tag, { textContent: text })));
+  const table = make('table', {}, make('thead', {}, line('th', head)), make('tbody', {}, ...rows.map((row) => line('td', row))));
+  box.replaceChildren(table, make('p', { className: 'dim', textContent: more > 0 ? `and ${more} more: drainctl flows lists all` : '' }));
 }
 async function drains() {
   const all = list.filter((service) => service.drain).sort((a, b) => b.drain.age_ms - a.drain.age_ms);
@@ -215,9 +222,10 @@ async function drains() {
     const { flows } = seen.get(service.id).card;
     const left = service.flows + service.handshakes + service.lingering;
     try {
-      flows.replaceChildren(...(left ? flowTable((await ask(`/v1/services/${service.id}/flows`)).flows) : []));
+      fillFlows(flows, left ? (await ask(`/v1/services/${service.id}/flows`)).flows : []);
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
+      delete flows.dataset.peers;
       flows.replaceChildren(make('p', { className: 'unknown', textContent: `Its connections cannot be listed: ${error.message}` }));
     }
   }));

@@ -150,8 +150,11 @@ fn course(
     let verdict = match service.state {
         StateName::Drained => "zero is proven: it is safe to stop the server".to_owned(),
         _ => format!(
-            "left: {} connections, {} handshakes, {} lingering; refused {}",
-            service.flows, service.handshakes, service.lingering, service.rejected
+            "left: {}, {}, {} lingering; refused {}",
+            text::count(service.flows, "connection"),
+            text::count(service.handshakes, "handshake"),
+            service.lingering,
+            service.rejected
         ),
     };
     lines.push(Line::from(verdict));
