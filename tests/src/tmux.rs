@@ -25,6 +25,7 @@ impl Tmux {
         netns.run(|| {
             tmux.tell(&["new-session", "-d", "-x", &columns, "-y", &rows, shell]).map(drop)
         })?;
+        tmux.await_text(&["$"])?;
         Ok(tmux)
     }
 
