@@ -41,7 +41,7 @@ fn a_drain_is_seen_from_its_beginning_to_its_end_and_over_a_restart_of_the_agent
     }
     let netns = fixture.pod().netns.inode();
     let url = format!("http://{}/", tunnel::to_socket(fixture.agent.socket())?);
-    let browser = Browser::start(1100, 900)?;
+    let browser = Browser::start(1100, 830)?;
     browser.open(&url)?;
     browser.await_text("#link", "Live")?;
     // Other tests have namespaces too.

@@ -66,7 +66,18 @@ fn a_drain_is_seen_and_the_terminal_is_as_it_was_afterwards() -> Result<()> {
     tmux.await_text(&["2 services, 0 draining   live", ":80 ", ":81 ", "no drain is under way"])?;
     ensure!(settings(&tmux)? != before, "it draws on a screen of its own");
     let blocking = fixture.pair()?;
-    let drain = ["drain", "--port", "80", "--quiet", "0s", "--retire", "none", "--no-wait"];
+    let drain = [
+        "drain",
+        "--port",
+        "80",
+        "--quiet",
+        "0s",
+        "--retire",
+        "none",
+        "--timeout",
+        "2m",
+        "--no-wait",
+    ];
     fixture.ctl().expect(0, &drain)?;
     let client = blocking.client.local_addr()?.to_string();
     // The port that drains has come first.
@@ -113,11 +124,12 @@ fn keys_and_sizes(tmux: &Tmux, client: &str) -> Result<()> {
     tmux.await_text(&["only /:80", client])?;
     tmux.tell(&["resize-window", "-x", "120", "-y", "40"])?;
     let long = "─".repeat(90);
-    tmux.await_text(&[client, &long, "it may still be a request in flight"])?;
+    tmux.await_text(&[client, &long, "protocol unknown"])?;
     tmux.keys(&["Enter"])?;
-    tmux.await_text(&[client, &long])?;
+    tmux.await_text(&[client, &long, "still be a request in flight"])?;
     tmux.tell(&["resize-window", "-x", &SMALL.0.to_string(), "-y", &SMALL.1.to_string()])?;
-    tmux.keys(&["Escape", "Escape"])?;
+    // Two escapes at once would be another key.
+    tmux.keys(&["Enter", "Escape"])?;
     tmux.await_text(&[":81 ", "q quit", client]).map(drop)
 }
 
