@@ -19,7 +19,7 @@ use crate::{
 const LACKS: &str = include_str!("../../../tests/kernels.txt");
 
 /// Tests that are about this machine, not about its kernel.
-const NOT_HERE: [&str; 2] = ["harness", "peers"];
+const NOT_HERE: [&str; 4] = ["harness", "page", "peers", "watch"];
 
 /// Tests that run at a time: most of the time of most of them is waiting.
 const THREADS: u32 = 3;
