@@ -54,7 +54,7 @@ fn what_is_wrong_or_not_built_is_a_usage_error() {
         &["status", "--all", "--host"],
         &["flows", "--port", "80", "--all"],
         &["wait", "--port", "80"],
-        &["watch"],
+        &["watch", "--all", "--host"],
         &["completions"],
     ];
     for args in table {
