@@ -40,6 +40,10 @@ static NEXT: ProgramArray = ProgramArray::with_max_entries(next::COUNT, 0);
 #[map]
 static DRAINS: HashMap<ServiceKey, Record> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 
+/// Services that something holds, for the next agent; only agents use it.
+#[map]
+static HOLDS: HashMap<ServiceKey, Record> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
 /// The mark of each service whose new connections are steered, for the next agent; only agents use it.
 #[map]
 static MARKED: HashMap<ServiceKey, u32> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);

@@ -6,8 +6,8 @@ use tokio::sync::broadcast;
 
 use crate::{
     carry::CarryCounts,
-    drain::{Leaving, Service, Spec},
-    executor::{DrainError, Executor, Owner, Status, Totals, Update},
+    drain::{HoldName, Leaving, Service, Spec},
+    executor::{DrainError, Executor, HoldRequest, Owner, Status, Totals, Update},
 };
 
 /// The owner of all drains, as far as the HTTP interface needs it. Each method is that of [`Executor`].
@@ -29,6 +29,13 @@ pub trait Drains: Send + Sync + 'static {
         &self,
         service: Service,
     ) -> impl Future<Output = Result<HashMap<u64, Leaving>, DrainError>> + Send;
+    fn hold(&self, request: HoldRequest) -> impl Future<Output = Result<bool, DrainError>> + Send;
+    fn release(
+        &self,
+        service: Service,
+        name: HoldName,
+    ) -> impl Future<Output = Result<bool, DrainError>> + Send;
+    fn held(&self) -> impl Future<Output = Result<Vec<Service>, DrainError>> + Send;
     fn draining(&self) -> impl Future<Output = Result<Vec<Service>, DrainError>> + Send;
     fn renew(&self, service: Service) -> impl Future<Output = ()> + Send;
     fn subscribe(&self) -> broadcast::Receiver<Update>;
@@ -60,6 +67,18 @@ impl Drains for Executor {
 
     async fn leaving(&self, service: Service) -> Result<HashMap<u64, Leaving>, DrainError> {
         Self::leaving(self, service).await
+    }
+
+    async fn hold(&self, request: HoldRequest) -> Result<bool, DrainError> {
+        Self::hold(self, request).await
+    }
+
+    async fn release(&self, service: Service, name: HoldName) -> Result<bool, DrainError> {
+        Self::release(self, service, name).await
+    }
+
+    async fn held(&self) -> Result<Vec<Service>, DrainError> {
+        Self::held(self).await
     }
 
     async fn draining(&self) -> Result<Vec<Service>, DrainError> {

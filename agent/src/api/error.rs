@@ -104,7 +104,11 @@ impl From<DrainError> for ApiError {
             DrainError::NoSuchService(_) => {
                 Self::not_found(format!("{error}; check the port and the namespace"))
             }
-            DrainError::Conflict { .. } | DrainError::TooMany { .. } => {
+            DrainError::Conflict { .. }
+            | DrainError::TooMany { .. }
+            | DrainError::TooManyHolds { .. }
+            | DrainError::HoldTooLate(_)
+            | DrainError::HoldWhileDraining(_) => {
                 let (status, code) = (StatusCode::CONFLICT, ErrorCode::Conflict);
                 Self { status, code, message: error.to_string() }
             }

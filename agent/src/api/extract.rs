@@ -15,7 +15,7 @@ use super::{
     place::Place,
     protocol::{NetnsName, NetnsRef, PodName},
 };
-use crate::drain::Service;
+use crate::drain::{HoldError, HoldName, Service};
 
 /// Largest body of a request, in bytes. The largest sensible one is below 1 KiB.
 pub(super) const MAX_BODY: usize = 64 * 1024;
@@ -70,6 +70,20 @@ impl<S: Send + Sync, T: FromSegment> FromRequestParts<S> for Segment<T> {
     }
 }
 
+/// Both variable segments of a path, parsed.
+pub(super) struct Segments<A, B>(pub(super) A, pub(super) B);
+
+impl<S: Send + Sync, A: FromSegment, B: FromSegment> FromRequestParts<S> for Segments<A, B> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path((first, second)) = Path::<(String, String)>::from_request_parts(parts, state)
+            .await
+            .map_err(|error| ApiError::usage(error.body_text()))?;
+        Ok(Self(A::from_segment(&first)?, B::from_segment(&second)?))
+    }
+}
+
 /// What can stand in a path.
 pub(super) trait FromSegment: Sized {
     /// Parses it, or says what would fit.
@@ -85,6 +99,12 @@ impl FromSegment for Service {
             let form = "NETNS:PORT, for example 4026531840:8080 (see GET /v1/services)";
             ApiError::usage(format!("{segment:?} is no service id; it is {form}"))
         })
+    }
+}
+
+impl FromSegment for HoldName {
+    fn from_segment(segment: &str) -> Result<Self, ApiError> {
+        segment.parse().map_err(|error: HoldError| ApiError::usage(error.to_string()))
     }
 }
 

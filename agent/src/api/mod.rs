@@ -17,6 +17,7 @@ mod error;
 mod events;
 mod extract;
 mod handoff;
+mod holds;
 mod metrics;
 mod page;
 pub mod peer;

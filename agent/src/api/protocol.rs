@@ -6,6 +6,8 @@
 //! | `POST /v1/drains` [`DrainRequest`] | 202 [`DrainAccepted`] |
 //! | `DELETE /v1/drains/{service id}` | 200 [`Undrained`] |
 //! | `POST /v1/checks` [`CheckRequest`] | 200 [`CheckResult`] |
+//! | `POST /v1/holds` [`HoldRequest`] | 200 [`HoldAccepted`] |
+//! | `DELETE /v1/holds/{service id}/{name}` | 200 [`Released`] |
 //! | `GET /v1/services` (`?netns=`, `?pod=`, `?container=`, `?port=`; none: the caller's namespace) | 200 [`ServiceList`] |
 //! | `GET /v1/services/{service id}` | 200 [`ServiceStatus`] |
 //! | `GET /v1/services/{service id}/flows` | 200 [`FlowList`] |
@@ -25,6 +27,7 @@ mod admission;
 mod check;
 mod flow;
 mod history;
+mod hold;
 mod list;
 mod pod;
 mod retire;
@@ -37,6 +40,7 @@ pub use self::admission::{AdmissionStatus, FlowClass};
 pub use self::check::{CheckRequest, CheckResult};
 pub use self::flow::{Activity, FlowList, FlowStatus};
 pub use self::history::Entered;
+pub use self::hold::{HoldAccepted, HoldName, HoldRequest, HoldStatus, Released};
 pub use self::list::{HookMissing, ServiceList};
 pub use self::pod::{PodRef, TimeoutFrom};
 pub use self::retire::{
@@ -199,6 +203,9 @@ pub struct ServiceStatus {
     pub pod: Option<PodRef>,
     /// Why the count cannot be verified; null if it can.
     pub unknown: Option<String>,
+    /// What keeps it from being drained, apart from connections.
+    #[serde(default)]
+    pub holds: Vec<HoldStatus>,
     /// The drain, if there is one.
     pub drain: Option<DrainStatus>,
 }

@@ -33,6 +33,7 @@ fn status() -> ServiceStatus {
         last_new_age_ms: None,
         pod: None,
         unknown: None,
+        holds: Vec::new(),
         drain: Some(DrainStatus {
             age_ms: 1,
             history: vec![Entered { state: StateName::Settling, ago_ms: 1 }],

@@ -25,7 +25,7 @@ use super::{
     error::ApiError,
     events::events,
     extract::{Body, Calling, NetnsQuery, Params, PlaceQuery, Port, Segment},
-    handoff, metrics, page,
+    handoff, holds, metrics, page,
     place::Place,
     protocol::{
         DrainAccepted, DrainRequest, FlowList, MAX_PORTS, PodName, ServiceList, ServiceStatus,
@@ -52,6 +52,8 @@ pub fn router<D: Drains>(app: Arc<App<D>>) -> Router {
         .route("/v1/drains", post(start_drain::<D>))
         .route("/v1/drains/{id}", delete(end_drain::<D>))
         .route("/v1/checks", post(check::<D>))
+        .route("/v1/holds", post(holds::hold::<D>))
+        .route("/v1/holds/{id}/{name}", delete(holds::release::<D>))
         .route("/v1/services", get(list_services::<D>))
         .route("/v1/services/{id}", get(one_service::<D>))
         .route("/v1/services/{id}/flows", get(flows::<D>))
@@ -198,8 +200,8 @@ async fn list_services<D: Drains>(
         return Ok(Json(ServiceList { services, hooks_missing: Vec::new() }));
     }
     let mut services = listening(&app, namespaces.clone(), every).await?;
-    let draining = app.drains.draining().await?;
-    services.extend(draining.into_iter().filter(|service| namespaces.contains(&service.netns)));
+    let known = app.drains.draining().await?.into_iter().chain(app.drains.held().await?);
+    services.extend(known.filter(|service| namespaces.contains(&service.netns)));
     services.retain(|service| query.port.is_none_or(|port| port == service.port));
     let services = app.told(services.into_iter().collect()).await?;
     let hooks_missing = app.hooks().missing(|netns| match netns {

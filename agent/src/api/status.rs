@@ -5,14 +5,15 @@ use std::{cmp::Reverse, collections::HashMap, time::Duration};
 use super::{
     activity::activity,
     protocol::{
-        AdmissionStatus, DrainStatus, Entered, FlowList, FlowStatus, PodRef, RetireStatus,
+        AdmissionStatus, DrainStatus, Entered, FlowList, FlowStatus, HoldName, HoldStatus, PodRef,
+        RetireStatus,
         ServiceStatus, canonical,
     },
     retiring,
 };
 use crate::{
-    drain::{Boot, Leaving, StateName},
-    executor::{DrainView, Status},
+    drain::{Boot, Hold, Leaving, StateName},
+    executor::{DrainView, Owner, Status},
     kernel::{Class, Look, Socket, TcpState},
 };
 
@@ -34,7 +35,18 @@ pub(super) fn service_status(status: &Status, pod: Option<PodRef>, now: Boot) ->
         last_new_age_ms: status.last_new.map(|at| millis(now.since(at))),
         pod,
         unknown: status.unknown.clone(),
+        holds: status.holds.iter().map(|(name, hold)| hold_status(name, hold, now)).collect(),
         drain: status.drain.as_ref().map(|drain| drain_status(drain, status, now)),
+    }
+}
+
+fn hold_status(name: &HoldName, hold: &Hold<Owner>, now: Boot) -> HoldStatus {
+    let Hold { since, until, owner } = hold;
+    HoldStatus {
+        name: name.clone(),
+        age_ms: millis(now.since(*since)),
+        left_ms: millis(until.since(now)),
+        uid: owner.uid,
     }
 }
 
@@ -63,10 +75,11 @@ fn entered(state: StateName, at: Boot, now: Boot) -> Entered {
     Entered { state, ago_ms: millis(now.since(at)) }
 }
 
-/// Whether there is anything at all: a listener, a connection or a drain. What cannot be verified exists.
+/// Whether there is anything at all: a listener, a connection, a hold or a drain. What cannot be verified exists.
 pub(super) fn exists(status: &Status) -> bool {
     let connections = status.flows + status.handshakes + status.lingering;
-    status.listeners > 0 || connections > 0 || status.drain.is_some() || status.unknown.is_some()
+    let sockets = status.listeners > 0 || connections > 0;
+    sockets || !status.holds.is_empty() || status.drain.is_some() || status.unknown.is_some()
 }
 
 /// What is known of the connections of a draining service, apart from the look.

@@ -19,8 +19,10 @@ use super::{
 };
 use crate::{
     carry::CarryCounts,
-    drain::{Boot, Ending, Exempt, Leaving, RetireReport, Service, Spec, SpecRequest},
-    executor::{DrainError, DrainView, Owner, Status, Totals, Update},
+    drain::{
+        Boot, Ending, Exempt, Hold, HoldName, Leaving, RetireReport, Service, Spec, SpecRequest,
+    },
+    executor::{DrainError, DrainView, HoldRequest, Owner, Status, Totals, Update},
     kernel::{Admitted, Class, Protocol, Socket, Steered, TcpState},
     pods::Pods,
 };
@@ -87,6 +89,8 @@ pub(super) enum Asked {
     Drain(Vec<Service>),
     Undrain(Service),
     Renew(Service),
+    Hold(Service, HoldName, Duration),
+    Release(Service, HoldName),
 }
 
 /// An executor that does as the test says. Clones are the same one.
@@ -135,6 +139,7 @@ pub(super) fn serving(service: Service) -> Status {
         last_new: None,
         listeners: 1,
         unknown: None,
+        holds: Vec::new(),
         drain: None,
     }
 }
@@ -261,6 +266,31 @@ impl Drains for FakeDrains {
     async fn leaving(&self, service: Service) -> Result<HashMap<u64, Leaving>, DrainError> {
         let drains = self.get(service).drain.is_some();
         Ok(if drains { self.leaving.lock().unwrap().clone() } else { HashMap::new() })
+    }
+    async fn hold(&self, request: HoldRequest) -> Result<bool, DrainError> {
+        let HoldRequest { service, name, ttl, owner, .. } = request;
+        self.ask(Asked::Hold(service, name.clone(), ttl));
+        let mut status = self.get(service);
+        if status.state == StateName::Drained {
+            return Err(DrainError::HoldTooLate(service));
+        }
+        let renewed = status.holds.iter().any(|(known, _)| *known == name);
+        status.holds.push((name, Hold { since: NOW, until: NOW + ttl, owner }));
+        self.set(status);
+        Ok(renewed)
+    }
+    async fn release(&self, service: Service, name: HoldName) -> Result<bool, DrainError> {
+        self.ask(Asked::Release(service, name.clone()));
+        let mut status = self.get(service);
+        let before = status.holds.len();
+        status.holds.retain(|(known, _)| *known != name);
+        let released = status.holds.len() < before;
+        self.set(status);
+        Ok(released)
+    }
+    async fn held(&self) -> Result<Vec<Service>, DrainError> {
+        let services = self.services.lock().unwrap();
+        Ok(services.values().filter(|each| !each.holds.is_empty()).map(|e| e.service).collect())
     }
     async fn draining(&self) -> Result<Vec<Service>, DrainError> {
         let services = self.services.lock().unwrap();

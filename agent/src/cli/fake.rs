@@ -63,6 +63,7 @@ pub(super) fn service(port: u16, state: StateName) -> ServiceStatus {
         last_new_age_ms: None,
         pod: None,
         unknown: None,
+        holds: Vec::new(),
         drain: (state != StateName::Serving).then_some(drain),
     }
 }

@@ -59,6 +59,8 @@ pub enum Event {
     AbortFailed(String),
     /// Every listener of the drain's start is closed, and another listens on the port.
     NewInstance,
+    /// Something holds the service, until then if nothing happens; `None`: nothing does (any more).
+    Held(Option<Boot>),
     /// What Kubernetes does about the server, as it is now.
     Endpoint(Endpoint),
     /// The network namespace is gone, or its number belongs to another one now.
@@ -88,6 +90,7 @@ impl Event {
             Self::Aborted => "aborted",
             Self::AbortFailed(_) => "abort failed",
             Self::NewInstance => "new instance",
+            Self::Held(_) => "held",
             Self::Endpoint(_) => "endpoint",
             Self::NetnsGone => "namespace gone",
         }

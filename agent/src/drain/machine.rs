@@ -8,6 +8,7 @@ mod judging;
 mod retiring;
 mod settling;
 mod view;
+mod waiting;
 
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ pub struct Machine {
     restore_due: bool,
     aborting: Aborting,
     history: Vec<(StateName, Boot)>,
+    /// See [`Machine::is_held`].
+    held_until: Option<Boot>,
 }
 
 impl Machine {
@@ -106,6 +109,7 @@ impl Machine {
             restore_due: false,
             aborting: Aborting::NotYet,
             history: Vec::new(),
+            held_until: None,
         }
     }
 
@@ -228,6 +232,8 @@ impl Machine {
                     self.reopen(&mut out);
                 }
             }
+
+            (_, E::Held(until)) => self.held(until, now, &mut out),
 
             (phase, E::Endpoint(endpoint)) if phase != P::Serving => self.endpoint = endpoint,
 

@@ -5,6 +5,7 @@ mod endpoint;
 mod guarding;
 mod retiring;
 mod table;
+mod waiting;
 
 use std::time::Duration;
 

@@ -7,6 +7,7 @@ mod admission;
 mod endpoint;
 mod event;
 mod grace;
+mod hold;
 mod instance;
 mod machine;
 mod names;
@@ -25,6 +26,9 @@ pub use admission::{Admission, AdmissionError, AdmissionRequest, Cidr, CidrError
 pub use endpoint::Endpoint;
 pub use event::{Action, Arrivals, Ending, Event, Phase};
 pub use grace::{LEAST_GRACE, timeout_within};
+pub use hold::{
+    HOLD_TTL, Hold, HoldError, HoldName, Holds, LONGEST_TTL, MOST_HOLDS, SHORTEST_TTL, check_ttl,
+};
 pub use instance::{is_new_instance, listeners};
 pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON, Standing};
 pub use names::{SettledBy, StateName};

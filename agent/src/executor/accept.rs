@@ -112,6 +112,7 @@ impl Task {
     /// Ends a drain whose lease is over or whose namespace is another one now, before anybody joins it.
     fn bring_up_to_date(&mut self, check: &Check) {
         let now = self.now();
+        self.forget_holds_of_another(check.service, check.netns_cookie);
         let Some(entry) = self.entries.get(&check.service).filter(|entry| entry.is_draining())
         else {
             return;
@@ -162,7 +163,11 @@ impl Task {
         if !has_room(&request.spec, checks.iter().map(listeners).max().unwrap_or_default()) {
             return Some(DrainError::NoRoom);
         }
-        let missing = |check: &&Check| !check.exists && !self.is_draining(check.service);
+        let now = self.now();
+        let missing = |check: &&Check| {
+            let is_known = self.is_draining(check.service) || self.held.is_held(check.service, now);
+            !check.exists && !is_known
+        };
         if let Some(check) = checks.iter().find(missing) {
             return Some(DrainError::NoSuchService(check.service));
         }
@@ -239,6 +244,7 @@ impl Task {
         self.entries.insert(service, entry);
         self.hand_over(service);
         self.step(service, Event::Start);
+        self.held_until(service);
     }
 
     /// The gate of `service` could not be closed, or its clients not be treated by their address: the requests that

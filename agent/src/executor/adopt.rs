@@ -139,6 +139,8 @@ impl Task {
             let service = entry.service;
             self.entries.insert(service, entry);
             self.carry_out_all(service, actions);
+            // Before any look of this agent is judged.
+            self.held_until(service);
         }
     }
 

@@ -6,6 +6,7 @@ mod adopt;
 mod carry;
 mod entry;
 mod handoff;
+mod holds;
 mod ops;
 mod record;
 mod report;
@@ -45,12 +46,16 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use self::task::{Command, Task};
+pub use self::holds::HoldRequest;
+use self::{
+    holds::Held,
+    task::{Command, Task},
+};
 use crate::{
     carry::{Carrier, CarryCounts},
     drain::{
-        Admission, Boot, Ending, Endpoint, Exempt, Leaving, NewConnections, Retire, RetireReport,
-        Service, SettledBy, Spec, StateName,
+        Admission, Boot, Ending, Endpoint, Exempt, Hold, HoldName, Leaving, NewConnections, Retire,
+        RetireReport, Service, SettledBy, Spec, StateName,
     },
     kernel::{Admitted, Event, Kernel, KernelError, Steered, explain},
 };
@@ -121,6 +126,28 @@ pub enum DrainError {
          addresses, or shorter prefixes that hold them"
     )]
     NoRoom,
+    /// It has been said that the service can be stopped.
+    #[error(
+        "{0} is drained: its server may be stopped any moment, so nothing can hold it any more; undrain it first, or do \
+         the work elsewhere"
+    )]
+    HoldTooLate(Service),
+    /// The work is not to begin while the service is draining.
+    #[error(
+        "{0} is draining, and the hold was asked for with --unless-draining; do the work elsewhere"
+    )]
+    HoldWhileDraining(Service),
+    /// There is no room for one more.
+    #[error(
+        "{service} may have {} holds at once, and its network namespace {services} services with holds; release some first",
+        crate::drain::MOST_HOLDS
+    )]
+    TooManyHolds {
+        /// What was to be held.
+        service: Service,
+        /// How many services of its namespace may be held.
+        services: usize,
+    },
     /// The kernel layer failed.
     #[error("the kernel refused")]
     Kernel(#[from] KernelError),
@@ -158,6 +185,8 @@ pub struct Status {
     pub listeners: usize,
     /// Why the count cannot be verified.
     pub unknown: Option<String>,
+    /// What holds it, by name.
+    pub holds: Vec<(HoldName, Hold<Owner>)>,
     /// The drain.
     pub drain: Option<DrainView>,
 }
@@ -235,12 +264,14 @@ impl Executor {
         max_carried: usize,
     ) -> Result<Self, KernelError> {
         let carrier = Carrier::new(Arc::clone(&kernel), max_carried);
+        let held = Held::adopt(&*kernel)?;
         let adopted = adopt::adopt(&*kernel, &carrier)?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let (updates, _) = broadcast::channel(UPDATES);
         let totals = Arc::default();
         let weak = updates.downgrade();
         let mut task = Task::new(kernel, carrier.clone(), receiver, updates, Arc::clone(&totals));
+        task.held = held;
         task.resume(adopted);
         let _task = tokio::spawn(task.run(events));
         Ok(Self {
@@ -275,6 +306,31 @@ impl Executor {
     /// executor goes on trying.
     pub async fn undrain(&self, service: Service) -> Result<bool, DrainError> {
         self.ask(|reply| Command::Undrain { service, reply }).await?
+    }
+
+    /// Sets a hold, or renews it if there is one of that name: the service is not drained before it is released, or its
+    /// time is over. Returns whether it was there already.
+    ///
+    /// # Errors
+    /// See [`DrainError`]; nothing has changed then.
+    pub async fn hold(&self, request: HoldRequest) -> Result<bool, DrainError> {
+        self.ask(|reply| Command::Hold { request, reply }).await?
+    }
+
+    /// Ends a hold. Returns whether there was one.
+    ///
+    /// # Errors
+    /// The kernel refused: it is still there.
+    pub async fn release(&self, service: Service, name: HoldName) -> Result<bool, DrainError> {
+        self.ask(|reply| Command::Release { service, name, reply }).await?
+    }
+
+    /// Every service that something holds, sorted.
+    ///
+    /// # Errors
+    /// [`DrainError::Stopping`] only.
+    pub async fn held(&self) -> Result<Vec<Service>, DrainError> {
+        self.ask(|reply| Command::Held { reply }).await
     }
 
     /// The services as they are now, in the order asked for; looks at each namespace once. A look that

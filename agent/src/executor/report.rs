@@ -5,9 +5,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Status, entry::Entry, explain};
+use super::{Owner, Status, entry::Entry, explain};
 use crate::{
-    drain::{Boot, Counts, Exempt, Lingerers, NewConnections, Service, StateName, full_map},
+    drain::{
+        Boot, Counts, Exempt, Hold, HoldName, Lingerers, NewConnections, Service, StateName,
+        full_map,
+    },
     kernel::{Admitted, Kernel, KernelError, Look, Steered, by_port},
 };
 
@@ -95,7 +98,12 @@ fn see(
 
 /// Puts what was seen and where the drain stands together. `drained` is not said of a service in which
 /// something was seen: its machine has a look of its own under way then.
-pub(super) fn status(seen: Seen, entry: Option<&Entry>, now: Boot) -> Status {
+pub(super) fn status(
+    seen: Seen,
+    entry: Option<&Entry>,
+    holds: Vec<(HoldName, Hold<Owner>)>,
+    now: Boot,
+) -> Status {
     let entry = entry.filter(|entry| entry.is_draining());
     let state = match entry.map(|entry| entry.machine.state()) {
         None => StateName::Serving,
@@ -123,6 +131,7 @@ pub(super) fn status(seen: Seen, entry: Option<&Entry>, now: Boot) -> Status {
         last_new: seen.last_new,
         listeners: seen.listeners,
         unknown: seen.unknown.or(unknown),
+        holds,
         drain: entry.map(Entry::view),
     }
 }

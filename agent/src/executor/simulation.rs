@@ -103,6 +103,8 @@ struct Simulation {
     intruded: bool,
     /// What remained at a deadline was reset since the drain began.
     aborted: bool,
+    /// Until when something holds the service.
+    held_until: Option<Boot>,
     /// What the machine was told of its pod.
     endpoint: Endpoint,
     /// The namespace died since the drain began.
@@ -143,6 +145,7 @@ impl Simulation {
             half_closed: HashMap::new(),
             intruded: false,
             aborted: false,
+            held_until: None,
             endpoint: Endpoint::default(),
             netns_lost: false,
             faults,
@@ -231,6 +234,7 @@ impl Simulation {
         self.kernel.set_tracker_full(false);
         self.kernel.set_tracker_blind(false);
         self.kernel.set_look_misses(0);
+        self.hold(None);
         let patience = self.machine.deadline().max(self.kernel.now()) + BACKUP * 3;
         self.rest_until(patience);
         let phase = self.machine.phase();

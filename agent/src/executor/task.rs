@@ -17,12 +17,13 @@ use super::{
     DrainError, Owner, Status, Totals, Update,
     accept::{Checked, Request, Waiting},
     entry::Entry,
+    holds::{Held, HoldRequest},
     ops::{OpDone, Threads},
     report::{self, Asked, Seen},
 };
 use crate::{
     carry::Carrier,
-    drain::{Boot, Endpoint, Event, Leaving, Phase, Service, Spec, StateName},
+    drain::{Boot, Endpoint, Event, HoldName, Leaving, Phase, Service, Spec, StateName},
     kernel::{self, EventKind, Kernel},
 };
 
@@ -45,6 +46,18 @@ pub(super) enum Command {
     Prove {
         service: Service,
         reply: oneshot::Sender<Vec<Status>>,
+    },
+    Hold {
+        request: HoldRequest,
+        reply: oneshot::Sender<Result<bool, DrainError>>,
+    },
+    Release {
+        service: Service,
+        name: HoldName,
+        reply: oneshot::Sender<Result<bool, DrainError>>,
+    },
+    Held {
+        reply: oneshot::Sender<Vec<Service>>,
     },
     Draining {
         reply: oneshot::Sender<Vec<Service>>,
@@ -90,6 +103,7 @@ pub(super) struct Task {
     pub(super) updates: broadcast::Sender<Update>,
     totals: Arc<Mutex<Totals>>,
     pub(super) entries: HashMap<Service, Entry>,
+    pub(super) held: Held,
     /// Requests that wait for their gates to close.
     pub(super) waiting: Vec<Waiting>,
     /// Requests that wait for a gate to open first.
@@ -124,6 +138,7 @@ impl Task {
             updates,
             totals,
             entries: HashMap::new(),
+            held: Held::default(),
             waiting: Vec::new(),
             parked: Vec::new(),
             epochs: 0,
@@ -171,6 +186,12 @@ impl Task {
             Command::Undrain { service, reply } => self.undrain(service, reply),
             Command::Status { services, reply } => self.look_for(&services, reply),
             Command::Prove { service, reply } => self.prove(service, reply),
+            // Whoever asked may have gone away.
+            Command::Hold { request, reply } => drop(reply.send(self.hold(request))),
+            Command::Release { service, name, reply } => {
+                drop(reply.send(self.release(service, &name)));
+            }
+            Command::Held { reply } => drop(reply.send(self.held.services())),
             Command::Draining { reply } => {
                 let _ = reply.send(self.draining());
             }
@@ -287,7 +308,8 @@ impl Task {
         }
         let status = |seen: Seen| {
             let entry = self.entries.get(&seen.service);
-            report::status(seen, entry, now)
+            let holds = self.held.of(seen.service, now);
+            report::status(seen, entry, holds, now)
         };
         // Whoever asked may have gone away.
         let _ = reply.send(seen.into_iter().map(status).collect());
@@ -317,11 +339,13 @@ impl Task {
     /// When the next drain wants to be woken.
     fn wake_at(&self) -> Option<Instant> {
         let (now, instant) = (self.kernel.now(), Instant::now());
-        let next = self.entries.values().filter_map(|entry| entry.wake_at).min();
+        let wakes = self.entries.values().filter_map(|entry| entry.wake_at);
+        let next = wakes.chain(self.held.next_end()).min();
         next.map(|at| instant + at.since(now))
     }
 
     fn wake(&mut self) {
+        self.expire_holds();
         let now = self.kernel.now();
         let due = |entry: &&Entry| entry.wake_at.is_some_and(|at| now >= at);
         let due: Vec<Service> = self.entries.values().filter(due).map(|e| e.service).collect();

@@ -29,7 +29,7 @@ use super::{
     peers::Peers,
     pins::Pins,
     probes::{self, Probes},
-    records::{self, Drains},
+    records::{self, Records},
     retire::Retiring,
     settle::Unsettled,
     steer,
@@ -67,7 +67,8 @@ pub struct Linux {
     pub(super) probes: Arc<Mutex<Probes>>,
     pub(super) gates: Arc<Mutex<Gates>>,
     /// With a lock that nobody holds for long.
-    pub(super) drains: Mutex<Drains>,
+    pub(super) drains: Mutex<Records>,
+    pub(super) holds: Mutex<Records>,
     pub(super) retiring: Retiring,
     pub(super) hops: Hops,
     pub(super) marks: Marks,
@@ -182,7 +183,7 @@ impl Kernel for Linux {
     }
 
     fn saved_drains(&self) -> Result<Vec<(Service, Vec<u8>)>, KernelError> {
-        records::all(&lock(&self.drains))
+        records::all(&lock(&self.drains), "DRAINS")
     }
 
     fn save_drain(&self, service: Service, drain: &[u8]) -> Result<(), KernelError> {
@@ -191,6 +192,18 @@ impl Kernel for Linux {
 
     fn forget_drain(&self, service: Service) -> Result<(), KernelError> {
         records::forget(&mut lock(&self.drains), service)
+    }
+
+    fn saved_holds(&self) -> Result<Vec<(Service, Vec<u8>)>, KernelError> {
+        records::all(&lock(&self.holds), "HOLDS")
+    }
+
+    fn save_holds(&self, service: Service, holds: Option<&[u8]>) -> Result<(), KernelError> {
+        let mut map = lock(&self.holds);
+        match holds {
+            Some(holds) => records::write(&mut map, "HOLDS", service, holds),
+            None => records::remove(&mut map, "HOLDS", service),
+        }
     }
 
     fn release_others(&self, drains: &[Service]) -> Result<Vec<Service>, KernelError> {

@@ -312,6 +312,19 @@ pub trait Kernel: Send + Sync + 'static {
     /// The map cannot be written.
     fn forget_drain(&self, service: Service) -> Result<(), KernelError>;
 
+    /// What was saved of every service that is held, by this agent or an earlier one.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    fn saved_holds(&self) -> Result<Vec<(Service, Vec<u8>)>, KernelError>;
+
+    /// Keeps what the next agent must know of the holds of this service, in the place of what was saved before;
+    /// `None`: there are none any more.
+    ///
+    /// # Errors
+    /// It is too long, there are too many, or the map cannot be written; what was saved before is still there.
+    fn save_holds(&self, service: Service, holds: Option<&[u8]>) -> Result<(), KernelError>;
+
     /// Undoes whatever an earlier agent has left in the kernel of services other than these: opens their
     /// gates, leaves their flows alone. Returns those whose gate was closed. Called once, before anything else
     /// begins and when the gates of these services are as they are to be.

@@ -1,4 +1,4 @@
-//! The map of drains: what the next agent needs to go on with them.
+//! The maps of drains and of holds: what the next agent needs to go on with them.
 
 use aya::{
     Pod,
@@ -9,38 +9,60 @@ use drainctl_common::{ServiceKey, record::Record};
 use super::{KernelError, loaded::is_missing, pins::Pins, tracker::key};
 use crate::{drain::Service, failpoint};
 
-/// The map as aya knows it.
-pub(super) type Drains = HashMap<MapData, ServiceKey, Record>;
+/// Such a map as aya knows it.
+pub(super) type Records = HashMap<MapData, ServiceKey, Record>;
 
 /// All that are there.
-pub(super) fn all(drains: &Drains) -> Result<Vec<(Service, Vec<u8>)>, KernelError> {
+pub(super) fn all(
+    records: &Records,
+    map: &'static str,
+) -> Result<Vec<(Service, Vec<u8>)>, KernelError> {
     let mut found = Vec::new();
-    for entry in drains.iter() {
-        let (key, record) = entry.map_err(|e| KernelError::op("read map", "DRAINS", e))?;
+    for entry in records.iter() {
+        let (key, record) = entry.map_err(|e| KernelError::op("read map", map, e))?;
         found.push((Service { netns: key.netns, port: key.port }, record.text().to_vec()));
     }
     Ok(found)
 }
 
-/// Writes one, in the place of what was there.
-pub(super) fn save(drains: &mut Drains, service: Service, text: &[u8]) -> Result<(), KernelError> {
-    let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
-        KernelError::op("write to map DRAINS the drain of", service, e)
-    };
-    let too_long = || fail(format!("{} bytes, at most {} fit", text.len(), Record::ROOM).into());
-    let record = Record::of(text).ok_or_else(too_long)?;
+/// Saves a drain, in the place of what was there.
+pub(super) fn save(drains: &mut Records, service: Service, text: &[u8]) -> Result<(), KernelError> {
     failpoint::pass("drain: to be saved");
-    drains.insert(key(service), record, 0).map_err(|e| fail(e.into()))?;
+    write(drains, "DRAINS", service, text)?;
     failpoint::pass("drain: saved");
     Ok(())
 }
 
-/// Removes one, if it is there.
-pub(super) fn forget(drains: &mut Drains, service: Service) -> Result<(), KernelError> {
+/// Removes a drain, if it is there.
+pub(super) fn forget(drains: &mut Records, service: Service) -> Result<(), KernelError> {
     failpoint::pass("drain: to be forgotten");
-    match drains.remove(&key(service)) {
+    remove(drains, "DRAINS", service)
+}
+
+/// Writes one, in the place of what was there.
+pub(super) fn write(
+    records: &mut Records,
+    map: &'static str,
+    service: Service,
+    text: &[u8],
+) -> Result<(), KernelError> {
+    let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
+        KernelError::op("write to a map", format!("{map}: {service}"), e)
+    };
+    let too_long = || fail(format!("{} bytes, at most {} fit", text.len(), Record::ROOM).into());
+    let record = Record::of(text).ok_or_else(too_long)?;
+    records.insert(key(service), record, 0).map_err(|e| fail(e.into()))
+}
+
+/// Removes one, if it is there.
+pub(super) fn remove(
+    records: &mut Records,
+    map: &'static str,
+    service: Service,
+) -> Result<(), KernelError> {
+    match records.remove(&key(service)) {
         Err(e) if !is_missing(&e) => {
-            Err(KernelError::op("remove from map DRAINS the drain of", service, e))
+            Err(KernelError::op("remove from a map", format!("{map}: {service}"), e))
         }
         _ => Ok(()),
     }

@@ -71,8 +71,9 @@ pub fn open(
     let mut tracker = Tracker::start(&cgroup, &pins, sizes, &offsets)?;
     failpoint::pass("adopt: tracker replaced");
     tell_sizes(&pins, sizes)?;
-    let mut drains = tracker.take_drains()?;
+    let (mut drains, mut holds) = tracker.take_records()?;
     records::inherit(&mut drains, "DRAINS", &others)?;
+    records::inherit(&mut holds, "HOLDS", &others)?;
     let mut marked = tracker.take_marked()?;
     records::inherit(&mut marked, "MARKED", &others)?;
     failpoint::pass("upgrade: drains copied");
@@ -102,6 +103,7 @@ pub fn open(
         peers,
         gates: Arc::new(Mutex::new(gates)),
         drains: Mutex::new(drains),
+        holds: Mutex::new(holds),
         looks: Looks::default(),
         handshakes,
         retiring,

@@ -30,7 +30,7 @@ use super::{
     marks::Marked,
     offsets::Offsets,
     pins::{Pins, detach, keep, replace},
-    records::Drains,
+    records::Records,
     walk::Walkable,
 };
 use crate::drain::{Boot, Service};
@@ -153,9 +153,10 @@ impl Tracker {
         Ok((peers, map(&mut self.ebpf, "CLIENTS", HashMap::try_from)?))
     }
 
-    /// What the next agent finds, once.
-    pub(super) fn take_drains(&mut self) -> Result<Drains, KernelError> {
-        map(&mut self.ebpf, "DRAINS", HashMap::try_from)
+    /// Drains and holds, as the next agent finds them, once.
+    pub(super) fn take_records(&mut self) -> Result<(Records, Records), KernelError> {
+        let drains = map(&mut self.ebpf, "DRAINS", HashMap::try_from)?;
+        Ok((drains, map(&mut self.ebpf, "HOLDS", HashMap::try_from)?))
     }
 
     /// Where programs are to be put with which the tracker goes on, once.

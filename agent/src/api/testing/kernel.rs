@@ -88,6 +88,12 @@ impl Kernel for FakeKernel {
     fn forget_drain(&self, _: Service) -> Result<(), KernelError> {
         Ok(())
     }
+    fn saved_holds(&self) -> Result<Vec<(Service, Vec<u8>)>, KernelError> {
+        Ok(vec![])
+    }
+    fn save_holds(&self, _: Service, _: Option<&[u8]>) -> Result<(), KernelError> {
+        Ok(())
+    }
     fn release_others(&self, _: &[Service]) -> Result<Vec<Service>, KernelError> {
         Ok(vec![])
     }

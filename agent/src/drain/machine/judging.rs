@@ -20,6 +20,7 @@ impl Machine {
         self.recheck_at = now + self.pause(&verdict, silent);
         self.unknown = None;
         match verdict {
+            Verdict::Empty if self.is_held(now) => self.empty_but_held(now, out),
             Verdict::Empty => {
                 self.proven_at = at;
                 if self.phase != Phase::Drained {

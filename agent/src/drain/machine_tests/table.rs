@@ -49,6 +49,7 @@ fn every_event_in_every_phase() {
         ("nothing is reset", Serving, e.aborted(), None),
         ("nor was to be", Serving, e.abort_failed(), None),
         ("no drain is the pod's business", Serving, e.endpoint(), None),
+        ("the drain that comes next is held", Serving, e.held(), Some((Serving, ""))),
 
         ("it has begun already", Guarding, e.start(), None),
         ("a second drain joins", Guarding, e.join(), Some((Guarding, ""))),
@@ -71,6 +72,7 @@ fn every_event_in_every_phase() {
         ("no deadline has passed", Guarding, e.aborted(), None),
         ("no deadline has passed", Guarding, e.abort_failed(), None),
         ("its pod is about to go", Guarding, e.endpoint(), Some((Guarding, ""))),
+        ("it will have to wait", Guarding, e.held(), Some((Guarding, ""))),
 
         ("it has begun already", Settling, e.start(), None),
         ("a second drain joins", Settling, e.join(), Some((Settling, ""))),
@@ -93,6 +95,7 @@ fn every_event_in_every_phase() {
         ("no deadline has passed", Settling, e.aborted(), None),
         ("no deadline has passed", Settling, e.abort_failed(), None),
         ("its pod is about to go: the next look at arrivals heeds it", Settling, e.endpoint(), Some((Settling, ""))),
+        ("it will have to wait", Settling, e.held(), Some((Settling, ""))),
 
         ("it has begun already", Closing, e.start(), None),
         ("a second drain joins", Closing, e.join(), Some((Closing, ""))),
@@ -115,6 +118,7 @@ fn every_event_in_every_phase() {
         ("no deadline has passed", Closing, e.aborted(), None),
         ("no deadline has passed", Closing, e.abort_failed(), None),
         ("its pod is about to go, as is the gate", Closing, e.endpoint(), Some((Closing, ""))),
+        ("it will have to wait", Closing, e.held(), Some((Closing, ""))),
 
         ("it has begun already", Rejecting, e.start(), None),
         ("a second drain joins", Rejecting, e.join(), Some((Rejecting, "renew verify"))),
@@ -140,6 +144,8 @@ fn every_event_in_every_phase() {
         ("an answer from before somebody joined", Rejecting, e.aborted(), Some((Rejecting, "verify"))),
         ("an answer from before somebody joined", Rejecting, e.abort_failed(), Some((Rejecting, "verify"))),
         ("the gate is closed", Rejecting, e.endpoint(), Some((Rejecting, ""))),
+        ("it has to wait", Rejecting, e.held(), Some((Rejecting, ""))),
+        ("nothing holds it any more: is it empty?", Rejecting, e.released(), Some((Rejecting, "verify"))),
 
         ("it has begun already", Drained, e.start(), None),
         ("a second drain joins, and has it proven again", Drained, e.join(), Some((Drained, "renew verify"))),
@@ -167,6 +173,7 @@ fn every_event_in_every_phase() {
         ("the last flow ended by itself meanwhile", Drained, e.aborted(), Some((Drained, "verify"))),
         ("so the reset was not needed", Drained, e.abort_failed(), Some((Drained, "verify"))),
         ("the gate is closed", Drained, e.endpoint(), Some((Drained, ""))),
+        ("it comes too late, but zero is not said any more", Drained, e.held(), Some((Rejecting, ""))),
 
         ("it has begun already", Expired, e.start(), None),
         ("a second drain joins, with a new deadline", Expired, e.join(), Some((Rejecting, "renew verify"))),
@@ -191,6 +198,8 @@ fn every_event_in_every_phase() {
         ("a flow came back from drained meanwhile", Expired, e.aborted(), Some((Expired, "verify"))),
         ("a flow came back from drained meanwhile", Expired, e.abort_failed(), Some((Expired, "verify"))),
         ("the gate is closed", Expired, e.endpoint(), Some((Expired, ""))),
+        ("it has to wait", Expired, e.held(), Some((Expired, ""))),
+        ("nothing holds it any more: is it empty?", Expired, e.released(), Some((Expired, "verify"))),
 
         ("the old drain is not over yet", Opening, e.start(), None),
         ("what is over cannot be joined", Opening, e.join(), None),
@@ -213,6 +222,7 @@ fn every_event_in_every_phase() {
         ("undrained while flows were reset", Opening, e.aborted(), Some((Opening, ""))),
         ("undrained while flows were to be reset", Opening, e.abort_failed(), Some((Opening, ""))),
         ("the gate opens", Opening, e.endpoint(), Some((Opening, ""))),
+        ("nobody waits any more", Opening, e.held(), Some((Opening, ""))),
     ];
     let mut covered = BTreeSet::new();
     for (description, phase, event, expected) in table {
@@ -233,7 +243,7 @@ fn every_event_in_every_phase() {
             (got, expected) => panic!("{description}: {got:?} instead of {expected:?}"),
         }
     }
-    assert_eq!(covered.len(), Phase::ALL.len() * 21, "every pair is in the table");
+    assert_eq!(covered.len(), Phase::ALL.len() * 22, "every pair is in the table");
 }
 
 /// Events of the table; those with a time come after whatever `machine_in` did.
@@ -265,6 +275,8 @@ impl Table {
     fn gone(&self) -> Event { Event::NetnsGone }
     fn retired(&self) -> Event { Event::Retired }
     fn aborted(&self) -> Event { Event::Aborted }
+    fn held(&self) -> Event { Event::Held(Some(t(600_000))) }
+    fn released(&self) -> Event { Event::Held(None) }
     fn endpoint(&self) -> Event { Event::Endpoint(Endpoint::Leaving) }
     fn abort_failed(&self) -> Event { Event::AbortFailed("not supported".into()) }
 }

@@ -29,6 +29,7 @@ impl Simulation {
             assert!(!guarded || self.netns_lost, "serving, but with lists of clients");
         }
         if phase == Phase::Drained {
+            assert!(self.held_until.is_none_or(|until| now >= until), "drained while held");
             let truth = self.kernel.truth(WEB);
             assert!(truth.is_zero() || self.is_excused(now), "drained with {truth}");
         }

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     drain::{
-        AdmissionRequest, Endpoint, Event, Handoff, Lingerers, Machine, NewConnections, Phase,
-        Spec, SpecRequest, listeners,
+        AdmissionRequest, Boot, Endpoint, Event, Handoff, Lingerers, Machine, NewConnections,
+        Phase, Spec, SpecRequest, listeners,
     },
     kernel::{Kernel, TcpState, fake::Op},
 };
@@ -99,9 +99,20 @@ impl Simulation {
                 self.step(Event::Join(Box::new(self.machine.spec().clone())));
             }
             (_, 3..6) => self.step(Event::Renew),
-            (_, 6..8) => self.step(Event::Hint),
+            (_, 6) => self.step(Event::Hint),
+            (phase, 7) if phase != Phase::Drained => {
+                let time = Duration::from_millis(self.rng.random_range(1..5000));
+                let until = self.rng.random_bool(0.5).then(|| now + time);
+                self.hold(until);
+            }
             _ => self.kubernetes(),
         }
+    }
+
+    /// Something holds the service until then, or nothing does any more.
+    pub(super) fn hold(&mut self, until: Option<Boot>) {
+        self.held_until = until;
+        self.step(Event::Held(until));
     }
 
     /// The pod is deleted, or another one of its Service comes or goes.
@@ -121,6 +132,8 @@ impl Simulation {
             return;
         };
         self.machine = Machine::new(random_spec(&mut self.rng));
+        let held_until = self.held_until;
+        self.hold(held_until);
         self.netns_cookie = cookie;
         self.netns_lost = false;
         self.intruded = false;

@@ -39,11 +39,13 @@ pub(crate) enum Op {
     SaveDrain,
     ForgetDrain,
     ReleaseOthers,
+    SavedHolds,
+    SaveHolds,
 }
 
 impl Op {
     /// All of them.
-    pub(crate) const ALL: [Self; 31] = [
+    pub(crate) const ALL: [Self; 33] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -75,6 +77,8 @@ impl Op {
         Self::SaveDrain,
         Self::ForgetDrain,
         Self::ReleaseOthers,
+        Self::SavedHolds,
+        Self::SaveHolds,
     ];
 }
 

@@ -38,6 +38,7 @@ pub(super) struct Model {
     pub(super) clients: HashMap<(Service, IpAddr), Boot>,
     pub(super) forgetful: bool,
     pub(super) drains: BTreeMap<Service, Vec<u8>>,
+    pub(super) holds: BTreeMap<Service, Vec<u8>>,
     pub(super) faults: Faults,
     pub(super) calls: HashMap<Op, u64>,
     /// Calls that fail, counted from 1: from, and how many.

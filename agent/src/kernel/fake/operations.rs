@@ -253,6 +253,19 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
+    fn saved_holds(&self) -> Result<Vec<(Service, Vec<u8>)>, KernelError> {
+        Ok(self.enter(Op::SavedHolds)?.holds.clone().into_iter().collect())
+    }
+
+    fn save_holds(&self, service: Service, holds: Option<&[u8]>) -> Result<(), KernelError> {
+        let mut model = self.enter(Op::SaveHolds)?;
+        match holds {
+            Some(holds) => drop(model.holds.insert(service, holds.to_vec())),
+            None => drop(model.holds.remove(&service)),
+        }
+        Ok(())
+    }
+
     fn release_others(&self, drains: &[Service]) -> Result<Vec<Service>, KernelError> {
         let mut model = self.enter(Op::ReleaseOthers)?;
         let left: Vec<Service> = model.gates.keys().copied().collect();

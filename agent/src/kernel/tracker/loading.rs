@@ -11,8 +11,9 @@ use crate::kernel::{KernelError, loaded::program, objects::TRACK, offsets::Offse
 /// Maps that the next agent goes on with, and of which other objects share some: the tracker is loaded first, so that
 /// they have the sizes that it gives them. The ring of events and the faults begin anew with each agent: it takes in
 /// everything that is there.
-const PINNED: [&str; 12] = [
+const PINNED: [&str; 13] = [
     "DRAINS",
+    "HOLDS",
     FLOWS,
     "SERVICES",
     "NEXT",
