@@ -160,6 +160,11 @@ impl Running {
         text(&mut self.stderr)
     }
 
+    /// What it printed so far.
+    pub fn stdout(&mut self) -> Result<String> {
+        text(&mut self.stdout)
+    }
+
     /// Becomes readable when it ends (a pidfd).
     pub fn exit_fd(&self) -> Result<OwnedFd> {
         let pid = i32::try_from(self.process.pid()).ok().and_then(Pid::from_raw);
@@ -173,7 +178,12 @@ impl Running {
 
     /// Ctrl-C.
     pub fn interrupt(&self) -> Result<()> {
-        self.process.signal(Signal::INT)
+        self.signal(Signal::INT)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// Waits for its end.
@@ -269,8 +279,23 @@ pub struct Service {
     pub last_new_age_ms: Option<u64>,
     /// Why the count cannot be verified.
     pub unknown: Option<String>,
+    /// What holds it.
+    pub holds: Vec<Hold>,
     /// The drain, if there is one.
     pub drain: Option<Drain>,
+}
+
+/// Something that holds a service, in `status --json`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Hold {
+    /// Its name.
+    pub name: String,
+    /// Since it was set.
+    pub age_ms: u64,
+    /// Until it ends by itself.
+    pub left_ms: u64,
+    /// Who set it.
+    pub uid: u32,
 }
 
 /// The drain of a service in `status --json`.

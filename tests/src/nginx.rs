@@ -82,6 +82,19 @@ impl Nginx {
         version: &str,
         certified: Option<&Certified>,
     ) -> Result<Self> {
+        let mut nginx = Self::prepare(netns, ports, listen, version, certified)?;
+        nginx.start_again()?;
+        Ok(nginx)
+    }
+
+    /// Files for a server that somebody else starts, by [`Self::words`].
+    pub fn prepare(
+        netns: Arc<Netns>,
+        ports: &[u16],
+        listen: &str,
+        version: &str,
+        certified: Option<&Certified>,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("drainctl-nginx-").tempdir()?;
         fs::write(dir.path().join("big"), big())?;
         fs::write(dir.path().join("large"), large())?;
@@ -95,16 +108,28 @@ impl Nginx {
         fs::write(dir.path().join("nginx.conf"), config)?;
         fs::write(dir.path().join("access.log"), "")?;
         let port = *ports.first().context("nginx needs a port")?;
-        let mut nginx = Self { netns, port, dir, process: None };
-        nginx.start_again()?;
-        Ok(nginx)
+        Ok(Self { netns, port, dir, process: None })
+    }
+
+    /// The command that starts it.
+    pub fn words(&self) -> Result<Vec<String>> {
+        let dir = self.dir.path().to_str().context("a folder name that is not UTF-8")?;
+        let words = ["nginx", "-p", dir, "-c", &format!("{dir}/nginx.conf"), "-e"];
+        let words = words.into_iter().map(str::to_owned);
+        Ok(words.chain([format!("{dir}/error.log")]).collect())
+    }
+
+    /// Instances that start from now on listen with these parameters, and are this version.
+    pub fn rewrite(&self, listen: &str, version: &str) -> Result<()> {
+        let config = config(self.dir.path(), &[self.port], listen, version)?;
+        Ok(fs::write(self.dir.path().join("nginx.conf"), config)?)
     }
 
     /// Starts a new instance after [`Self::stop`].
     pub fn start_again(&mut self) -> Result<()> {
-        let mut command = Command::new("nginx");
-        command.arg("-p").arg(self.dir.path()).arg("-c").arg(self.dir.path().join("nginx.conf"));
-        command.arg("-e").arg(self.dir.path().join("error.log"));
+        let words = self.words()?;
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = self.netns.run(|| command.spawn().context("start nginx"))?;
         let mut process = Process::new(child, "nginx");

@@ -247,6 +247,12 @@ impl Snapshot {
             "Connections of clients that --ignore names",
             |s| s.exempt.ignored,
         )?;
+        self.encode_gauge(
+            encoder,
+            "service_holds",
+            "Holds that keep the service from being drained",
+            |s| s.holds.len() as u64,
+        )?;
         self.encode_admitted(encoder)?;
         self.encode_gauge(
             encoder,

@@ -1,6 +1,10 @@
 //! The command line as clap parses it. What is written here is what people read at 3 a.m.: every option says
 //! its unit and its default.
 
+mod work;
+
+pub(super) use self::work::{HoldArgs, RunArgs};
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -63,6 +67,24 @@ pub(super) enum Verb {
     ///   preStop:  drainctl drain --port 8080 --timeout 25s
     #[command(after_help = exit::TABLE, verbatim_doc_comment)]
     Drain(Box<DrainArgs>),
+    /// Keep a port from being drained while a command runs
+    ///
+    /// For work that is no connection: a consumer of a queue, a job, a pool of threads. While something holds it, a
+    /// service may be draining, but it is never drained. drainctl renews the hold while the command runs, passes signals
+    /// on to it, and ends with its exit code. Without a command the hold is set, and ends at --release, or after --ttl.
+    ///
+    ///   drainctl hold --port 8080 --name batch-42 -- ./import --all
+    #[command(after_help = exit::TABLE, verbatim_doc_comment)]
+    Hold(HoldArgs),
+    /// Run a server, and drain its ports before it is stopped
+    ///
+    /// On SIGTERM and SIGINT the ports are drained first, with the options of drain; then the server gets the signal, and
+    /// drainctl ends with its exit code. SIGHUP starts the new version beside the old one, hands the ports over once it
+    /// listens on them, and stops the old one when it has no connection left.
+    ///
+    ///   ENTRYPOINT ["drainctl", "run", "--port", "8080", "--"]
+    #[command(after_help = exit::TABLE, verbatim_doc_comment)]
+    Run(Box<RunArgs>),
     /// End the drain of ports and let their traffic in again, at once
     ///
     /// Works without a listener too. If a port is not draining nothing is done, a note says so, and the exit
@@ -133,6 +155,8 @@ impl Verb {
             Self::Status(args) | Self::Watch(args) => Some(&args.target),
             Self::Wait(args) => Some(&args.target),
             Self::Doctor(args) => Some(&args.target),
+            Self::Hold(args) => Some(&args.target),
+            Self::Run(args) => Some(&args.drain.target),
             Self::Rollout(_) | Self::Completions(_) | Self::Man(_) => None,
         }
     }
@@ -191,7 +215,7 @@ pub(super) struct PortArgs {
 }
 
 /// Arguments of `drain`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct DrainArgs {
     /// TCP ports, 1 to 65535; several (80,443, or the option repeated) are one drain with one deadline
     #[arg(

@@ -20,6 +20,7 @@ use super::{
     text::{self, Streams},
     undrain,
     value::{self, IfUnreachable, Timeout},
+    waiting,
     watched::{self, Goal, Verdict, Watched},
 };
 use crate::{
@@ -58,10 +59,7 @@ pub(super) async fn run(
     json: bool,
     interrupt: impl Future<Output = ()>,
 ) -> Result<Exit, Failure> {
-    let target = Target::find(&args.target)?;
-    let new = new::connections(&args.new, args.proxy_protocol).await?;
-    let request = request(args, new, &target)?;
-    check(&request)?;
+    let (request, target) = checked(args).await?;
     let accepted = AtomicBool::new(false);
     let done = tokio::select! {
         done = drain(args, &request, &target, client, streams, json, &accepted) => Some(done),
@@ -78,6 +76,33 @@ pub(super) async fn run(
 /// They do (exit code 2).
 pub(super) fn check_options(args: &DrainArgs, target: &Target) -> Result<(), Failure> {
     check(&request(args, NewConnections::Reject, target)?)
+}
+
+/// What these arguments mean, as far as that can be told without the agent.
+///
+/// # Errors
+/// They contradict each other, or there is no such target.
+pub(super) async fn checked(args: &DrainArgs) -> Result<(DrainRequest, Target), Failure> {
+    let target = Target::find(&args.target)?;
+    let new = new::connections(&args.new, args.proxy_protocol).await?;
+    let request = request(args, new, &target)?;
+    check(&request)?;
+    Ok((request, target))
+}
+
+/// As [`run`], for somebody who looks after the drain: `accepted` tells when the agent has accepted it.
+///
+/// # Errors
+/// No drain was accepted, or the agent broke the protocol.
+pub(super) async fn attended(
+    args: &DrainArgs,
+    client: &Client,
+    streams: &mut Streams<'_>,
+    json: bool,
+    accepted: &AtomicBool,
+) -> Result<Exit, Failure> {
+    let (request, target) = checked(args).await?;
+    drain(args, &request, &target, client, streams, json, accepted).await
 }
 
 /// The request that these arguments mean.
@@ -301,7 +326,8 @@ fn what_remains(watched: &Watched) -> String {
         if service.lingering > 0 {
             parts.push(format!("{} lingering", service.lingering));
         }
-        format!("port {} still has {}", service.port, parts.join(", "))
+        let still = format!("port {} still has {}", service.port, parts.join(", "));
+        waiting::summary(service).map_or(still.clone(), |summary| format!("{still}, and {summary}"))
     });
     each.collect::<Vec<_>>().join("; ")
 }

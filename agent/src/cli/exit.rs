@@ -7,30 +7,31 @@ use crate::api::protocol::ErrorCode;
 
 /// How `drainctl` ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
 pub enum Exit {
     /// Done; of `drain`, `ready` and `wait`: the state asked for is reached (for `drained`: proven).
-    Done = 0,
+    Done,
     /// A bug, or a failure nobody foresaw; of `doctor`: something that is required is missing.
-    Internal = 1,
+    Internal,
     /// The command line makes no sense, or asks for something that is not built.
-    Usage = 2,
+    Usage,
     /// The deadline passed and flows remain; of `ready`: not drained yet.
-    Deadline = 3,
+    Deadline,
     /// The agent cannot be reached.
-    Unreachable = 4,
+    Unreachable,
     /// The caller may not do this.
-    NotPermitted = 5,
+    NotPermitted,
     /// No listener, flow or drain there; or no such process.
-    NoSuchService = 6,
+    NoSuchService,
     /// The count cannot be verified, or the agent was lost until the deadline: not to be taken for zero.
-    Unverifiable = 7,
+    Unverifiable,
     /// Another drain of the service has other options, or too many services of its namespace are draining.
-    Conflict = 8,
+    Conflict,
     /// The drain ended before the service was drained: undrain, lease over, namespace gone, new instance.
-    Ended = 9,
+    Ended,
     /// Ctrl-C; the drain stays in place.
-    Interrupted = 130,
+    Interrupted,
+    /// The command that `run` or `hold` ran has ended with this code.
+    Command(u8),
 }
 
 /// Shown at the end of every `--help`.
@@ -52,7 +53,20 @@ Exit codes:
 impl Exit {
     /// The number the process exits with.
     pub fn code(self) -> u8 {
-        self as u8
+        match self {
+            Self::Done => 0,
+            Self::Internal => 1,
+            Self::Usage => 2,
+            Self::Deadline => 3,
+            Self::Unreachable => 4,
+            Self::NotPermitted => 5,
+            Self::NoSuchService => 6,
+            Self::Unverifiable => 7,
+            Self::Conflict => 8,
+            Self::Ended => 9,
+            Self::Interrupted => 130,
+            Self::Command(code) => code,
+        }
     }
 
     /// The name in JSON errors.
@@ -69,6 +83,7 @@ impl Exit {
             Self::Conflict => "conflict",
             Self::Ended => "ended",
             Self::Interrupted => "interrupted",
+            Self::Command(_) => "command",
         }
     }
 }

@@ -4,6 +4,7 @@
 mod admission;
 mod agent;
 mod args;
+mod child;
 mod client;
 mod doctor;
 mod drain;
@@ -12,6 +13,7 @@ mod exit;
 mod fake;
 mod flows;
 mod follow;
+mod hold;
 mod hook;
 mod leaving;
 mod manual;
@@ -19,6 +21,7 @@ mod new;
 mod progress;
 mod ready;
 mod rollout;
+mod run;
 mod services;
 mod status;
 mod target;
@@ -30,6 +33,7 @@ mod validity;
 mod value;
 mod wait;
 mod watch;
+mod waiting;
 mod watched;
 
 use std::ffi::OsString;
@@ -85,6 +89,8 @@ async fn dispatch(
     let client = || Ok::<_, Failure>(Client::new(Way::new(&common.agent, &common.access)?));
     match &cli.verb {
         Verb::Drain(args) => drain::run(args, &client()?, streams, json, interrupt).await,
+        Verb::Hold(args) => hold::run(args, &client()?, streams, json).await,
+        Verb::Run(args) => run::run(args, &client()?, streams, json).await,
         Verb::Undrain(args) => undrain::run(args, &client()?, streams, json).await,
         Verb::Status(args) => status::run(args, &client()?, streams, json).await,
         Verb::Watch(args) => watch::run(args, &client()?, json).await,

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::{
     leaving,
     text::{self, Streams},
+    waiting,
     watched::{self, Watched},
 };
 use crate::api::protocol::{ServiceStatus, SettledBy, StateName};
@@ -102,6 +103,7 @@ fn live_line(watched: &Watched, now: Instant) -> String {
 /// What is left, what was done to make it leave, and what was refused.
 fn counts<'a>(services: impl Iterator<Item = &'a ServiceStatus> + Clone) -> String {
     let (told, cut) = leaving::told_and_cut(services.clone());
+    let held: Vec<String> = services.clone().flat_map(waiting::reasons).collect();
     let (mut flows, mut handshakes, mut lingering, mut rejected) = (0, 0, 0, 0);
     let carried: u64 = services.clone().map(watched::carried).sum();
     for service in services {
@@ -126,6 +128,7 @@ fn counts<'a>(services: impl Iterator<Item = &'a ServiceStatus> + Clone) -> Stri
     if cut > 0 {
         parts.push(format!("{cut} cut"));
     }
+    parts.extend(held);
     parts.push(format!("{rejected} refused"));
     parts.join(", ")
 }

@@ -8,6 +8,7 @@ use super::{
     leaving, services,
     target::Target,
     text::{self, Streams, Table},
+    waiting,
 };
 use crate::api::protocol::{HookMissing, ServiceList, ServiceStatus};
 
@@ -75,6 +76,9 @@ fn table(services: &[ServiceStatus]) -> String {
     let mut lines = table.render();
     for service in services {
         if let Some(summary) = leaving::summary(service) {
+            lines += &format!("\nport {}: {summary}", service.port);
+        }
+        if let Some(summary) = waiting::summary(service) {
             lines += &format!("\nport {}: {summary}", service.port);
         }
         if let Some(summary) = admission::summary(service) {

@@ -15,7 +15,7 @@ use super::{
     text::quoted,
 };
 use crate::{
-    api::protocol::{CheckRequest, DrainRequest, NetnsName, NetnsRef, PodName},
+    api::protocol::{CheckRequest, DrainRequest, HoldRequest, NetnsName, NetnsRef, PodName},
     kernel::probe,
 };
 
@@ -82,6 +82,19 @@ impl Target {
             Kind::Host => (Some(NetnsRef::Named(NetnsName::Host)), None, None),
             Kind::Pod(pod) => (None, Some(pod.clone()), None),
             Kind::Container(id) => (None, None, Some(id.clone())),
+        }
+    }
+
+    /// Has the request for a hold be about it.
+    pub(super) fn fill_hold(&self, request: HoldRequest) -> HoldRequest {
+        match &self.kind {
+            Kind::Own => request,
+            Kind::Inode(inode, _) => {
+                HoldRequest { netns: Some(NetnsRef::Inode(*inode)), ..request }
+            }
+            Kind::Host => HoldRequest { netns: Some(NetnsRef::Named(NetnsName::Host)), ..request },
+            Kind::Pod(pod) => HoldRequest { pod: Some(pod.clone()), ..request },
+            Kind::Container(id) => HoldRequest { container: Some(id.clone()), ..request },
         }
     }
 

@@ -19,7 +19,7 @@ pub const LONGEST_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Most characters of a name.
 const LONGEST_NAME: usize = 64;
 
-/// The name of a hold: 1 to 64 letters, digits, and `.`, `_`, `-`, `:`. Of one service, each names one hold.
+/// The name of a hold: 1 to 64 letters, digits, and `_`, `-`, `:` and, but for the first, `.`. Of one service, each names one hold.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HoldName(String);
@@ -29,7 +29,7 @@ pub struct HoldName(String);
 pub enum HoldError {
     /// The name is none.
     #[error(
-        "the name of a hold has 1 to {LONGEST_NAME} letters, digits and . _ - : (such as batch-42)"
+        "the name of a hold has 1 to {LONGEST_NAME} letters, digits and _ - : and, not at its beginning, . (such as batch-42)"
     )]
     Name,
     /// The time is out of range.
@@ -45,8 +45,8 @@ impl FromStr for HoldName {
 
     fn from_str(text: &str) -> Result<Self, HoldError> {
         let known = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
-        // In a path, two of them are no name.
-        let fits = (1..=LONGEST_NAME).contains(&text.len()) && text != "." && text != "..";
+        // In a path, `.` and `..` mean something else.
+        let fits = (1..=LONGEST_NAME).contains(&text.len()) && !text.starts_with('.');
         if fits && text.chars().all(known) { Ok(Self(text.into())) } else { Err(HoldError::Name) }
     }
 }
@@ -175,7 +175,7 @@ mod tests {
         for good in ["a", "batch-42", "Job_1.2:3", &"x".repeat(64)] {
             assert_eq!(good.parse::<HoldName>().map(String::from).as_deref(), Ok(good));
         }
-        for bad in ["", ".", "..", "a b", "a/b", "ü", "a\n", &"x".repeat(65)] {
+        for bad in ["", ".", ".a", "a b", "a/b", "ü", "a\n", &"x".repeat(65)] {
             assert_eq!(bad.parse::<HoldName>(), Err(HoldError::Name), "{bad:?}");
         }
         assert!(serde_json::from_str::<HoldName>("\"a b\"").is_err(), "in JSON too");

@@ -1,0 +1,251 @@
+//! A restart in place: the new version is started, takes over, and the old one is drained and stopped.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal};
+use tokio::time::{Instant, sleep};
+
+use super::{Server, drain_on_stderr};
+use crate::{
+    api::protocol::StateName,
+    cli::{
+        args::{DrainArgs, TargetArgs},
+        child::{Happened, name},
+        client::Client,
+        exit::{Exit, Failure},
+        new::New,
+        services,
+        target::Target,
+        text::Streams,
+        undrain::undrain,
+    },
+    drain::Handoff,
+};
+
+/// Time between two questions whether the new version listens, or the ports serve again.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long the agent may take to notice that nobody but the new version is left. It looks once a second.
+const NOTICED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How a handover ended.
+enum Handover {
+    /// The new version has the ports, and this came of draining the old one.
+    Over(Result<Exit, Failure>),
+    /// A process has ended meanwhile, with this exit code.
+    Ended(Pid, u8),
+    /// We are to stop, and the new version has nothing yet.
+    Stop(Signal),
+}
+
+impl Server<'_> {
+    /// Replaces the server. Returns an exit code if there is nothing left to attend to.
+    pub(super) async fn replace(&mut self, streams: &mut Streams<'_>) -> Option<u8> {
+        let new = match self.children.spawn(&self.args.command) {
+            Ok(new) => new,
+            Err(failure) => {
+                streams.note(&format!("drainctl: SIGHUP: {failure}; the old version goes on"));
+                return None;
+            }
+        };
+        let old = self.pid;
+        streams.note(&format!(
+            "drainctl: SIGHUP: the new version is process {}; it takes over when it listens",
+            new.as_raw_nonzero()
+        ));
+        let accepted = AtomicBool::new(false);
+        let mut stop = None;
+        match self.hand_over(new, &accepted, &mut stop, streams).await {
+            Handover::Over(Err(failure)) if !accepted.load(Ordering::Relaxed) => {
+                streams.note(&format!("drainctl: no restart: {failure}; the old version goes on"));
+                self.give_up(new).await
+            }
+            Handover::Over(result) => self.retire(old, new, result, stop, streams).await,
+            Handover::Ended(ended, code) if ended == new => {
+                streams.note(&format!(
+                    "drainctl: no restart: the new version ended with code {code}; the old version goes on"
+                ));
+                self.take_back(&accepted, streams).await;
+                None
+            }
+            Handover::Ended(_, code) => {
+                streams.note(&format!(
+                    "drainctl: the old version ended by itself with code {code}; the new one goes on"
+                ));
+                self.pid = new;
+                None
+            }
+            Handover::Stop(signal) => {
+                streams.note(&format!("drainctl: {}: no restart", name(signal)));
+                match self.give_up(new).await {
+                    Some(code) => Some(code),
+                    None => Some(self.stop(signal, streams).await),
+                }
+            }
+        }
+    }
+
+    /// Until the new version has taken over and the old one is drained.
+    async fn hand_over(
+        &mut self,
+        new: Pid,
+        accepted: &AtomicBool,
+        stop: &mut Option<Signal>,
+        streams: &mut Streams<'_>,
+    ) -> Handover {
+        let args = handoff(&self.args.drain, new);
+        let limit = Instant::now() + self.args.ready_timeout;
+        let client = self.client.clone();
+        let drain = drain_when_it_listens(&args, &client, self.json, accepted, limit);
+        tokio::pin!(drain);
+        loop {
+            tokio::select! {
+                result = &mut drain => return Handover::Over(result),
+                happened = self.children.next() => match happened {
+                    Happened::Ended(ended, code) if ended == new => return Handover::Ended(ended, code),
+                    // What it had is drained, then.
+                    Happened::Ended(ended, _) if ended == self.pid && accepted.load(Ordering::Relaxed) => {}
+                    Happened::Ended(ended, code) if ended == self.pid => return Handover::Ended(ended, code),
+                    Happened::Ended(..) => {}
+                    Happened::Told(signal @ (Signal::TERM | Signal::INT)) => {
+                        if !accepted.load(Ordering::Relaxed) {
+                            return Handover::Stop(signal);
+                        }
+                        if stop.replace(signal).is_some() {
+                            return Handover::Over(Ok(Exit::Deadline));
+                        }
+                        streams.note(&format!(
+                            "drainctl: {}: the new version is stopped as soon as the old one is drained; once more stops \
+                             the old one at once", name(signal)
+                        ));
+                    }
+                    Happened::Told(Signal::HUP) => {
+                        streams.note("drainctl: SIGHUP: a restart is under way already");
+                    }
+                    Happened::Told(signal) => {
+                        self.pass_on(signal);
+                        self.children.tell(new, signal);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Stops the old version, which the new one has replaced.
+    async fn retire(
+        &mut self,
+        old: Pid,
+        new: Pid,
+        drained: Result<Exit, Failure>,
+        stop: Option<Signal>,
+        streams: &mut Streams<'_>,
+    ) -> Option<u8> {
+        match drained {
+            Ok(Exit::Done) => {}
+            Ok(_) => streams.note("drainctl: the old version is stopped all the same"),
+            Err(failure) => streams
+                .note(&format!("drainctl: {failure}; the old version is stopped all the same")),
+        }
+        self.pid = new;
+        let mut new_ended = None;
+        self.children.tell(old, Signal::TERM);
+        while self.children.is_running(old) {
+            match self.children.next().await {
+                Happened::Ended(ended, code) if ended == new => new_ended = Some(code),
+                Happened::Ended(..) => {}
+                Happened::Told(signal) => {
+                    self.children.tell(old, signal);
+                    self.pass_on(signal);
+                }
+            }
+        }
+        if new_ended.is_some() {
+            return new_ended;
+        }
+        streams.note("drainctl: the new version has taken over, and the old one has ended");
+        if !self.serves_again().await {
+            streams.note(
+                "drainctl: the drain of the old version goes on: does the new one listen on the same ports (SO_REUSEPORT)?",
+            );
+        }
+        match stop {
+            Some(signal) => Some(self.stop(signal, streams).await),
+            None => None,
+        }
+    }
+
+    /// Stops the new version. Returns the exit code of the old one if that has ended meanwhile.
+    async fn give_up(&mut self, new: Pid) -> Option<u8> {
+        self.children.tell(new, Signal::TERM);
+        let mut ended = None;
+        while self.children.is_running(new) {
+            match self.children.next().await {
+                Happened::Ended(pid, code) if pid == self.pid => ended = Some(code),
+                Happened::Ended(..) => {}
+                Happened::Told(signal) => self.children.tell(new, signal),
+            }
+        }
+        ended
+    }
+
+    /// The new version has ended with the ports in its hands: the old one takes them again.
+    async fn take_back(&self, accepted: &AtomicBool, streams: &mut Streams<'_>) {
+        if !accepted.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(target) = Target::find(&TargetArgs::default()) else { return };
+        for port in &self.args.drain.ports {
+            if let Err(failure) = undrain(self.client, &target, *port).await {
+                streams.note(&format!("drainctl: port {port} stays closed: {failure}"));
+            }
+        }
+    }
+
+    /// Waits until the drain has ended by itself. Another one would contradict it.
+    async fn serves_again(&self) -> bool {
+        let Ok(target) = Target::find(&TargetArgs::default()) else { return false };
+        let limit = Instant::now() + NOTICED_WITHIN;
+        while Instant::now() < limit {
+            if let Ok(list) = services::list(self.client, &target, None).await {
+                let mut ours =
+                    list.services.iter().filter(|each| self.args.drain.ports.contains(&each.port));
+                if ours.all(|service| service.state == StateName::Serving) {
+                    return true;
+                }
+            }
+            sleep(PAUSE).await;
+        }
+        false
+    }
+}
+
+/// The drain of the old version.
+fn handoff(args: &DrainArgs, new: Pid) -> DrainArgs {
+    let to = Handoff::Pid(new.as_raw_nonzero().get().unsigned_abs());
+    DrainArgs {
+        new: vec![New::Handoff(to)],
+        proxy_protocol: false,
+        keep_closed: false,
+        ..args.clone()
+    }
+}
+
+/// Begins the drain as soon as the new version listens, and as soon as no other drain is in the way.
+async fn drain_when_it_listens(
+    args: &DrainArgs,
+    client: &Client,
+    json: bool,
+    accepted: &AtomicBool,
+    limit: Instant,
+) -> Result<Exit, Failure> {
+    loop {
+        match drain_on_stderr(args, client, json, accepted).await {
+            Err(Failure { exit: Exit::NoSuchService | Exit::Conflict, .. })
+                if Instant::now() < limit => {}
+            result => return result,
+        }
+        sleep(PAUSE).await;
+    }
+}
