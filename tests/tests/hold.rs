@@ -1,12 +1,13 @@
 //! Work that is no connection keeps a service from being drained.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Result, ensure};
 use drainctl_tests::{
     cluster::PORT,
     ctl::{Hold, Running},
     fixture::Fixture,
+    net::{self, Listening, Server},
     wait::{LIMIT, eventually, throughout},
 };
 use rustix::process::Signal;
@@ -53,8 +54,8 @@ fn a_port_is_not_drained_while_a_command_runs() -> Result<()> {
 }
 
 #[test]
-fn a_hold_that_is_never_released_ends_by_itself_and_not_after_the_deadline_of_the_drain() -> Result<()>
-{
+fn a_hold_that_is_never_released_ends_by_itself_and_not_after_the_deadline_of_the_drain()
+-> Result<()> {
     let fixture = Fixture::new()?;
     let ctl = fixture.ctl();
     ctl.expect(0, &[HOLD, &["--ttl", "1m"]].concat())?.says("--release")?;
@@ -137,4 +138,31 @@ fn who_may_hold_and_what_is_no_hold() -> Result<()> {
     fixture.ctl().expect(0, &worker)?;
     fixture.ctl().expect(0, &["undrain", "--port", "7777"])?;
     Ok(())
+}
+
+#[test]
+fn connections_of_the_services_own_are_waited_for() -> Result<()> {
+    let fixture = Fixture::new()?;
+    let broker: SocketAddr = ([10, 244, 0, 2], 5672).into();
+    let server = Server::start(&fixture.cluster.client, Listening::on(broker.ip(), broker.port()))?;
+    let consumer = net::connect(&fixture.pod().netns, broker)?;
+    let _accepted = server.accept()?;
+    let to = broker.to_string();
+    let waits = ["--wait-outbound", &to, "--wait-outbound", "10.244.0.2:1"];
+    let mut drain = fixture.ctl().start(&[DRAIN, &waits].concat())?;
+    fixture.ctl().await_state(PORT, "rejecting")?;
+    throughout(WHILE, "it waits", || {
+        let service = fixture.service()?;
+        Ok(service.state == "rejecting" && service.flows == 0 && drain.is_running()?)
+    })?;
+    fixture.ctl().run(&["status"])?.says("waits for: 1 connection to 10.244.0.2:5672")?;
+    let other = ["drain", "--port", "80", "--quiet", "0s", "--no-wait"];
+    fixture.ctl().expect(8, &other)?.says("--wait-outbound")?;
+    drop(consumer);
+    drain.wait()?.expect(0)?;
+    fixture.ctl().expect(0, &["undrain", "--port", "80"])?;
+    for nobody in ["0.0.0.0:80", "10.0.0.1", "10.0.0.1:0"] {
+        fixture.ctl().expect(2, &["drain", "--port", "80", "--wait-outbound", nobody])?;
+    }
+    fixture.ensure_untouched()
 }

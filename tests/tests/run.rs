@@ -84,7 +84,9 @@ fn no_request_fails_when_the_server_is_replaced_in_place() -> Result<()> {
     // One that does not come up changes nothing.
     nginx.rewrite("no-such-parameter", "bad")?;
     server.signal(Signal::HUP)?;
-    eventually(LIMIT, "it is given up", || Ok(server.stderr()?.contains("the old version goes on")))?;
+    eventually(LIMIT, "it is given up", || {
+        Ok(server.stderr()?.contains("the old version goes on"))
+    })?;
     ensure!(version(&cluster, pod)? == "old at 80\n");
 
     for new in ["new", "newest"] {
@@ -126,7 +128,8 @@ fn the_exit_code_is_that_of_the_server() -> Result<()> {
     ];
     for options in refused {
         let words = ["--", "sh", "-c", "echo it runs"];
-        let outcome = fixture.ctl().expect(2, &[&["run", "--port", "80"], options, &words].concat())?;
+        let outcome =
+            fixture.ctl().expect(2, &[&["run", "--port", "80"], options, &words].concat())?;
         ensure!(!outcome.stdout.contains("it runs"), "{outcome}");
     }
     Ok(())
@@ -134,13 +137,15 @@ fn the_exit_code_is_that_of_the_server() -> Result<()> {
 
 #[test]
 fn signals_reach_the_server_whether_there_is_an_agent_or_not() -> Result<()> {
-    const SERVER: &str = "trap 'echo usr1' USR1; trap 'exit 9' TERM; echo up; while :; do sleep 0.05; done";
+    const SERVER: &str =
+        "trap 'echo usr1' USR1; trap 'exit 9' TERM; echo up; while :; do sleep 0.05; done";
     let mut fixture = Fixture::new()?;
     let held = fixture.pair()?;
     let begin = |fixture: &Fixture, options: &[&str]| -> Result<Running> {
         let words = ["--", "sh", "-c", SERVER];
-        let mut server =
-            fixture.ctl().start(&[&["run", "--port", "80", "--retire", "none"], options, &words].concat())?;
+        let mut server = fixture
+            .ctl()
+            .start(&[&["run", "--port", "80", "--retire", "none"], options, &words].concat())?;
         eventually(LIMIT, "it runs", || Ok(server.stdout()?.contains("up")))?;
         server.signal(Signal::USR1)?;
         eventually(LIMIT, "SIGUSR1 is passed on", || Ok(server.stdout()?.contains("usr1")))?;
@@ -163,5 +168,10 @@ fn signals_reach_the_server_whether_there_is_an_agent_or_not() -> Result<()> {
     let server = begin(&fixture, &["--if-unreachable", "fail"])?;
     fixture.agent.stop()?;
     server.signal(Signal::TERM)?;
-    server.wait()?.expect(9)?.says("the server is stopped all the same").map(drop).context("no agent")
+    server
+        .wait()?
+        .expect(9)?
+        .says("the server is stopped all the same")
+        .map(drop)
+        .context("no agent")
 }

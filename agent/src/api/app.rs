@@ -1,7 +1,10 @@
 //! What all requests share, and the steps that most of them take: find the namespace, check that the
 //! caller may, ask the kernel.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use tokio::sync::Semaphore;
 
@@ -163,6 +166,12 @@ impl<D: Drains> App<D> {
             told.push(self.tell(status).await);
         }
         Ok(told)
+    }
+
+    /// Every service that is draining, or held by something.
+    pub(super) async fn known(&self) -> Result<BTreeSet<Service>, ApiError> {
+        let draining = self.drains.draining().await?;
+        Ok(draining.into_iter().chain(self.drains.held().await?).collect())
     }
 
     /// The service as it is told now.

@@ -1,7 +1,8 @@
 //! `/metrics`: what docs/metrics.md lists. Values of services are read when asked for, and only for those
-//! that are draining, so that a node with thousands of ports stays cheap to scrape.
+//! that are draining or held, so that a node with thousands of ports stays cheap to scrape.
 
 mod hooks;
+mod waiting;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -51,9 +52,9 @@ impl Requests {
 /// All metrics in the OpenMetrics text format.
 pub(super) async fn text<D: Drains>(app: &App<D>) -> Result<String, ApiError> {
     let (faults, probes) = app.kernel(|kernel| Ok((kernel.faults()?, kernel.probes()?))).await?;
-    let draining = app.drains.draining().await?;
+    let known = app.known().await?.into_iter().collect();
     // A namespace that ends meanwhile must not cost the other metrics.
-    let services = app.drains.status(draining).await.unwrap_or_default();
+    let services = app.drains.status(known).await.unwrap_or_default();
     let services: Vec<Status> = services.into_iter().filter(exists).collect();
     let mut pods = HashMap::new();
     for Status { service, .. } in &services {
@@ -247,12 +248,7 @@ impl Snapshot {
             "Connections of clients that --ignore names",
             |s| s.exempt.ignored,
         )?;
-        self.encode_gauge(
-            encoder,
-            "service_holds",
-            "Holds that keep the service from being drained",
-            |s| s.holds.len() as u64,
-        )?;
+        self.encode_waiting(encoder)?;
         self.encode_admitted(encoder)?;
         self.encode_gauge(
             encoder,

@@ -29,10 +29,11 @@ mod flow;
 mod history;
 mod hold;
 mod list;
+mod options;
 mod pod;
 mod retire;
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,13 +41,13 @@ pub use self::admission::{AdmissionStatus, FlowClass};
 pub use self::check::{CheckRequest, CheckResult};
 pub use self::flow::{Activity, FlowList, FlowStatus};
 pub use self::history::Entered;
-pub use self::hold::{HoldAccepted, HoldName, HoldRequest, HoldStatus, Released};
+pub use self::hold::{HoldAccepted, HoldName, HoldRequest, HoldStatus, OutboundStatus, Released};
 pub use self::list::{HookMissing, ServiceList};
 pub use self::pod::{PodRef, TimeoutFrom};
 pub use self::retire::{
     AtDeadline, FlowBarrier, FlowProtocol, FlowRetired, RetireKind, RetireStatus, UntellableFlows,
 };
-use crate::drain::{AdmissionRequest, RetireRequest, Service, Spec, SpecError, SpecRequest};
+use crate::drain::Service;
 pub use crate::drain::{Cidr, Forward, Handoff, NewConnections, Peer, SettledBy, StateName};
 pub use crate::pods::PodName;
 
@@ -122,6 +123,9 @@ pub struct DrainRequest {
     /// What happens at the deadline to connections that remain; left out: they stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_deadline: Option<AtDeadline>,
+    /// Where connections of the service's own lead that are waited for too, as `10.0.0.9:5672`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wait_outbound: Vec<SocketAddr>,
 }
 
 /// A network namespace as a request names it.
@@ -237,6 +241,9 @@ pub struct DrainStatus {
     pub admission: AdmissionStatus,
     /// What has become of its connections.
     pub retire: RetireStatus,
+    /// Where connections of the service's own lead that are waited for too.
+    #[serde(default)]
+    pub wait_outbound: Vec<OutboundStatus>,
 }
 
 /// One line of the event stream.
@@ -311,48 +318,4 @@ mod tests;
 /// A v4-mapped address as the IPv4 address it is.
 pub(super) fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
-}
-
-impl From<&DrainRequest> for RetireRequest {
-    fn from(request: &DrainRequest) -> Self {
-        Self {
-            set: request.retire.as_ref().map(|kinds| kinds.iter().copied().collect()),
-            idle_after: request.idle_after_ms.map(Duration::from_millis),
-            quiet_flow_after: request.quiet_flow_after_ms.map(Duration::from_millis),
-            linger: request.linger_ms.map(Duration::from_millis),
-            spread: request.spread_ms.map(Duration::from_millis),
-            at_deadline: request.at_deadline.unwrap_or_default(),
-        }
-    }
-}
-
-impl From<&DrainRequest> for SpecRequest {
-    fn from(request: &DrainRequest) -> Self {
-        Self {
-            quiet: request.quiet_ms.map(Duration::from_millis),
-            min_settle: request.min_settle_ms.map(Duration::from_millis),
-            max_settle: request.max_settle_ms.map(Duration::from_millis),
-            timeout: request.timeout_ms.map(Duration::from_millis),
-            lease: request.lease_ms.map(Duration::from_millis),
-            grace: None,
-            keep_closed: request.keep_closed,
-            close_anyway: request.close_anyway,
-            new: request.new.clone(),
-            admission: AdmissionRequest {
-                ignore: request.ignore.clone(),
-                allow: request.allow.clone(),
-                fail_health_from: request.fail_health_from.clone(),
-                keep_clients: request.keep_clients_ms.map(Duration::from_millis),
-            },
-            retire: request.into(),
-        }
-    }
-}
-
-impl TryFrom<&DrainRequest> for Spec {
-    type Error = SpecError;
-
-    fn try_from(request: &DrainRequest) -> Result<Self, SpecError> {
-        Self::try_from(SpecRequest::from(request))
-    }
 }

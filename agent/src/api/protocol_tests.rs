@@ -1,11 +1,12 @@
 //! The JSON itself: what is written down here, clients of other versions rely on.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Duration};
 
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::*;
+use crate::drain::Spec;
 
 /// `value` is written as `written`, and read back as itself.
 fn both_ways<T: Serialize + DeserializeOwned + PartialEq + Debug>(
@@ -33,7 +34,12 @@ fn status() -> ServiceStatus {
         last_new_age_ms: None,
         pod: None,
         unknown: None,
-        holds: Vec::new(),
+        holds: vec![HoldStatus {
+            name: "batch-42".parse().unwrap(),
+            age_ms: 7,
+            left_ms: 8,
+            uid: 1000,
+        }],
         drain: Some(DrainStatus {
             age_ms: 1,
             history: vec![Entered { state: StateName::Settling, ago_ms: 1 }],
@@ -64,6 +70,10 @@ fn status() -> ServiceStatus {
                 untellable: UntellableFlows { tls: 2, zero_copy: 1, ..UntellableFlows::default() },
                 lacks: None,
             },
+            wait_outbound: vec![OutboundStatus {
+                to: "10.0.0.9:5672".into(),
+                connections: Some(3),
+            }],
         }),
     }
 }
@@ -87,11 +97,13 @@ fn status_json() -> serde_json::Value {
         "deadline_in_ms": 2, "lease_in_ms": 3, "keep_closed": false,
         "new": {"handoff": {"port": 8081}}, "handed_over": 12, "takers": 2,
         "settled_by": "max_settle", "admission": admission, "retire": retire,
+        "wait_outbound": [{"to": "10.0.0.9:5672", "connections": 3}],
     });
     json!({
         "id": "7:80", "netns": 7, "port": 80, "state": "rejecting", "flows": 3, "handshakes": 1,
         "lingering": 2, "ignored": 0, "probes": 0, "steered": 0, "rejected": 9, "accepted": 40, "last_new_age_ms": null, "pod": null,
         "unknown": null,
+        "holds": [{"name": "batch-42", "age_ms": 7, "left_ms": 8, "uid": 1000}],
         "drain": drain,
     })
 }
@@ -117,6 +129,7 @@ fn requests() {
         linger_ms: Some(0),
         spread_ms: Some(1000),
         at_deadline: Some(AtDeadline::Abort),
+        wait_outbound: vec!["10.0.0.9:5672".parse().unwrap()],
         ..short
     };
     let written = json!({
@@ -124,7 +137,7 @@ fn requests() {
         "new": {"handoff": {"pid": 7}}, "ignore": ["10.0.0.0/8", "::1/128"], "allow": ["192.0.2.7/32"],
         "fail_health_from": ["2001:db8::/32"], "keep_clients_ms": 600_000,
         "retire": ["http", "quiet"], "quiet_flow_after_ms": 5000, "linger_ms": 0,
-        "spread_ms": 1000, "at_deadline": "abort",
+        "spread_ms": 1000, "at_deadline": "abort", "wait_outbound": ["10.0.0.9:5672"],
     });
     both_ways(&full, &written);
     both_ways(&NetnsRef::Inode(4_026_531_840), &json!(4_026_531_840_u32));

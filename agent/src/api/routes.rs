@@ -200,8 +200,8 @@ async fn list_services<D: Drains>(
         return Ok(Json(ServiceList { services, hooks_missing: Vec::new() }));
     }
     let mut services = listening(&app, namespaces.clone(), every).await?;
-    let known = app.drains.draining().await?.into_iter().chain(app.drains.held().await?);
-    services.extend(known.filter(|service| namespaces.contains(&service.netns)));
+    let known = app.known().await?;
+    services.extend(known.into_iter().filter(|service| namespaces.contains(&service.netns)));
     services.retain(|service| query.port.is_none_or(|port| port == service.port));
     let services = app.told(services.into_iter().collect()).await?;
     let hooks_missing = app.hooks().missing(|netns| match netns {

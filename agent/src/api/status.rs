@@ -1,12 +1,12 @@
 //! From the kernel's and the executor's view of a service to what goes over the socket.
 
-use std::{cmp::Reverse, collections::HashMap, time::Duration};
+use std::{cmp::Reverse, collections::HashMap, net::SocketAddr, time::Duration};
 
 use super::{
     activity::activity,
     protocol::{
-        AdmissionStatus, DrainStatus, Entered, FlowList, FlowStatus, HoldName, HoldStatus, PodRef,
-        RetireStatus,
+        AdmissionStatus, DrainStatus, Entered, FlowList, FlowStatus, HoldName, HoldStatus, OutboundStatus,
+        PodRef, RetireStatus,
         ServiceStatus, canonical,
     },
     retiring,
@@ -68,11 +68,16 @@ fn drain_status(drain: &DrainView, status: &Status, now: Boot) -> DrainStatus {
             at_deadline: drain.retire.at_deadline,
             ..(&drain.report).into()
         },
+        wait_outbound: drain.wait_outbound.iter().map(outbound_status).collect(),
     }
 }
 
 fn entered(state: StateName, at: Boot, now: Boot) -> Entered {
     Entered { state, ago_ms: millis(now.since(at)) }
+}
+
+fn outbound_status((to, connections): &(SocketAddr, Option<u64>)) -> OutboundStatus {
+    OutboundStatus { to: to.to_string(), connections: *connections }
 }
 
 /// Whether there is anything at all: a listener, a connection, a hold or a drain. What cannot be verified exists.

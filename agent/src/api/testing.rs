@@ -160,6 +160,7 @@ pub(super) fn draining(service: Service, state: StateName, flows: u64) -> Status
         admission: spec.admission().clone(),
         retire: *spec.retire(),
         report: RetireReport::default(),
+        wait_outbound: Vec::new(),
         owner: Owner { uid: 1000, netns: POD },
     };
     Status { state, flows, drain: Some(drain), ..serving(service) }

@@ -1,11 +1,15 @@
 //! The command line as clap parses it. What is written here is what people read at 3 a.m.: every option says
 //! its unit and its default.
 
+mod asking;
 mod work;
 
-pub(super) use self::work::{HoldArgs, RunArgs};
+pub(super) use self::{
+    asking::{CompletionsArgs, DoctorArgs, ManArgs, StatusArgs, Until, WaitArgs},
+    work::{HoldArgs, RunArgs},
+};
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -274,6 +278,10 @@ pub(super) struct DrainArgs {
     /// one of a Service, or if they still come (by default it goes on accepting, and gives up at --timeout)
     #[arg(long)]
     pub(super) close_anyway: bool,
+    /// Wait also until no connection of the network namespace leads to this address, a broker's or a database's, as
+    /// 10.0.0.9:5672; several as A,B or by repeating the option
+    #[arg(long, value_name = "ADDR:PORT", value_delimiter = ',', value_parser = value::address)]
+    pub(super) wait_outbound: Vec<SocketAddr>,
     /// Return 0 as soon as the drain is under way; nothing is proven then (see ready and wait)
     #[arg(long)]
     pub(super) no_wait: bool,
@@ -353,65 +361,6 @@ pub(super) enum AtDeadline {
     Leave,
     /// They are reset, and their clients see an error. 0 if the port is then proven empty, else 3
     Abort,
-}
-
-/// Arguments of `status` and `watch`.
-#[derive(Debug, Args)]
-pub(super) struct StatusArgs {
-    /// Only these TCP ports, 1 to 65535; several as 80,443 or by repeating the option [default: all]
-    #[arg(long = "port", value_name = "PORT", value_delimiter = ',', value_parser = value::port)]
-    pub(super) ports: Vec<u16>,
-    /// Every network namespace of the node; for node admins (root of the host)
-    #[arg(long, conflicts_with = "target")]
-    pub(super) all: bool,
-    #[command(flatten)]
-    pub(super) target: TargetArgs,
-}
-
-/// Arguments of `wait`.
-#[derive(Debug, Args)]
-pub(super) struct WaitArgs {
-    #[command(flatten)]
-    pub(super) ports: Ports,
-    /// The state to wait for; all ports must be in it
-    #[arg(long = "for", value_enum)]
-    pub(super) until: Until,
-    /// Give up after this long and exit 3
-    #[arg(long, value_name = "DURATION", default_value = "25s", value_parser = value::duration)]
-    pub(super) timeout: Duration,
-    #[command(flatten)]
-    pub(super) target: TargetArgs,
-}
-
-/// What `wait` waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Until {
-    /// The ports are closed and proven empty
-    Drained,
-    /// The ports are not draining
-    Serving,
-}
-
-/// Arguments of `doctor`.
-#[derive(Debug, Args)]
-pub(super) struct DoctorArgs {
-    #[command(flatten)]
-    pub(super) target: TargetArgs,
-}
-
-/// Arguments of `completions`.
-#[derive(Debug, Args)]
-pub(super) struct CompletionsArgs {
-    /// Which shell
-    pub(super) shell: clap_complete::Shell,
-}
-
-/// Arguments of `man`.
-#[derive(Debug, Args)]
-pub(super) struct ManArgs {
-    /// Where to; it must be there
-    #[arg(value_name = "DIR")]
-    pub(super) dir: PathBuf,
 }
 
 #[cfg(test)]

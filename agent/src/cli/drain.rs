@@ -146,6 +146,7 @@ fn request(
             args::AtDeadline::Leave => AtDeadline::Leave,
             args::AtDeadline::Abort => AtDeadline::Abort,
         }),
+        wait_outbound: args.wait_outbound.clone(),
     }))
 }
 

@@ -46,6 +46,7 @@ pub(super) fn service(port: u16, state: StateName) -> ServiceStatus {
         admission: AdmissionStatus::default(),
         new: NewConnections::Reject,
         retire: RetireStatus::default(),
+        wait_outbound: Vec::new(),
     };
     ServiceStatus {
         id: format!("{NETNS}:{port}"),

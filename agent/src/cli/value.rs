@@ -1,6 +1,6 @@
 //! Parsers of option values. Each error says what would be right, with an example.
 
-use std::{collections::BTreeSet, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, str::FromStr, time::Duration};
 
 /// Longest duration that makes sense on the command line: 30 days.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -19,6 +19,12 @@ pub(super) fn pid(text: &str) -> Result<u32, String> {
         Ok(pid) if pid > 0 && i32::try_from(pid).is_ok() => Ok(pid),
         _ => Err("a process id is a number from 1, for example 4711".into()),
     }
+}
+
+/// An address with a port.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    let wrong = "an address and a port, for example 10.0.0.9:5672 or [fd00::9]:5432; names are not resolved";
+    text.parse().map_err(|_| wrong.to_owned())
 }
 
 /// A duration with its unit, whole milliseconds, 0 to 30 days.

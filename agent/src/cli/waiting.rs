@@ -1,14 +1,21 @@
 //! What a drain waits for that is no connection of its service, in words for people.
 
 use super::text;
-use crate::api::protocol::{HoldStatus, ServiceStatus, StateName};
+use crate::api::protocol::{HoldStatus, OutboundStatus, ServiceStatus, StateName};
 
-/// Everything that holds the service, each with its time left, as `hold batch-42 (2m05s left)`; empty if nothing does.
+/// Everything that holds the service, as `hold batch-42 (2m05s left)` or `3 connections to 10.0.0.9:5672`; empty if
+/// nothing does.
 pub(super) fn reasons(service: &ServiceStatus) -> Vec<String> {
     let hold = |HoldStatus { name, left_ms, .. }: &HoldStatus| {
         format!("hold {name} ({} left)", text::duration(*left_ms))
     };
-    service.holds.iter().map(hold).collect()
+    let outbound = service.drain.iter().flat_map(|drain| &drain.wait_outbound);
+    let outbound = outbound.filter_map(|OutboundStatus { to, connections }| match connections {
+        Some(0) => None,
+        Some(some) => Some(format!("{} to {to}", text::count(*some, "connection"))),
+        None => Some(format!("connections to {to}")),
+    });
+    service.holds.iter().map(hold).chain(outbound).collect()
 }
 
 /// The same in a line; `None` if there is nothing.
@@ -34,7 +41,11 @@ mod tests {
             let name = name.parse().unwrap();
             held.holds.push(HoldStatus { name, age_ms: 1, left_ms, uid: 0 });
         }
-        let line = "waits for: hold batch-42 (2m05s left), hold b (900ms left)";
+        for (to, connections) in [("10.0.0.9:5672", Some(3)), ("10.0.0.9:1", Some(0))] {
+            let outbound = OutboundStatus { to: to.into(), connections };
+            held.drain.as_mut().unwrap().wait_outbound.push(outbound);
+        }
+        let line = "waits for: hold batch-42 (2m05s left), hold b (900ms left), 3 connections to 10.0.0.9:5672";
         assert_eq!(summary(&held).as_deref(), Some(line));
         held.state = StateName::Serving;
         assert!(summary(&held).is_some_and(|line| line.starts_with("held by: ")));

@@ -12,6 +12,7 @@ mod instance;
 mod machine;
 mod names;
 mod new;
+mod outbound;
 mod retire;
 mod spec;
 mod time;
@@ -33,6 +34,7 @@ pub use instance::{is_new_instance, listeners};
 pub use machine::{BACKUP, IllegalEvent, Machine, RETIRE_STEP, SOON, Standing};
 pub use names::{SettledBy, StateName};
 pub use new::{Forward, ForwardError, Handoff, MAX_TARGETS, NewConnections, NoPeer, Peer};
+pub use outbound::{MOST_OUTBOUND, OutboundError};
 pub use retire::{
     AtDeadline, IDLE_AFTER, LINGER, Leaving, Retire, RetireError, RetireKind, RetireReport,
     RetireRequest, RetireSet, Retirement, Round, Untellable, remaining,

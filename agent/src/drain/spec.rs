@@ -1,6 +1,6 @@
 //! What a drain is asked to do, validated: raw options become one [`Spec`] before any work is done.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use humantime::format_duration;
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use super::{
     Admission, AdmissionError, AdmissionRequest, Handoff, NewConnections,
     grace::timeout_within,
     new::ForwardError,
+    outbound::{self, OutboundError},
     retire::{Retire, RetireError, RetireRequest},
 };
 
@@ -50,6 +51,8 @@ pub struct SpecRequest {
     pub admission: AdmissionRequest,
     /// What happens to the connections that are there.
     pub retire: RetireRequest,
+    /// Where connections of the service's own lead that are waited for too.
+    pub wait_outbound: Vec<SocketAddr>,
 }
 
 /// What a drain is to do. Its values fit together: 0 < timeout, min-settle ≤ max-settle < timeout, and
@@ -71,6 +74,8 @@ pub struct Spec {
     #[serde(default)]
     admission: Admission,
     retire: Retire,
+    #[serde(default)]
+    wait_outbound: Vec<SocketAddr>,
 }
 
 /// Why options make no drain. The text is for people and names the options as the command line does.
@@ -112,6 +117,9 @@ pub enum SpecError {
     /// Nothing can be carried to these peers.
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    /// Connections to these addresses cannot be waited for.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
     /// The options about connections that are there already contradict each other.
     #[error(transparent)]
     Retire(#[from] RetireError),
@@ -172,6 +180,7 @@ impl TryFrom<SpecRequest> for Spec {
         }
         let retire = request.retire.validate(min_settle, timeout)?;
         let admission = request.admission.validate()?;
+        let wait_outbound = outbound::validate(&request.wait_outbound)?;
         let SpecRequest { keep_closed, close_anyway, new, .. } = request;
         Ok(Self {
             quiet,
@@ -184,6 +193,7 @@ impl TryFrom<SpecRequest> for Spec {
             new: new.normalized(),
             admission,
             retire,
+            wait_outbound,
         })
     }
 }
@@ -314,6 +324,11 @@ impl Spec {
         &self.retire
     }
 
+    /// Where connections of the service's own lead that are waited for too.
+    pub fn wait_outbound(&self) -> &[SocketAddr] {
+        &self.wait_outbound
+    }
+
     /// In which options a second request (`other`) contradicts this drain, in words; `None` if it may join.
     /// How long to settle no longer matters once the gate is `closed`; how long to wait, and how long a flow
     /// may idle or linger, is nothing to contradict, see [`Spec::joined_by`]. What is done to the flows that
@@ -336,6 +351,9 @@ impl Spec {
         }
         if self.new != other.new {
             differences.push(format!("--new is {}, not {}", self.new, other.new));
+        }
+        if self.wait_outbound != other.wait_outbound {
+            differences.push("--wait-outbound names other addresses".into());
         }
         differences.extend(self.admission.contradictions(&other.admission));
         differences.extend(self.retire.contradictions(&other.retire));

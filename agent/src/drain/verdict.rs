@@ -25,6 +25,8 @@ pub struct Counts {
     pub handshakes: u64,
     /// FIN_WAIT2 connections that a process holds, within the linger time.
     pub lingering: u64,
+    /// Connections of the service's own that its drain waits for.
+    pub outbound: u64,
 }
 
 impl Counts {
@@ -38,6 +40,7 @@ impl Counts {
             flows: count(TcpState::is_flow),
             handshakes: count(|state| state == TcpState::SynRecv),
             lingering,
+            outbound: 0,
         }
     }
 
@@ -76,8 +79,9 @@ impl Exempt {
 /// `2 flows, 1 handshake, 0 lingering`.
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { flows, handshakes, lingering } = self;
-        write!(f, "{flows} flows, {handshakes} handshakes, {lingering} lingering")
+        let Self { flows, handshakes, lingering, outbound } = self;
+        write!(f, "{flows} flows, {handshakes} handshakes, {lingering} lingering")?;
+        if *outbound > 0 { write!(f, ", {outbound} outbound") } else { Ok(()) }
     }
 }
 
@@ -188,6 +192,17 @@ impl Judgement {
     pub fn unknown(reason: impl Into<String>, at: Boot) -> Self {
         Self { verdict: Verdict::Unknown(reason.into()), at, silent: false }
     }
+
+    /// The same with so many connections of the service's own that are waited for. No event tells of their end.
+    #[must_use]
+    pub fn with_outbound(self, outbound: u64) -> Self {
+        let (counts, silent) = match self.verdict {
+            Verdict::Empty if outbound > 0 => (Counts::default(), true),
+            Verdict::NotEmpty(counts) => (counts, self.silent),
+            Verdict::Empty | Verdict::Unknown(_) => return self,
+        };
+        Self { verdict: Verdict::NotEmpty(Counts { outbound, ..counts }), silent, ..self }
+    }
 }
 
 /// Why the counts of this tracker are not to be trusted, if connections found its map full.
@@ -269,7 +284,7 @@ mod tests {
         for (description, state, held, (flows, handshakes, lingering)) in table {
             let look = Look { sockets: vec![socket(1, state, held)], ..Look::default() };
             let seen = Counts::of(&look, Lingerers::default().observe(&look, at(0)));
-            assert_eq!(seen, Counts { flows, handshakes, lingering }, "{description}");
+            assert_eq!(seen, Counts { flows, handshakes, lingering, outbound: 0 }, "{description}");
         }
     }
 

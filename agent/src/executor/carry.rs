@@ -211,12 +211,13 @@ impl Task {
     }
 
     fn verified(&mut self, service: Service, found: Verification) {
-        let Verification { judgement, listeners, disagreed, repairs } = found;
+        let Verification { judgement, listeners, disagreed, repairs, outbound } = found;
         self.count(|totals| {
             totals.disagreements += u64::from(disagreed);
             totals.repairs += repairs;
         });
         let Some(entry) = self.entries.get_mut(&service) else { return };
+        entry.outbound = outbound;
         let looked = !matches!(judgement.verdict, Verdict::Unknown(_)) || !listeners.is_empty();
         if looked {
             entry.listeners.get_or_insert_with(|| listeners.clone());

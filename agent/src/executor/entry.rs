@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
@@ -55,6 +56,8 @@ pub(super) struct Entry {
     pub(super) provers: Vec<(u64, oneshot::Sender<Vec<Status>>)>,
     /// Number of the newest verification begun.
     pub(super) verifications: u64,
+    /// As of the newest verification.
+    pub(super) outbound: Vec<(SocketAddr, u64)>,
     pub(super) ledger: Arc<Mutex<Retirement>>,
     /// As of the newest round.
     pub(super) report: RetireReport,
@@ -94,6 +97,7 @@ impl Entry {
             undrains: Vec::new(),
             provers: Vec::new(),
             verifications: 0,
+            outbound: Vec::new(),
             ledger: Arc::default(),
             report: RetireReport::default(),
             reported: Boot::default(),
@@ -205,6 +209,10 @@ impl Entry {
             lingerers: Arc::clone(&self.lingerers),
             admission,
             retire: *self.machine.spec().retire(),
+            wait_outbound: match op {
+                Op::Verify => self.machine.spec().wait_outbound().to_vec(),
+                _ => Vec::new(),
+            },
             ledger: Arc::clone(&self.ledger),
             books: self.machine.spec().retire().is_any()
                 && matches!(self.machine.phase(), Phase::Rejecting | Phase::Expired),
@@ -238,6 +246,14 @@ impl Entry {
         }
     }
 
+    fn wait_outbound(&self) -> Vec<(SocketAddr, Option<u64>)> {
+        let seen = |to: &SocketAddr| {
+            let found = self.outbound.iter().find(|(address, _)| address == to);
+            (*to, found.map(|(_, connections)| *connections))
+        };
+        self.machine.spec().wait_outbound().iter().map(seen).collect()
+    }
+
     pub(super) fn view(&self) -> DrainView {
         DrainView {
             started: self.machine.started(),
@@ -251,6 +267,7 @@ impl Entry {
             admission: self.machine.spec().admission().clone(),
             retire: *self.machine.spec().retire(),
             report: self.report.clone(),
+            wait_outbound: self.wait_outbound(),
             owner: self.owner,
         }
     }

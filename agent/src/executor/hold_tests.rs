@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::super::{
     Executor, HoldRequest,
-    testing::{NETNS, OWNER, WEB, at_once, reach, restart, state, world},
+    testing::{NETNS, OWNER, WEB, at_once, reach, restart, spec, state, world},
 };
 use crate::{
     drain::{HOLD_TTL, Hold, HoldName, MOST_HOLDS, Service, StateName},
@@ -175,4 +175,27 @@ async fn a_hold_makes_a_service_of_a_port_that_nobody_listens_on() {
     assert_eq!(state(&executor, worker).await, StateName::Rejecting);
     executor.release(worker, name("queue")).await.expect("released");
     reach(&executor, worker, StateName::Drained).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_of_its_own_are_waited_for_and_a_look_that_fails_is_no_zero() {
+    let (executor, kernel) = world();
+    let to = "10.0.0.9:5672".parse().expect("an address");
+    kernel.set_outbound(NETNS, to, 2);
+    let options = spec(|options| {
+        options.quiet = Some(Duration::ZERO);
+        options.wait_outbound = vec![to];
+    });
+    executor.drain(vec![WEB], options, OWNER).await.expect("accepted");
+    a_while().await;
+    let seen = executor.status(vec![WEB]).await.expect("running").remove(0);
+    assert_eq!((seen.state, seen.flows), (StateName::Rejecting, 0));
+    assert_eq!(seen.drain.expect("a drain").wait_outbound, [(to, Some(2))]);
+    kernel.fail(Op::Outbound, 1, 10);
+    kernel.set_outbound(NETNS, to, 0);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(state(&executor, WEB).await, StateName::Rejecting);
+    reach(&executor, WEB, StateName::Drained).await;
+    kernel.set_outbound(NETNS, to, 1);
+    reach(&executor, WEB, StateName::Rejecting).await;
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
 };
@@ -82,6 +82,8 @@ pub(super) struct Job {
     /// Of [`Op::Guard`].
     pub(super) admission: Admission,
     pub(super) retire: Retire,
+    /// Of [`Op::Verify`].
+    pub(super) wait_outbound: Vec<SocketAddr>,
     pub(super) ledger: Arc<Mutex<Retirement>>,
     /// Whether a verification that finds nothing is news.
     pub(super) books: bool,
@@ -206,7 +208,8 @@ impl Job {
             Op::ReadArrivals => return Ok(Answer::Arrivals(self.arrivals())),
             Op::LogSources => self.log_sources()?,
             Op::Verify => {
-                let found = verify(kernel, service, &self.lingerers, self.netns_cookie)?;
+                let (lingerers, to) = (&self.lingerers, &self.wait_outbound);
+                let found = verify(kernel, service, lingerers, self.netns_cookie, to)?;
                 let booked = self.book(&found);
                 return Ok(Answer::Verified(found, booked));
             }

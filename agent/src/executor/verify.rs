@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     sync::{Mutex, PoisonError},
 };
 
@@ -30,6 +31,8 @@ pub(super) struct Verification {
     pub(super) disagreed: bool,
     /// Tracker entries and counters mended.
     pub(super) repairs: u64,
+    /// How many connections of the service's own lead to each address that its drain waits for.
+    pub(super) outbound: Vec<(SocketAddr, u64)>,
 }
 
 /// A look and what the tracker said around it.
@@ -51,6 +54,7 @@ pub(super) fn verify(
     service: Service,
     lingerers: &Mutex<Lingerers>,
     netns_cookie: Option<u64>,
+    wait_outbound: &[SocketAddr],
 ) -> Result<Verification, KernelError> {
     let began = kernel.now();
     let mut found = Verification {
@@ -58,11 +62,15 @@ pub(super) fn verify(
         listeners: BTreeSet::new(),
         disagreed: false,
         repairs: 0,
+        outbound: Vec::new(),
     };
     match look_until_agreed(kernel, service, lingerers, &mut found) {
         Ok(judgement) => found.judgement = judgement,
         Err(KernelError::NoNetns(netns)) => return Err(KernelError::NoNetns(netns)),
         Err(error) => found.judgement = Judgement::unknown(explain(&error), began),
+    }
+    if !wait_outbound.is_empty() {
+        look_outbound(kernel, service, wait_outbound, &mut found);
     }
     // After the look: the cookie is never reused, so the look was taken in the right namespace.
     match check_netns(kernel, service.netns, netns_cookie) {
@@ -73,6 +81,24 @@ pub(super) fn verify(
         }
         Ok(()) => Ok(found),
     }
+}
+
+/// A look that fails is no zero.
+fn look_outbound(
+    kernel: &dyn Kernel,
+    service: Service,
+    to: &[SocketAddr],
+    found: &mut Verification,
+) {
+    let at = found.judgement.at;
+    found.judgement = match kernel.outbound(service.netns, to) {
+        Ok(counts) => {
+            let total = counts.iter().sum();
+            found.outbound = to.iter().copied().zip(counts).collect();
+            found.judgement.clone().with_outbound(total)
+        }
+        Err(error) => Judgement::unknown(explain(&error), at),
+    };
 }
 
 /// Whether `netns` is still the namespace with this cookie.

@@ -20,7 +20,7 @@ use super::{Class, KernelError, Listener, Look, Socket, SocketInfo, TcpState, ma
 /// `TCP_LISTEN` (`include/net/tcp_states.h`).
 const TCP_LISTEN: u8 = 10;
 /// A dump that changed under us is asked for again, this often.
-const TRIES: usize = 5;
+pub(super) const TRIES: usize = 5;
 /// Larger than any message of a dump (`NLMSG_GOODSIZE` and what `recvmsg` made the kernel grow to).
 const BUFFER: usize = 64 * 1024;
 
@@ -104,7 +104,7 @@ fn info(nla: &Nla) -> Option<SocketInfo> {
 
 /// Why a dump is not to be used.
 #[derive(Debug, thiserror::Error)]
-enum DumpError {
+pub(super) enum DumpError {
     #[error("netlink socket")]
     Io(#[from] std::io::Error),
     #[error("cannot read the kernel's answer")]
@@ -127,25 +127,30 @@ fn dump_whole(family: u8, ports: &[u16], marks: Option<&Asked<'_>>) -> Result<Lo
 
 /// One dump; `None` if the kernel marks it as interrupted.
 fn dump(family: u8, ports: &[u16], marks: Option<&Asked<'_>>) -> Result<Option<Look>, DumpError> {
+    let mut look = Look::default();
+    let each = &mut |response: &InetResponse| add(&mut look, response, marks);
+    let is_whole = walk(&request(family, ports, marks), each)?;
+    Ok(is_whole.then_some(look))
+}
+
+/// Asks the kernel, and calls `each` for every socket in its answer. False if the kernel marks that as interrupted.
+pub(super) fn walk(request: &[u8], each: &mut dyn FnMut(&InetResponse)) -> Result<bool, DumpError> {
     let mut netlink = Netlink::new(NETLINK_SOCK_DIAG)?;
     netlink.bind_auto()?;
     netlink.connect(&NetlinkAddr::new(0, 0))?;
-    let request = request(family, ports, marks);
-    netlink.send(&request, 0)?;
+    netlink.send(request, 0)?;
     let mut buffer = vec![0; BUFFER];
-    let mut dump = Dump { marks, ..Dump::default() };
+    let mut dump = Dump { each, interrupted: false, done: false };
     while !dump.done {
         let size = netlink.recv(&mut &mut buffer[..], 0)?;
         dump.read(&buffer[..size])?;
     }
-    Ok((!dump.interrupted).then_some(dump.look))
+    Ok(!dump.interrupted)
 }
 
 /// A dump as it comes in.
-#[derive(Default)]
 struct Dump<'a> {
-    marks: Option<&'a Asked<'a>>,
-    look: Look,
+    each: &'a mut dyn FnMut(&InetResponse),
     interrupted: bool,
     done: bool,
 }
@@ -158,7 +163,7 @@ impl Dump<'_> {
             self.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(r)) => {
-                    add(&mut self.look, &r, self.marks);
+                    (self.each)(&r);
                 }
                 // An error that the dump ran into comes here, without an NLMSG_ERROR (`netlink_dump`): without the
                 // module tcp_diag, for example, this is -ENOENT and all there is.

@@ -43,12 +43,21 @@ fn socket(family: u8, state: u8, cookie: u64) -> Vec<u8> {
     message(20, 0, &payload)
 }
 
-fn read(datagrams: &[Vec<u8>]) -> Result<Dump<'static>, DumpError> {
-    let mut dump = Dump::default();
+struct Seen {
+    look: Look,
+    done: bool,
+    interrupted: bool,
+}
+
+fn read(datagrams: &[Vec<u8>]) -> Result<Seen, DumpError> {
+    let mut look = Look::default();
+    let mut each = |response: &InetResponse| add(&mut look, response, None);
+    let mut dump = Dump { each: &mut each, interrupted: false, done: false };
     for datagram in datagrams {
         dump.read(datagram)?;
     }
-    Ok(dump)
+    let Dump { done, interrupted, .. } = dump;
+    Ok(Seen { look, done, interrupted })
 }
 
 fn looked(datagram: Vec<u8>) -> Look {

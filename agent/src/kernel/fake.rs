@@ -272,6 +272,11 @@ impl FakeKernel {
         self.model().faults.services_full += 1;
     }
 
+    /// From now on, so many connections of the namespace lead there.
+    pub(crate) fn set_outbound(&self, netns: u32, to: SocketAddr, connections: u64) {
+        self.model().outbound.insert((netns, to), connections);
+    }
+
     /// Makes the tracker's counter wrong.
     pub(crate) fn corrupt(&self, service: Service, by: i64) {
         self.model().tracker.entry(service).or_default().drift += by;

@@ -26,6 +26,7 @@ use super::{
     looks::Looks,
     marks::Marks,
     netns::Namespaces,
+    outbound,
     peers::Peers,
     pins::Pins,
     probes::{self, Probes},
@@ -159,6 +160,10 @@ impl Kernel for Linux {
         self.peers.sort_out(netns, &mut look);
         self.peers.note_clients(netns, port, &look, self.now());
         Ok(look)
+    }
+
+    fn outbound(&self, netns: u32, to: &[SocketAddr]) -> Result<Vec<u64>, KernelError> {
+        self.namespaces.inside(netns, || outbound::count(to))
     }
 
     fn tracked(&self, service: Service) -> Result<Tracked, KernelError> {

@@ -31,6 +31,7 @@ mod mend;
 mod netns;
 mod objects;
 mod offsets;
+mod outbound;
 pub mod peer;
 mod peers;
 mod pins;
@@ -105,6 +106,13 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// The namespace is gone, or the dump failed or was interrupted too often to be whole.
     fn look(&self, netns: u32, port: Option<u16>) -> Result<Look, KernelError>;
+
+    /// How many connections of the namespace lead to each of these addresses, from SYN_SENT until our last byte and FIN
+    /// are acked; whoever opened them. Asked as [`Kernel::look`] asks.
+    ///
+    /// # Errors
+    /// As [`Kernel::look`].
+    fn outbound(&self, netns: u32, to: &[SocketAddr]) -> Result<Vec<u64>, KernelError>;
 
     /// The tracker's counts; all zero for a service it never saw.
     ///

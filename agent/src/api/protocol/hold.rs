@@ -1,4 +1,4 @@
-//! Holds: work that keeps a service from being drained.
+//! Work that keeps a service from being drained: holds, and connections of its own.
 
 use serde::{Deserialize, Serialize};
 
@@ -59,4 +59,13 @@ pub struct HoldStatus {
     pub left_ms: u64,
     /// User id of whoever set it, in the initial user namespace.
     pub uid: u32,
+}
+
+/// Connections of a service's own that its drain waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboundStatus {
+    /// `ADDRESS:PORT` that they lead to.
+    pub to: String,
+    /// How many there are, as of the newest look; null before the first one.
+    pub connections: Option<u64>,
 }

@@ -52,6 +52,9 @@ impl Kernel for FakeKernel {
         let listeners = asked.map(listener).collect();
         Ok(Look { listeners, sockets: self.sockets.clone() })
     }
+    fn outbound(&self, _: u32, to: &[SocketAddr]) -> Result<Vec<u64>, KernelError> {
+        Ok(vec![0; to.len()])
+    }
     fn tracked(&self, _: Service) -> Result<Tracked, KernelError> {
         Ok(Tracked::default())
     }

@@ -7,7 +7,7 @@ use crate::drain::{Action, Boot, Judgement, Phase, Verdict};
 
 /// Time between two looks when only handshakes or lingering connections are left, which end without an event.
 pub const SOON: Duration = Duration::from_millis(20);
-/// The same while flows are left too, which do end with an event.
+/// The same while flows are left too, which do end with an event, or only connections of the service's own.
 const NOT_SO_SOON: Duration = Duration::from_millis(200);
 
 impl Machine {
@@ -54,7 +54,11 @@ impl Machine {
                 self.patience = (pause * 2).min(BACKUP);
                 return pause;
             }
-            Verdict::NotEmpty(counts) if silent && counts.flows == 0 => SOON,
+            Verdict::NotEmpty(counts)
+                if silent && counts.flows == 0 && counts.handshakes + counts.lingering > 0 =>
+            {
+                SOON
+            }
             Verdict::NotEmpty(_) if silent => NOT_SO_SOON,
             _ => BACKUP,
         };

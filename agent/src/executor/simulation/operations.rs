@@ -86,7 +86,7 @@ impl Simulation {
             Action::Restore => self.restore()?,
             Action::Abort => self.abort()?,
             Action::Verify => {
-                let found = verify(kernel, WEB, &self.lingerers, self.netns_cookie);
+                let found = verify(kernel, WEB, &self.lingerers, self.netns_cookie, &[]);
                 let found = found.map_err(|e| (None, e))?;
                 if found.judgement.verdict == Verdict::Empty {
                     self.book();

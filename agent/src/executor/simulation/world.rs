@@ -197,6 +197,7 @@ pub(super) fn random_spec(rng: &mut SmallRng) -> Spec {
         retire: random_retire(rng),
         admission: random_admission(rng),
         new: random_new(rng),
+        wait_outbound: Vec::new(),
     };
     Spec::try_from(request).expect("within its limits")
 }

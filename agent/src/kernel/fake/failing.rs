@@ -41,11 +41,12 @@ pub(crate) enum Op {
     ReleaseOthers,
     SavedHolds,
     SaveHolds,
+    Outbound,
 }
 
 impl Op {
     /// All of them.
-    pub(crate) const ALL: [Self; 33] = [
+    pub(crate) const ALL: [Self; 34] = [
         Self::Namespaces,
         Self::NetnsCookie,
         Self::Look,
@@ -79,6 +80,7 @@ impl Op {
         Self::ReleaseOthers,
         Self::SavedHolds,
         Self::SaveHolds,
+        Self::Outbound,
     ];
 }
 

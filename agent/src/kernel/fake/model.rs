@@ -38,6 +38,7 @@ pub(super) struct Model {
     pub(super) clients: HashMap<(Service, IpAddr), Boot>,
     pub(super) forgetful: bool,
     pub(super) drains: BTreeMap<Service, Vec<u8>>,
+    pub(super) outbound: BTreeMap<(u32, SocketAddr), u64>,
     pub(super) holds: BTreeMap<Service, Vec<u8>>,
     pub(super) faults: Faults,
     pub(super) calls: HashMap<Op, u64>,

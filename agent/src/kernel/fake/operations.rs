@@ -58,6 +58,13 @@ impl Kernel for FakeKernel {
         Ok(look)
     }
 
+    fn outbound(&self, netns: u32, to: &[SocketAddr]) -> Result<Vec<u64>, KernelError> {
+        let model = self.enter(Op::Outbound)?;
+        model.netns_exists(netns)?;
+        let count = |to: &SocketAddr| model.outbound.get(&(netns, *to)).copied().unwrap_or(0);
+        Ok(to.iter().map(count).collect())
+    }
+
     fn tracked(&self, service: Service) -> Result<Tracked, KernelError> {
         let model = self.enter(Op::Tracked)?;
         Ok(model.tracker.get(&service).map(Tracker::counts).unwrap_or_default())
