@@ -50,6 +50,7 @@ fn a_port_is_not_drained_while_a_command_runs() -> Result<()> {
     drain.wait()?.expect(0)?.says("hold batch-42")?;
     ensure!(holds(&fixture)?.is_empty());
     fixture.ctl().expect(8, &[HOLD, &["--", "true"]].concat())?.says("is drained")?;
+    fixture.ctl().expect(0, &["undrain", "--port", "80"])?;
     fixture.ensure_untouched()
 }
 
@@ -68,6 +69,7 @@ fn a_hold_that_is_never_released_ends_by_itself_and_not_after_the_deadline_of_th
     ctl.expect(0, &[HOLD, &["--release"]].concat())?.says("did not hold")?;
     ctl.expect(0, &["wait", "--port", "80", "--for", "drained"])?;
     ensure!(fixture.agent.log().contains("its time is over"));
+    fixture.ctl().expect(0, &["undrain", "--port", "80"])?;
     fixture.ensure_untouched()
 }
 
@@ -87,6 +89,7 @@ fn an_agent_that_is_killed_leaves_holds_to_the_next() -> Result<()> {
     ensure!(drain.is_running()?);
     fixture.ctl().expect(0, &[HOLD, &["--release"]].concat())?;
     drain.wait()?.expect(0)?;
+    fixture.ctl().expect(0, &["undrain", "--port", "80"])?;
     fixture.ensure_untouched()
 }
 
