@@ -9,8 +9,8 @@
 mod activity;
 mod app;
 pub mod auth;
-mod checks;
 mod browser;
+mod checks;
 pub(crate) mod connection;
 mod drains;
 mod error;

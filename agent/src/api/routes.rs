@@ -19,8 +19,8 @@ use serde::Deserialize;
 use super::{
     app::App,
     auth::Caller,
-    checks::check,
     browser,
+    checks::check,
     drains::Drains,
     error::ApiError,
     events::events,

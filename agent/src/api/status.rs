@@ -5,9 +5,8 @@ use std::{cmp::Reverse, collections::HashMap, net::SocketAddr, time::Duration};
 use super::{
     activity::activity,
     protocol::{
-        AdmissionStatus, DrainStatus, Entered, FlowList, FlowStatus, HoldName, HoldStatus, OutboundStatus,
-        PodRef, RetireStatus,
-        ServiceStatus, canonical,
+        AdmissionStatus, DrainStatus, Entered, FlowList, FlowStatus, HoldName, HoldStatus,
+        OutboundStatus, PodRef, RetireStatus, ServiceStatus, canonical,
     },
     retiring,
 };

@@ -32,8 +32,8 @@ mod undrain;
 mod validity;
 mod value;
 mod wait;
-mod watch;
 mod waiting;
+mod watch;
 mod watched;
 
 use std::ffi::OsString;

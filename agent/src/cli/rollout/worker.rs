@@ -167,6 +167,7 @@ impl Worker {
             lease: Some(options.lease),
             keep_closed: true,
             close_anyway: options.close_anyway,
+            wait_outbound: Vec::new(),
             no_wait: false,
             if_unreachable: IfUnreachable::Wait(IF_UNREACHABLE),
             admission: self.args.admission.clone(),
