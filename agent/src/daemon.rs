@@ -29,6 +29,7 @@ use crate::{
     kernel::{self, Event, Kernel, KernelError, PinDir, PinDirError},
     pods::{self, Cluster, ClusterError, ClusterOptions, Mode, Pods, Sources},
     privileges::{self, Unprivileged},
+    registries::{Registries, Registry},
 };
 
 /// Threads that run tasks: the agent waits far more than it computes.
@@ -71,6 +72,8 @@ pub struct Options {
     pub cri_socket: Option<PathBuf>,
     /// The kubelet's folder of logs, whose names tell which pods there are.
     pub pod_logs: PathBuf,
+    /// Registries that are told of drains.
+    pub registries: Vec<Registry>,
     /// Version of the kernel programs to go by; `None`: the one they have. Only tests of upgrades say another.
     pub version: Option<u32>,
 }
@@ -183,8 +186,11 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     };
     let pin_dir = PinDir::claim(&options.pin_dir)?;
     let (kernel, events) = open_kernel(options, &pin_dir)?;
-    let executor = Executor::spawn(Arc::clone(&kernel), events, options.max_carried as usize)?;
+    let registries = Registries::new(options.registries.clone(), Arc::clone(&kernel));
+    let max_carried = options.max_carried as usize;
+    let executor = Executor::spawn(Arc::clone(&kernel), events, max_carried, registries.clone())?;
     let pods = find_pods(options, kernel.host_netns()).await?;
+    registries.know(pods.clone());
     let keeper = tokio::spawn(pods::keep(pods.clone(), executor.clone()));
     tracing::info!(socket = %options.socket.display(), "listening");
     let seats = Seats::new(kernel.host_netns());

@@ -36,6 +36,7 @@ pub mod nginx;
 pub mod options;
 pub mod peers;
 pub mod process;
+pub mod registry;
 pub mod rolling;
 pub mod sandbox;
 pub mod script;

@@ -7,6 +7,7 @@ mod kube;
 mod launch;
 mod manifests;
 mod peers;
+mod registries;
 mod setup;
 mod shell;
 mod test;

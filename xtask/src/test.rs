@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
 use crate::{
-    build, kube, manifests, peers,
+    build, kube, manifests, peers, registries,
     setup::{self, Scope},
     shell::{Shell, host_cargo, require_root},
     tidy, vm,
@@ -52,6 +52,11 @@ enum Kind {
         /// `--proxy MODE`, `--rolls N`, `--hook NAME`: see `--help` after `--`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
+    },
+    /// Real registries (Consul, Eureka) whose instances are drained while consumers call them, as root.
+    Registries {
+        /// `consul`, `eureka`, `actuator`: only those.
+        names: Vec<String>,
     },
     /// A few tests on one old kernel, and whether the kernel programs cost more there than they did, as root.
     Smoke {
@@ -100,6 +105,10 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
         Some(Kind::Kube { args }) => {
             require_root("clusters", "test kube")?;
             cluster(shell, workspace, args)
+        }
+        Some(Kind::Registries { names }) => {
+            require_root("registries in namespaces", "test registries")?;
+            with_registries(shell, workspace, names)
         }
         Some(Kind::Smoke { no_build }) => {
             require_root("virtual machines that share this machine's files", "test smoke")?;
@@ -177,6 +186,17 @@ fn cluster(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> 
     program.args(["run", "--quiet"]).args(package).args(args);
     with_binaries(&mut program, workspace, &workspace.dist());
     shell.run_runner(program.env("DRAINCTL_KUBE", kube::folder(workspace)))
+}
+
+fn with_registries(shell: &Shell, workspace: &Workspace, names: &[String]) -> Result<()> {
+    registries::prepare(shell, workspace)?;
+    let dist = build::run(shell, workspace, &build::Options::default())?;
+    shell.stage("registries");
+    let mut program = host_cargo(&workspace.root);
+    let package = ["--package", "drainctl-tests", "--bin", "registries", "--"];
+    program.args(["run", "--quiet"]).args(package).args(names);
+    with_binaries(&mut program, workspace, &dist);
+    shell.run_runner(program.env("DRAINCTL_REGISTRIES", registries::folder(workspace)))
 }
 
 fn chaos(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {

@@ -8,6 +8,7 @@ use crate::{
     carry::CarryCounts,
     drain::{HoldName, Leaving, Service, Spec},
     executor::{DrainError, Executor, HoldRequest, Owner, Status, Totals, Update},
+    registries::RegistryCounts,
 };
 
 /// The owner of all drains, as far as the HTTP interface needs it. Each method is that of [`Executor`].
@@ -41,6 +42,7 @@ pub trait Drains: Send + Sync + 'static {
     fn subscribe(&self) -> broadcast::Receiver<Update>;
     fn totals(&self) -> Totals;
     fn carried(&self) -> CarryCounts;
+    fn registries(&self) -> RegistryCounts;
 }
 
 impl Drains for Executor {
@@ -99,5 +101,9 @@ impl Drains for Executor {
 
     fn carried(&self) -> CarryCounts {
         Self::carried(self)
+    }
+
+    fn registries(&self) -> RegistryCounts {
+        Self::registries(self)
     }
 }

@@ -116,6 +116,10 @@ impl From<DrainError> for ApiError {
             DrainError::OnlyItself(_) => {
                 Self::bad_request(StatusCode::BAD_REQUEST, error.to_string())
             }
+            DrainError::Registry { .. } => {
+                let (status, code) = (StatusCode::BAD_GATEWAY, ErrorCode::Ended);
+                Self { status, code, message: error.to_string() }
+            }
             DrainError::Kernel(error) => error.into(),
             // Nobody's fault, so not logged as one.
             DrainError::Stopping => Self {

@@ -3,6 +3,7 @@
 
 mod hooks;
 mod waiting;
+mod registries;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -72,6 +73,7 @@ pub(super) async fn text<D: Drains>(app: &App<D>) -> Result<String, ApiError> {
         pods,
     }));
     registry.register_collector(Box::new(hooks::Hooks(Arc::clone(&app.hooks))));
+    registry.register_collector(Box::new(registries::Registries(app.drains.registries())));
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|error| ApiError::internal(&error))?;
     Ok(text)

@@ -20,8 +20,7 @@
 //! Every error is [`ErrorBody`]. Bodies of requests are at most 64 KiB. A service id is `NETNS:PORT`, for
 //! example `4026531840:8080`. `netns` in a query is an inode number, or `host`; `all` (GET /v1/services
 //! only, node admins only) means every one. A pod is `NAMESPACE/NAME`, a container its id or the first 12 digits of it. With `?port=`, `GET /v1/services` answers 404 where there is no
-//! listener, flow or drain. The event stream keeps alive the leases of those services only that the caller
-//! may also drain; it ends when the drains of all its services have ended.
+//! listener, flow or drain. The event stream keeps alive the leases of those services only that the caller may also drain; it ends when all drains have.
 
 mod admission;
 mod check;
@@ -31,6 +30,7 @@ mod hold;
 mod list;
 mod options;
 mod pod;
+mod registry;
 mod retire;
 
 use std::net::SocketAddr;
@@ -44,6 +44,7 @@ pub use self::history::Entered;
 pub use self::hold::{HoldAccepted, HoldName, HoldRequest, HoldStatus, OutboundStatus, Released};
 pub use self::list::{HookMissing, ServiceList};
 pub use self::pod::{PodRef, TimeoutFrom};
+pub use self::registry::{RegistryFailure, RegistryStatus};
 pub use self::retire::{
     AtDeadline, FlowBarrier, FlowProtocol, FlowRetired, RetireKind, RetireStatus, UntellableFlows,
 };
@@ -210,6 +211,9 @@ pub struct ServiceStatus {
     /// What keeps it from being drained, apart from connections.
     #[serde(default)]
     pub holds: Vec<HoldStatus>,
+    /// Registries that were told of a drain, or could not be; none that know that the server is back.
+    #[serde(default)]
+    pub registries: Vec<RegistryStatus>,
     /// The drain, if there is one.
     pub drain: Option<DrainStatus>,
 }
@@ -300,6 +304,8 @@ pub enum ErrorCode {
     Unverifiable,
     /// 409, exit 8: another drain of the service has other options.
     Conflict,
+    /// 502, exit 9: a registry could not be told first; the drain ended with nothing closed.
+    Ended,
     /// 503, exit 4: the agent is stopping; the next one will answer.
     Stopping,
 }

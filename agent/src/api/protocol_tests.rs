@@ -40,6 +40,7 @@ fn status() -> ServiceStatus {
             left_ms: 8,
             uid: 1000,
         }],
+        registries: vec![],
         drain: Some(DrainStatus {
             age_ms: 1,
             history: vec![Entered { state: StateName::Settling, ago_ms: 1 }],
@@ -104,6 +105,7 @@ fn status_json() -> serde_json::Value {
         "lingering": 2, "ignored": 0, "probes": 0, "steered": 0, "rejected": 9, "accepted": 40, "last_new_age_ms": null, "pod": null,
         "unknown": null,
         "holds": [{"name": "batch-42", "age_ms": 7, "left_ms": 8, "uid": 1000}],
+        "registries": [],
         "drain": drain,
     })
 }

@@ -35,6 +35,7 @@ pub(super) fn service_status(status: &Status, pod: Option<PodRef>, now: Boot) ->
         pod,
         unknown: status.unknown.clone(),
         holds: status.holds.iter().map(|(name, hold)| hold_status(name, hold, now)).collect(),
+        registries: status.registries.iter().map(Into::into).collect(),
         drain: status.drain.as_ref().map(|drain| drain_status(drain, status, now)),
     }
 }

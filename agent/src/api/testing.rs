@@ -25,6 +25,7 @@ use crate::{
     executor::{DrainError, DrainView, HoldRequest, Owner, Status, Totals, Update},
     kernel::{Admitted, Class, Protocol, Socket, Steered, TcpState},
     pods::Pods,
+    registries::RegistryCounts,
 };
 
 pub(super) const HOST: u32 = 4_026_531_840;
@@ -140,6 +141,7 @@ pub(super) fn serving(service: Service) -> Status {
         listeners: 1,
         unknown: None,
         holds: Vec::new(),
+        registries: Vec::new(),
         drain: None,
     }
 }
@@ -305,6 +307,10 @@ impl Drains for FakeDrains {
     }
     fn totals(&self) -> Totals {
         Totals { drains: 7, ..Totals::default() }
+    }
+
+    fn registries(&self) -> RegistryCounts {
+        RegistryCounts { back_failed: 3, ..RegistryCounts::default() }
     }
 
     fn carried(&self) -> CarryCounts {

@@ -1,7 +1,7 @@
 //! The daemon `drain-agent`: flags in, exit code out; [`drainctl_agent::daemon`] does the work.
 //!
 //! Exit codes: 0 after SIGTERM or SIGINT, or when everything was removed; 1 if it could not start or remove; 2 for
-//! wrong flags.
+//! wrong flags, or a file of registries that cannot be used.
 
 use std::{
     io::{self, IsTerminal},
@@ -17,6 +17,7 @@ use drainctl_agent::{
     api::tcp,
     daemon::{self, Options},
     pods::{ClusterOptions, Mode},
+    registries,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -87,6 +88,10 @@ struct Flags {
     /// Most connections carried to peers at once (drainctl drain --new forward); beyond it they are reset.
     #[arg(long, value_name = "N", default_value = "10000")]
     max_carried: NonZeroU32,
+    /// Tell the registries of this file (YAML) of drains: that a server leaves, before its port closes, and that it is
+    /// back, once it is open. Only root may be able to write to it.
+    #[arg(long, value_name = "FILE")]
+    registries: Option<PathBuf>,
     #[command(flatten)]
     pods: PodFlags,
 }
@@ -180,6 +185,7 @@ impl From<Flags> for Options {
             cluster: flags.pods.cluster(),
             cri_socket: flags.pods.cri_socket,
             pod_logs: flags.pods.pod_logs,
+            registries: Vec::new(),
             version: None,
         }
     }
@@ -190,7 +196,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("drain-agent: {error:#}");
-            ExitCode::FAILURE
+            // What was asked for makes no sense.
+            if error.is::<registries::FileError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -206,7 +213,11 @@ fn run(flags: Flags) -> anyhow::Result<()> {
     if let Some(dir) = &flags.bin_dir {
         daemon::install_program(dir)?;
     }
-    Ok(daemon::run(&flags.into())?)
+    let registries = match &flags.registries {
+        Some(path) => registries::read(path)?,
+        None => Vec::new(),
+    };
+    Ok(daemon::run(&Options { registries, ..flags.into() })?)
 }
 
 fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {

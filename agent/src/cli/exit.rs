@@ -97,6 +97,7 @@ impl From<ErrorCode> for Exit {
             ErrorCode::NoSuchService => Self::NoSuchService,
             ErrorCode::Unverifiable => Self::Unverifiable,
             ErrorCode::Conflict => Self::Conflict,
+            ErrorCode::Ended => Self::Ended,
             ErrorCode::Stopping => Self::Unreachable,
         }
     }
@@ -138,6 +139,7 @@ mod tests {
             (ErrorCode::NoSuchService, 6),
             (ErrorCode::Unverifiable, 7),
             (ErrorCode::Conflict, 8),
+            (ErrorCode::Ended, 9),
         ];
         for (code, number) in table {
             assert_eq!(Exit::from(code).code(), number, "{code:?}");

@@ -65,6 +65,7 @@ pub(super) fn service(port: u16, state: StateName) -> ServiceStatus {
         pod: None,
         unknown: None,
         holds: Vec::new(),
+        registries: vec![],
         drain: (state != StateName::Serving).then_some(drain),
     }
 }

@@ -42,8 +42,10 @@ use clap::Parser;
 use serde_json::json;
 
 pub use agent::Dial;
+pub(crate) use agent::Stream;
 pub use exit::Exit;
 pub use hook::{Mistake, drain_for_hook};
+pub(crate) use new::addresses;
 pub use text::Streams;
 
 use agent::{AgentAddress, Way};

@@ -119,7 +119,7 @@ async fn resolve(name: &str, port: Option<u16>) -> Result<Vec<Peer>, Failure> {
 ///
 /// # Errors
 /// It has none, in words.
-pub(super) async fn addresses(name: &str) -> Result<Vec<IpAddr>, String> {
+pub(crate) async fn addresses(name: &str) -> Result<Vec<IpAddr>, String> {
     let fail =
         |why: &dyn std::fmt::Display| format!("cannot find out the address of {name}: {why}");
     let resolver = Resolver::builder_tokio().and_then(|builder| builder.build());

@@ -25,6 +25,12 @@ pub enum Event {
         /// Until when clients are treated by their address.
         lease_until: Boot,
     },
+    /// [`Action::Announce`] is done: the registries know, or those that do not may be left behind.
+    Announced,
+    /// [`Action::Announce`] failed, with the reason, and the drain is not to go on without it.
+    NotAnnounced(String),
+    /// [`Action::Retract`] is done.
+    Retracted,
     /// [`Action::CloseGate`] is done.
     GateClosed {
         /// Until when the kernel keeps it closed.
@@ -78,6 +84,9 @@ impl Event {
             Self::Timer => "timer",
             Self::Arrivals(_) => "arrivals",
             Self::Guarded { .. } => "guarded",
+            Self::Announced => "announced",
+            Self::NotAnnounced(_) => "not announced",
+            Self::Retracted => "retracted",
             Self::GateClosed { .. } => "gate closed",
             Self::GateRenewed { .. } => "gate renewed",
             Self::RenewFailed => "renewing failed",
@@ -117,6 +126,14 @@ pub enum Action {
         /// Until when.
         lease_until: Boot,
     },
+    /// Tell the registries that the server leaves, as far as that is possible by then: [`Event::Announced`] or
+    /// [`Event::NotAnnounced`].
+    Announce {
+        /// When to give up what is not told yet.
+        until: Boot,
+    },
+    /// Tell them that it is back, for as long as it takes: [`Event::Retracted`].
+    Retract,
     /// Refuse new connections until the lease is over: [`Event::GateClosed`] or [`Event::GateFailed`].
     CloseGate {
         /// Until when.
@@ -175,7 +192,7 @@ pub struct Ending {
     pub at_deadline: bool,
 }
 
-/// Where a drain stands: the five states that users see, and three in which an operation of the gate is under way.
+/// Where a drain stands: the five states that users see, and four in which something is done before they change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
@@ -183,6 +200,8 @@ pub enum Phase {
     Serving,
     /// The drain is about to begin: clients are yet to be treated by their address. Settling, to the outside.
     Guarding,
+    /// Registries are being told that the server leaves. Settling, to the outside.
+    Announcing,
     /// Draining, still accepting.
     Settling,
     /// The gate is being closed: settling, to the outside.
@@ -199,9 +218,10 @@ pub enum Phase {
 
 impl Phase {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Serving,
         Self::Guarding,
+        Self::Announcing,
         Self::Settling,
         Self::Closing,
         Self::Rejecting,
@@ -210,11 +230,22 @@ impl Phase {
         Self::Opening,
     ];
 
+    /// Whether a drain is on, which is not about to be over.
+    pub(super) fn is_under_way(self) -> bool {
+        !matches!(self, Self::Serving | Self::Opening)
+    }
+
+    /// Whether the kernel may have been asked to renew the lease of its gate, or of its lists.
+    pub(super) fn may_have_a_lease(self) -> bool {
+        self.is_under_way() && self != Self::Guarding
+    }
+
     /// Its name, for logs and errors.
     pub fn name(self) -> &'static str {
         match self {
             Self::Serving => "serving",
             Self::Guarding => "guarding",
+            Self::Announcing => "announcing",
             Self::Settling => "settling",
             Self::Closing => "closing",
             Self::Rejecting => "rejecting",

@@ -1,6 +1,7 @@
 //! The states of one drain and every way between them.
 
 mod adopting;
+mod announcing;
 mod ending;
 mod guarding;
 mod history;
@@ -48,6 +49,12 @@ pub struct Machine {
     /// When the kernel opens the gate by itself; behind `lease_until` until a renewal is confirmed.
     gate_lease: Boot,
     settled_by: Option<SettledBy>,
+    /// Whether there may be registries to tell.
+    announces: bool,
+    /// Whether a registry may believe that the server is gone.
+    told: bool,
+    /// When the registries had been told.
+    announced_at: Option<Boot>,
     /// When settling may be over, at the earliest.
     settle_at: Boot,
     /// When to look again, whatever happens.
@@ -93,6 +100,9 @@ impl Machine {
             lease_until: never,
             gate_lease: never,
             settled_by: None,
+            announces: false,
+            told: false,
+            announced_at: None,
             settle_at: never,
             recheck_at: never,
             look_from: never,
@@ -130,9 +140,12 @@ impl Machine {
             (P::Serving, E::Start) => self.start(now, &mut out),
 
             (P::Guarding, E::Guarded { lease_until }) => self.guarded(lease_until, now, &mut out),
-            (P::Guarding, E::Timer) => self.recheck_at = now + BACKUP,
+            (P::Announcing, E::Announced) => self.announced(now, &mut out),
+            (P::Announcing, E::NotAnnounced(reason)) => self.end_unclosed(reason, &mut out),
+            (P::Serving, E::Retracted) => self.told = false,
+            (P::Guarding | P::Announcing, E::Timer) => self.recheck_at = now + BACKUP,
 
-            (P::Guarding | P::Settling | P::Closing, E::Join(other)) => {
+            (P::Guarding | P::Announcing | P::Settling | P::Closing, E::Join(other)) => {
                 self.joined(&other, now, &mut out)
             }
             (P::Rejecting | P::Drained | P::Expired, E::Join(other)) => {
@@ -142,32 +155,14 @@ impl Machine {
                 }
                 self.verify(now, &mut out);
             }
-            (
-                P::Guarding | P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired,
-                E::Renew,
-            ) => self.renew_lease(now, &mut out),
-
-            (
-                P::Guarding | P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired,
-                E::Undrain(reason),
-            ) => {
-                self.end(reason, &mut out);
-            }
+            (phase, E::Renew) if phase.is_under_way() => self.renew_lease(now, &mut out),
+            (phase, E::Undrain(reason)) if phase.is_under_way() => self.end(reason, &mut out),
             (P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired, E::NewInstance) => {
                 if !self.spec.keep_closed() {
                     self.end("a new instance listens on the port".into(), &mut out);
                 }
             }
-            (
-                P::Guarding
-                | P::Settling
-                | P::Closing
-                | P::Rejecting
-                | P::Drained
-                | P::Expired
-                | P::Opening,
-                E::NetnsGone,
-            ) => self.forget(&mut out),
+            (phase, E::NetnsGone) if phase != P::Serving => self.forget(&mut out),
 
             (P::Settling, E::Timer) => {
                 out.push(Action::ReadArrivals);
@@ -199,15 +194,11 @@ impl Machine {
             (P::Rejecting | P::Drained | P::Expired, E::Judged(judgement)) => {
                 self.judged(judgement, now, &mut out);
             }
-            (
-                P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired,
-                E::GateRenewed { lease_until },
-            ) => {
+            (phase, E::GateRenewed { lease_until }) if phase.may_have_a_lease() => {
                 self.gate_lease = lease_until;
             }
             // The next recheck tries again; if it stays that way, the old lease ends the drain.
-            (P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired, E::RenewFailed) => {
-            }
+            (phase, E::RenewFailed) if phase.may_have_a_lease() => {}
 
             (P::Settling | P::Closing | P::Rejecting | P::Drained | P::Expired, E::Retired) => {
                 self.retired(now);
@@ -239,16 +230,18 @@ impl Machine {
 
             // Answers and hints that come too late to matter.
             (
-                P::Guarding | P::Settling | P::Closing | P::Opening,
+                P::Guarding | P::Announcing | P::Settling | P::Closing | P::Opening,
                 E::Judged(_) | E::Accepted { .. },
             )
-            | (P::Guarding | P::Closing | P::Opening, E::Hint)
+            | (P::Guarding | P::Announcing | P::Closing | P::Opening, E::Hint)
             | (P::Closing | P::Rejecting | P::Drained | P::Expired | P::Opening, E::Arrivals(_))
             | (
                 P::Opening,
                 E::Renew
                 | E::NewInstance
                 | E::Guarded { .. }
+                | E::Announced
+                | E::NotAnnounced(_)
                 | E::GateClosed { .. }
                 | E::GateRenewed { .. }
                 | E::RenewFailed
@@ -268,6 +261,7 @@ impl Machine {
         let (at, retires) = match self.phase {
             Phase::Serving => return out,
             Phase::Settling => (self.settle_at.min(self.recheck_at).min(self.lease_until), true),
+            Phase::Announcing => (self.recheck_at.min(self.lease_until), false),
             Phase::Guarding | Phase::Closing => (self.recheck_at, false),
             Phase::Rejecting => {
                 let deadline = self.deadline_due().unwrap_or(self.recheck_at);
@@ -315,7 +309,7 @@ impl Machine {
         self.lease_until = now + self.spec.lease();
         let in_force = match self.phase {
             Phase::Serving | Phase::Guarding | Phase::Closing | Phase::Opening => false,
-            Phase::Settling => self.is_guarded(),
+            Phase::Announcing | Phase::Settling => self.is_guarded(),
             Phase::Rejecting | Phase::Drained | Phase::Expired => true,
         };
         if in_force {

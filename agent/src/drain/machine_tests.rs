@@ -1,6 +1,7 @@
 //! The machine: in `table` every pair of phase and event, here the rules about time.
 
 mod adopting;
+mod announcing;
 mod endpoint;
 mod guarding;
 mod retiring;
@@ -39,6 +40,11 @@ fn flows(flows: u64) -> Verdict {
 fn machine_in(phase: Phase) -> Machine {
     match phase {
         Phase::Guarding => machine_with(guarded_spec(), phase),
+        Phase::Announcing => {
+            let mut machine = Machine::new(spec(|_| ())).announcing(true);
+            machine.step(Event::Start, t(0)).expect("legal");
+            machine
+        }
         _ => machine_with(spec(|_| ()), phase),
     }
 }
@@ -80,6 +86,8 @@ fn machine_with(spec: Spec, phase: Phase) -> Machine {
 fn summary(actions: &[Action]) -> String {
     let short = |action: &Action| match action {
         Action::Guard { .. } => Some("guard"),
+        Action::Announce { .. } => Some("announce"),
+        Action::Retract => Some("retract"),
         Action::CloseGate { .. } => Some("close"),
         Action::RenewGate { .. } => Some("renew"),
         Action::OpenGate => Some("open"),

@@ -69,10 +69,12 @@ struct Check {
 
 /// A request whose gates are on their way to be closed, or on their way back.
 pub(super) struct Waiting {
-    services: Vec<Service>,
+    pub(super) services: Vec<Service>,
     started: Vec<Service>,
     joined: bool,
-    failure: Option<KernelError>,
+    pub(super) failure: Option<DrainError>,
+    /// Whether the gates are to be closed when it is answered.
+    at_once: bool,
     reply: oneshot::Sender<Result<bool, DrainError>>,
 }
 
@@ -160,7 +162,9 @@ impl Task {
             return Some(DrainError::NoClientHistory);
         }
         let listeners = |check: &Check| check.listeners.as_ref().map_or(0, BTreeSet::len);
-        if !has_room(&request.spec, checks.iter().map(listeners).max().unwrap_or_default()) {
+        let announces = checks.iter().any(|check| self.registries.may_concern(check.service));
+        let most = checks.iter().map(listeners).max().unwrap_or_default();
+        if !has_room(&request.spec, most, announces) {
             return Some(DrainError::NoRoom);
         }
         let now = self.now();
@@ -207,18 +211,19 @@ impl Task {
     fn begin(&mut self, request: Request, checks: Vec<Check>) {
         let Request { services, spec, owner, reply } = request;
         let mut started = Vec::new();
+        let (group, at_once) = (self.epochs + 1, spec.at_once());
         let joined = services.iter().any(|service| self.is_draining(*service));
         for check in checks {
             let service = check.service;
             if self.is_draining(service) {
                 self.join(service, spec.clone());
             } else {
-                self.start(check, spec.clone(), owner);
+                self.start(check, spec.clone(), owner, group);
                 started.push(service);
             }
         }
         self.count(|totals| totals.drains += started.len() as u64);
-        self.waiting.push(Waiting { services, started, joined, failure: None, reply });
+        self.waiting.push(Waiting { services, started, joined, failure: None, at_once, reply });
     }
 
     fn join(&mut self, service: Service, spec: Spec) {
@@ -230,13 +235,15 @@ impl Task {
         }
     }
 
-    fn start(&mut self, check: Check, spec: Spec, owner: Owner) {
+    fn start(&mut self, check: Check, spec: Spec, owner: Owner, group: u64) {
         self.epochs += 1;
         let service = check.service;
         let mut entry = Entry::new(service, spec, owner, self.epochs);
         entry.netns_cookie = check.netns_cookie;
         entry.listeners = check.listeners;
         entry.lingerers = Arc::new(Mutex::new(check.lingerers));
+        entry.group = group;
+        entry.machine = entry.machine.announcing(self.registries.may_concern(service));
         let entry = match self.entries.remove(&service) {
             Some(old) => entry.succeed(old),
             None => entry,
@@ -257,11 +264,12 @@ impl Task {
         let mut undo = Vec::new();
         for waiting in &mut self.waiting {
             if waiting.failure.is_none() && waiting.services.contains(&service) {
-                waiting.failure = Some(match error {
+                let error = match error {
                     KernelError::NoNetns(netns) => KernelError::NoNetns(*netns),
                     KernelError::Handoff(error) => KernelError::Handoff(error.clone()),
                     other => KernelError::op(tried, service, explain(other)),
-                });
+                };
+                waiting.failure = Some(error.into());
                 undo.extend(waiting.started.iter().copied().filter(|other| *other != service));
             }
         }
@@ -278,7 +286,11 @@ impl Task {
         let all = std::mem::take(&mut self.waiting);
         let under_way = |waiting: &Waiting| match waiting.failure {
             None => {
-                let begins = |phase| matches!(phase, Phase::Guarding | Phase::Closing);
+                let begins = |phase| match phase {
+                    Phase::Guarding | Phase::Closing => true,
+                    Phase::Announcing => waiting.at_once,
+                    _ => false,
+                };
                 waiting.services.iter().any(|service| begins(self.phase(*service)))
             }
             Some(_) => waiting.started.iter().any(|service| {
@@ -293,7 +305,7 @@ impl Task {
             // Whoever asked may have gone away.
             let _ = reply.send(match failure {
                 None => Ok(joined),
-                Some(error) => Err(DrainError::Kernel(error)),
+                Some(error) => Err(error),
             });
         }
     }

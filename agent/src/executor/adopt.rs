@@ -8,8 +8,8 @@ use std::{
 use tracing::{error, info, warn};
 
 use super::{
-    carry::FORGET_AGAIN, entry::Entry, explain, record::Record, straggling::Stragglers, task::Task,
-    verify::check_netns,
+    carry::FORGET_AGAIN, entry::Entry, explain, record::Record, registering::Registrations,
+    straggling::Stragglers, task::Task, verify::check_netns,
 };
 use crate::{
     carry::Carrier,
@@ -127,6 +127,7 @@ fn entry(service: Service, machine: Machine, record: Record, text: &[u8]) -> Ent
     entry.report = record.report;
     entry.reported = record.reported;
     entry.saved = Some(text.to_vec());
+    entry.registrations = Registrations::keeping(record.registries);
     entry
 }
 
@@ -135,7 +136,7 @@ impl Task {
     pub(super) fn resume(&mut self, drains: Vec<Adopted>) {
         for Adopted { mut entry, actions } in drains {
             self.epochs += 1;
-            entry.epoch = self.epochs;
+            (entry.epoch, entry.group) = (self.epochs, self.epochs);
             let service = entry.service;
             self.entries.insert(service, entry);
             self.carry_out_all(service, actions);
@@ -171,7 +172,8 @@ impl Task {
         self.save(service);
         let now = self.now();
         if let Some(entry) = self.entries.get_mut(&service) {
-            entry.wake_at = entry.saved.as_ref().map(|_| now + FORGET_AGAIN);
+            let over = entry.saved.as_ref().filter(|_| entry.machine.standing().is_none());
+            entry.wake_at = over.map(|_| now + FORGET_AGAIN);
         }
     }
 

@@ -57,7 +57,12 @@ impl Task {
                 entry.drop_moot();
                 entry.push(Op::Open);
             }
-            Action::Forget => entry.push(Op::Forget),
+            Action::Announce { until } => self.announce(service, until),
+            Action::Retract => self.retract(service),
+            Action::Forget => {
+                entry.push(Op::Forget);
+                self.forget_registries(service);
+            }
             Action::Watch(watch) => {
                 entry.watch_failed = None;
                 entry.push(Op::Watch(watch));
@@ -95,7 +100,8 @@ impl Task {
         let now = self.now();
         let Some(entry) = self.entries.get_mut(&service) else { return };
         // What could not be forgotten of it is to be.
-        entry.wake_at = entry.saved.as_ref().map(|_| now + FORGET_AGAIN);
+        let over = entry.saved.as_ref().filter(|_| entry.machine.standing().is_none());
+        entry.wake_at = over.map(|_| now + FORGET_AGAIN);
         entry.drop_moot();
         for reply in entry.undrains.drain(..) {
             // Whoever asked may have gone away.

@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     DrainError, DrainView, Owner, Status,
     ops::{Job, Op, Threads},
+    registering::Registrations,
     task::Internal,
 };
 use crate::{
@@ -69,6 +70,11 @@ pub(super) struct Entry {
     pub(super) round_failed: Option<String>,
     /// Number of the next attempt at restoring the flows, if it waits for its time.
     pub(super) restoring: Option<u32>,
+    pub(super) registrations: Registrations,
+    /// Of the newest run that tells its registries.
+    pub(super) run_number: u64,
+    /// Drains that began together have the same.
+    pub(super) group: u64,
     queue: VecDeque<(u64, Op)>,
     busy: bool,
     /// Whether flows are being restored. That takes two grace periods of RCU, and gates do not wait for it.
@@ -104,6 +110,9 @@ impl Entry {
             saved: None,
             round_failed: None,
             restoring: None,
+            registrations: Registrations::default(),
+            run_number: 0,
+            group: epoch,
             queue: VecDeque::new(),
             busy: false,
             is_restoring: false,
@@ -114,8 +123,12 @@ impl Entry {
     pub(super) fn succeed(self, old: Self) -> Self {
         let mut queue = old.queue;
         queue.extend(old.restoring.map(|attempt| (old.epoch, Op::Restore { attempt })));
-        let Self { busy, is_restoring, saved, .. } = old;
-        Self { queue, busy, is_restoring, saved, ..self }
+        let Self { busy, is_restoring, saved, registrations, run_number, machine: before, .. } =
+            old;
+        // Whom it has told must be told otherwise at the end of this one.
+        let announces = self.machine.announces() || before.standing().is_some();
+        let machine = self.machine.announcing(announces).inheriting(&before);
+        Self { queue, busy, is_restoring, saved, registrations, run_number, machine, ..self }
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -125,7 +138,7 @@ impl Entry {
     /// Whether it can be forgotten.
     pub(super) fn is_done(&self) -> bool {
         let at_rest = !self.is_busy() && self.queue.is_empty() && self.restoring.is_none();
-        let at_rest = at_rest && self.saved.is_none();
+        let at_rest = at_rest && self.saved.is_none() && !self.registrations.is_busy();
         at_rest && !self.is_draining()
     }
 

@@ -74,6 +74,14 @@ pub enum DrainError {
     /// The kernel layer failed.
     #[error("the kernel refused")]
     Kernel(#[from] KernelError),
+    /// A registry could not be told, which was to come first.
+    #[error("{service} was not drained, and nothing was closed: {why}")]
+    Registry {
+        /// The service.
+        service: Service,
+        /// Which registry, and why not.
+        why: String,
+    },
     /// The agent is stopping.
     #[error("the agent is stopping")]
     Stopping,

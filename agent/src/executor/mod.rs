@@ -11,6 +11,7 @@ mod holds;
 mod looking;
 mod ops;
 mod record;
+mod registering;
 mod report;
 mod retired;
 mod rounds;
@@ -54,6 +55,7 @@ use self::{
     holds::Held,
     task::{Command, Task},
 };
+pub use self::{error::DrainError, registering::RegistryView};
 use crate::{
     carry::{Carrier, CarryCounts},
     drain::{
@@ -61,6 +63,7 @@ use crate::{
         RetireReport, Service, SettledBy, Spec, StateName,
     },
     kernel::{Admitted, Event, Kernel, KernelError, Steered, explain},
+    registries::{Registries, RegistryCounts},
 };
 
 /// A handle on the task that owns every drain of the node. Cheap to clone. When the last one is dropped,
@@ -72,6 +75,7 @@ pub struct Executor {
     updates: broadcast::WeakSender<Update>,
     totals: Arc<Mutex<Totals>>,
     carrier: Carrier,
+    registries: Registries,
     #[cfg(test)]
     task: tokio::task::AbortHandle,
 }
@@ -116,6 +120,8 @@ pub struct Status {
     pub unknown: Option<String>,
     /// What holds it, by name.
     pub holds: Vec<(HoldName, Hold<Owner>)>,
+    /// Registries that were told of it, or could not be.
+    pub registries: Vec<RegistryView>,
     /// The drain.
     pub drain: Option<DrainView>,
 }
@@ -185,7 +191,7 @@ const UPDATES: usize = 1024;
 impl Executor {
     /// Goes on with the drains that an earlier agent left, and starts the task. `events` are those of `kernel`; if
     /// that channel closes, drains go on by looking once a second. `max_carried` is how many connections are carried to
-    /// peers at once, at most. Blocks for a moment.
+    /// peers at once, at most; `registries` are told of drains. Blocks for a moment.
     ///
     /// # Errors
     /// It is not known what the earlier agent left, or what is left of no drain could not be undone.
@@ -193,6 +199,7 @@ impl Executor {
         kernel: Arc<dyn Kernel>,
         events: mpsc::UnboundedReceiver<Event>,
         max_carried: usize,
+        registries: Registries,
     ) -> Result<Self, KernelError> {
         let carrier = Carrier::new(Arc::clone(&kernel), max_carried);
         let held = Held::adopt(&*kernel)?;
@@ -201,7 +208,14 @@ impl Executor {
         let (updates, _) = broadcast::channel(UPDATES);
         let totals = Arc::default();
         let weak = updates.downgrade();
-        let mut task = Task::new(kernel, carrier.clone(), receiver, updates, Arc::clone(&totals));
+        let mut task = Task::new(
+            kernel,
+            carrier.clone(),
+            registries.clone(),
+            receiver,
+            updates,
+            Arc::clone(&totals),
+        );
         task.held = held;
         task.resume(adopted);
         let _task = tokio::spawn(task.run(events));
@@ -210,6 +224,7 @@ impl Executor {
             updates: weak,
             totals,
             carrier,
+            registries,
             #[cfg(test)]
             task: _task.abort_handle(),
         })
@@ -328,6 +343,11 @@ impl Executor {
     /// Counters.
     pub fn totals(&self) -> Totals {
         *self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What registries were told.
+    pub fn registries(&self) -> RegistryCounts {
+        self.registries.counts()
     }
 
     /// Connections that are carried to peers.

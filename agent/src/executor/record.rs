@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 use drainctl_common::record::Record as Saved;
 use serde::{Deserialize, Serialize};
 
-use super::{Owner, entry::Entry};
-use crate::drain::{Boot, RetireReport, Spec, Standing};
+use super::{Owner, entry::Entry, registering::Kept};
+use crate::{
+    drain::{Boot, RetireReport, Spec, Standing},
+    registries,
+};
 
 /// Which of the forms below it has. Agents of other versions read it too: fields may be added, with
 /// `#[serde(default)]`, and only if the meaning of one changes, this does.
@@ -18,11 +21,13 @@ const ROOM: usize = Saved::ROOM;
 const LONGEST_COOKIE: usize = 21;
 /// Everything else, which does not depend on options.
 const REST: usize = 1536;
+/// Names of registries, each in quotes and with a comma, and that of a pod. A letter may take two bytes.
+const REGISTRIES: usize = registries::MOST * (2 * registries::LONGEST_NAME + 3) + 400;
 
-/// Whether a drain with these options can be saved, whatever comes of it.
-pub(super) fn has_room(spec: &Spec, listeners: usize) -> bool {
+/// Whether a drain with these options can be saved, whatever comes of it; `announces`: there may be registries.
+pub(super) fn has_room(spec: &Spec, listeners: usize, announces: bool) -> bool {
     let spec = serde_json::to_vec(spec).map_or(usize::MAX / 2, |text| text.len());
-    spec + listeners * LONGEST_COOKIE + REST <= ROOM
+    spec + listeners * LONGEST_COOKIE + REST + if announces { REGISTRIES } else { 0 } <= ROOM
 }
 
 /// See the module. JSON, so that `bpftool map dump` shows something that can be read.
@@ -37,6 +42,8 @@ pub(super) struct Record {
     pub(super) report: RetireReport,
     /// When that report was made.
     pub(super) reported: Boot,
+    #[serde(default, skip_serializing_if = "Kept::is_nothing")]
+    pub(super) registries: Kept,
 }
 
 impl Record {
@@ -50,6 +57,7 @@ impl Record {
             listeners: entry.listeners.clone(),
             report: entry.report.clone(),
             reported: entry.reported,
+            registries: entry.registrations.kept.clone(),
         })
     }
 

@@ -104,6 +104,7 @@ pub(super) fn status(
     holds: Vec<(HoldName, Hold<Owner>)>,
     now: Boot,
 ) -> Status {
+    let registries = entry.map(|entry| entry.registrations.view()).unwrap_or_default();
     let entry = entry.filter(|entry| entry.is_draining());
     let state = match entry.map(|entry| entry.machine.state()) {
         None => StateName::Serving,
@@ -132,6 +133,7 @@ pub(super) fn status(
         listeners: seen.listeners,
         unknown: seen.unknown.or(unknown),
         holds,
+        registries,
         drain: entry.map(Entry::view),
     }
 }

@@ -94,6 +94,10 @@ struct Simulation {
     fates: Fates,
     listeners: Option<BTreeSet<u64>>,
     netns_cookie: Option<u64>,
+    /// The registries of this drain know, or were given up.
+    announced: bool,
+    /// A registry may believe that the server is gone.
+    registered_as_gone: bool,
     /// Until when the kernel was told to keep the gate closed.
     gate_lease: Boot,
     /// When the newest connection came, as `ReadArrivals` saw it.
@@ -140,6 +144,8 @@ impl Simulation {
             fates: Fates::default(),
             listeners: None,
             netns_cookie: None,
+            announced: false,
+            registered_as_gone: false,
             gate_lease: now,
             newest: None,
             half_closed: HashMap::new(),
@@ -252,6 +258,11 @@ impl Simulation {
         self.rest_until(self.kernel.now() + BACKUP);
         assert_eq!(self.machine.phase(), Phase::Serving, "the lease is over");
         assert!(!self.kernel.gate_is_closed(WEB));
+        while !self.is_idle() {
+            self.executor();
+            self.deliver();
+        }
+        assert!(!self.registered_as_gone, "registries know that it is back");
         assert!(!self.kernel.is_guarded(WEB), "all clients are treated alike");
         assert!(!self.kernel.is_steered(WEB), "nobody takes over any more");
         assert_eq!(self.kernel.order(WEB), None, "nobody is told any more");

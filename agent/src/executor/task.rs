@@ -26,6 +26,7 @@ use crate::{
     carry::Carrier,
     drain::{Boot, Endpoint, Event, HoldName, Leaving, Phase, Service, Spec, StateName},
     kernel::{self, EventKind, Kernel},
+    registries::{News, Registries},
 };
 
 /// What the handle asks of the task.
@@ -110,6 +111,11 @@ pub(super) struct Task {
     /// Requests that wait for a gate to open first.
     pub(super) parked: Vec<Request>,
     pub(super) epochs: u64,
+    pub(super) registries: Registries,
+    /// Of runs that tell registries.
+    pub(super) runs: u64,
+    pub(super) news: mpsc::UnboundedSender<(Service, u64, News)>,
+    news_receiver: mpsc::UnboundedReceiver<(Service, u64, News)>,
     /// The agent is stopping.
     stop: Option<oneshot::Sender<()>>,
     pub(super) threads: Threads,
@@ -120,11 +126,13 @@ impl Task {
     pub(super) fn new(
         kernel: Arc<dyn Kernel>,
         carrier: Carrier,
+        registries: Registries,
         commands: mpsc::UnboundedReceiver<Command>,
         updates: broadcast::Sender<Update>,
         totals: Arc<Mutex<Totals>>,
     ) -> Self {
         let (done, done_receiver) = mpsc::unbounded_channel();
+        let (news, news_receiver) = mpsc::unbounded_channel();
         Self {
             kernel,
             carrier,
@@ -138,6 +146,10 @@ impl Task {
             waiting: Vec::new(),
             parked: Vec::new(),
             epochs: 0,
+            registries,
+            runs: 0,
+            news,
+            news_receiver,
             stop: None,
             threads: Threads::default(),
             looks: Arc::new(Semaphore::new(LOOKS)),
@@ -151,6 +163,9 @@ impl Task {
             tokio::select! {
                 biased;
                 Some(internal) = self.done_receiver.recv() => self.internal(internal),
+                Some((service, run, news)) = self.news_receiver.recv() => {
+                    self.registry_news(service, run, news);
+                }
                 event = next_event(&mut events) => match event {
                     Some(event) => self.kernel_event(event),
                     None => {
@@ -255,7 +270,10 @@ impl Task {
     /// Has it verified again, where the machine takes that: not while the gate is moving.
     fn prove(&mut self, service: Service, reply: oneshot::Sender<Vec<Status>>) {
         let provable = |entry: &&mut Entry| {
-            !matches!(entry.machine.phase(), Phase::Serving | Phase::Closing | Phase::Opening)
+            !matches!(
+                entry.machine.phase(),
+                Phase::Serving | Phase::Announcing | Phase::Closing | Phase::Opening
+            )
         };
         match self.entries.get_mut(&service).filter(provable) {
             Some(entry) => {

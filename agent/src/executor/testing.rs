@@ -9,6 +9,7 @@ use crate::{
     carry::MAX_CARRIED,
     drain::{Service, Spec, SpecRequest},
     kernel::{Kernel, KernelError, fake::FakeKernel},
+    registries::Registries,
 };
 
 pub(super) const NETNS: u32 = 7;
@@ -33,7 +34,8 @@ pub(super) fn world() -> (Executor, Arc<FakeKernel>) {
     kernel.add_netns(NETNS);
     kernel.listen(WEB);
     let kernel_layer = Arc::clone(&kernel) as Arc<dyn Kernel>;
-    let executor = Executor::spawn(kernel_layer, events, MAX_CARRIED).expect("adopts");
+    let registries = Registries::new(vec![], Arc::clone(&kernel_layer));
+    let executor = Executor::spawn(kernel_layer, events, MAX_CARRIED, registries).expect("adopts");
     (executor, kernel)
 }
 
@@ -46,7 +48,9 @@ pub(super) fn restart(executor: Executor, kernel: &Arc<FakeKernel>) -> Executor 
 
 /// Another executor, or why it does not start.
 pub(super) fn start(kernel: &Arc<FakeKernel>) -> Result<Executor, KernelError> {
-    Executor::spawn(Arc::clone(kernel) as Arc<dyn Kernel>, kernel.reopen(), MAX_CARRIED)
+    let kernel_layer = Arc::clone(kernel) as Arc<dyn Kernel>;
+    let registries = Registries::new(vec![], Arc::clone(&kernel_layer));
+    Executor::spawn(kernel_layer, kernel.reopen(), MAX_CARRIED, registries)
 }
 
 pub(super) async fn state(executor: &Executor, service: Service) -> StateName {

@@ -4,7 +4,7 @@ use std::{
     any::Any,
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
-    os::fd::BorrowedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -34,7 +34,9 @@ use super::{
     retire::Retiring,
     settle::Unsettled,
     steer,
-    straggling::{Listening, Outgoing, connect_here, is_own_here, listen_here},
+    straggling::{
+        Listening, Outgoing, connect_here, is_own_here, listen_here, reset_at_close, socket_for,
+    },
     sys,
     tracker::{Tracker, tracked},
 };
@@ -289,6 +291,16 @@ impl Kernel for Linux {
             Listening::Silent | Listening::Port(_) => Box::new(()),
         };
         Ok(OwnListener { socket: self.namespaces.inside(netns, listen)?, with })
+    }
+
+    fn open_socket(&self, netns: u32, target: SocketAddr) -> Result<OwnedFd, KernelError> {
+        self.namespaces.inside(netns, || {
+            let fail = |e: rustix::io::Errno| KernelError::op("open a socket for", target, e);
+            let socket = socket_for(target).map_err(fail)?;
+            // A registry is to see the end of a request, not a reset.
+            reset_at_close(&socket, false);
+            Ok(socket)
+        })
     }
 
     fn open_connection(

@@ -54,7 +54,7 @@ mod walk;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    os::fd::BorrowedFd,
+    os::fd::{BorrowedFd, OwnedFd},
 };
 
 pub use checks::{Check, CheckNote};
@@ -229,6 +229,12 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// The namespace is gone, the port is taken, or the kernel cannot do what carrying needs: then with the reason.
     fn open_listener(&self, netns: u32, how: Listening) -> Result<OwnListener, KernelError>;
+
+    /// A TCP socket in the namespace that is not connected yet, for a connection to `target`. Not blocking.
+    ///
+    /// # Errors
+    /// The namespace is gone, or there are no more descriptors.
+    fn open_socket(&self, netns: u32, target: SocketAddr) -> Result<OwnedFd, KernelError>;
 
     /// Begins to connect to `target` from inside the namespace, as the user `uid` (in the initial user namespace) would:
     /// rules that go by the user, of firewalls and routes, treat it as that user's. The SYNs carry `token`, so that

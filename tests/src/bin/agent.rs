@@ -8,6 +8,7 @@ use clap::Parser;
 use drainctl_agent::{
     daemon::{self, Options},
     pods::{ClusterOptions, Mode},
+    registries,
 };
 
 #[derive(Parser)]
@@ -18,10 +19,13 @@ struct Flags {
     pin_dir: PathBuf,
     #[arg(long)]
     abi: Option<u32>,
+    #[arg(long)]
+    registries: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
-    let Flags { socket, pin_dir, abi } = Flags::parse();
+    let Flags { socket, pin_dir, abi, registries } = Flags::parse();
+    let registries = registries.map(|path| registries::read(&path)).transpose()?;
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
     Ok(daemon::run(&Options {
         socket,
@@ -37,6 +41,7 @@ fn main() -> Result<()> {
         cluster: ClusterOptions { mode: Mode::Off, ..ClusterOptions::default() },
         cri_socket: None,
         pod_logs: "/nonexistent".into(),
+        registries: registries.unwrap_or_default(),
         version: abi,
     })?)
 }

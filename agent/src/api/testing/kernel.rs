@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    os::fd::BorrowedFd,
+    os::fd::{BorrowedFd, OwnedFd},
 };
 
 use super::{FOREIGN, HOST, NOW, OTHER_POD, POD, ROOTS, WEB};
@@ -137,6 +137,9 @@ impl Kernel for FakeKernel {
         Ok(Vec::new())
     }
     fn open_listener(&self, netns: u32, _: Listening) -> Result<OwnListener, KernelError> {
+        Err(KernelError::NoNetns(netns))
+    }
+    fn open_socket(&self, netns: u32, _: SocketAddr) -> Result<OwnedFd, KernelError> {
         Err(KernelError::NoNetns(netns))
     }
     fn open_connection(

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Machine, retiring::Aborting};
+use super::{BACKUP, Machine, retiring::Aborting};
 use crate::drain::{
     Action, Admission, Boot, Endpoint, NewConnections, Phase, RetireSet, SettledBy, Spec, StateName,
 };
@@ -29,6 +29,12 @@ pub struct Standing {
     endpoint: Endpoint,
     #[serde(default)]
     history: Vec<(StateName, Boot)>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    announces: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    told: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    announced_at: Option<Boot>,
 }
 
 impl Standing {
@@ -55,9 +61,9 @@ impl Standing {
 }
 
 impl Machine {
-    /// Where the drain stands; `None` if there is none.
+    /// Where the drain stands; `None` if there is none, and nothing to be taken back of one that is over.
     pub fn standing(&self) -> Option<Standing> {
-        (self.phase != Phase::Serving).then(|| Standing {
+        (self.phase != Phase::Serving || self.told).then(|| Standing {
             spec: self.spec.clone(),
             phase: self.phase,
             started: self.started,
@@ -70,6 +76,9 @@ impl Machine {
             gave_up: self.gave_up,
             endpoint: self.endpoint,
             history: self.history.clone(),
+            announces: self.announces,
+            told: self.told,
+            announced_at: self.announced_at,
         })
     }
 
@@ -91,6 +100,8 @@ impl Machine {
         machine.gave_up = standing.gave_up;
         machine.endpoint = standing.endpoint;
         machine.history = standing.history;
+        (machine.announces, machine.told) = (standing.announces, standing.told);
+        machine.announced_at = standing.announced_at;
         let out = machine.resume(now);
         let out = machine.finish(out, now);
         (machine, out)
@@ -106,7 +117,11 @@ impl Machine {
         self.recheck_at = now;
         self.settle_at = now;
         match self.phase {
-            Phase::Serving => {}
+            Phase::Serving => self.retract(&mut out),
+            Phase::Announcing => {
+                self.recheck_at = now + BACKUP;
+                self.tell_registries(now, &mut out);
+            }
             Phase::Guarding => out.push(Action::Guard { lease_until: self.lease_until }),
             Phase::Settling => self.watch(false, &mut out),
             Phase::Closing => out.push(Action::CloseGate { lease_until: self.lease_until }),

@@ -10,7 +10,7 @@ impl Machine {
     /// Ends the drain. A gate that may be closed must be opened first.
     pub(super) fn end(&mut self, reason: String, out: &mut Vec<Action>) {
         match self.phase {
-            Phase::Settling => self.end_unclosed(reason, out),
+            Phase::Announcing | Phase::Settling => self.end_unclosed(reason, out),
             _ => self.end_closed(reason, out),
         }
     }
@@ -31,6 +31,8 @@ impl Machine {
     /// The namespace took the gate with it.
     pub(super) fn forget(&mut self, out: &mut Vec<Action>) {
         out.push(Action::Forget);
+        // Nobody is there to come back: a registry that was told so would send consumers to a dead address.
+        self.told = false;
         self.over("the network namespace is gone".into(), out);
     }
 
@@ -39,6 +41,7 @@ impl Machine {
         self.unknown = None;
         self.go(Phase::Serving, &reason, out);
         self.restore(out);
+        self.retract(out);
         out.push(Action::Watch(Watch::default()));
         out.push(Action::Ended(Ending { reason, at_deadline: self.gave_up }));
     }

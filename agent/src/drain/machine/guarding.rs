@@ -7,7 +7,7 @@ impl Machine {
     /// Has it done before anything else, or begins at once if all clients are treated alike.
     pub(super) fn guard(&mut self, now: Boot, out: &mut Vec<Action>) {
         if !self.is_guarded() {
-            return self.begin(now, out);
+            return self.announce(now, out);
         }
         self.go(Phase::Guarding, "a drain is about to begin", out);
         out.push(Action::Guard { lease_until: self.lease_until });
@@ -16,8 +16,14 @@ impl Machine {
     /// Clients are treated by their address now.
     pub(super) fn guarded(&mut self, lease_until: Boot, now: Boot, out: &mut Vec<Action>) {
         self.gate_lease = lease_until;
-        self.begin(now, out);
-        if self.lease_until > lease_until && self.phase == Phase::Settling {
+        self.announce(now, out);
+        self.renew_late_guard(out);
+    }
+
+    /// The lease was renewed while the lists were put in force.
+    pub(super) fn renew_late_guard(&self, out: &mut Vec<Action>) {
+        if self.is_guarded() && self.lease_until > self.gate_lease && self.phase == Phase::Settling
+        {
             out.push(Action::RenewGate { lease_until: self.lease_until });
         }
     }

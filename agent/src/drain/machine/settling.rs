@@ -20,18 +20,16 @@ impl Machine {
             Arrivals::Unknown => now,
         };
         let quiet = now.since(newest) >= self.spec.quiet();
-        let age = now.since(self.started);
+        let age = now.since(self.settling_since());
+        let late = now >= self.settled_at_last();
         let calm = quiet || arrivals == Arrivals::Never;
-        if let Some(why) = self.held_open(calm, age) {
+        if let Some(why) = self.held_open(calm, late) {
             self.stay_open(why, calm, now, out);
         } else if age >= self.spec.min_settle() && quiet {
             self.close(SettledBy::Quiet, "no new connection came for the quiet time", out);
-        } else if age >= self.spec.max_settle()
-            && arrivals == Arrivals::Never
-            && self.noticed_from == self.started
-        {
+        } else if late && arrivals == Arrivals::Never && self.noticed_from == self.started {
             self.close(SettledBy::Quiet, "max-settle is reached, and no connection ever came", out);
-        } else if age >= self.spec.max_settle() {
+        } else if late {
             self.close(
                 SettledBy::MaxSettle,
                 "max-settle is reached while connections still arrive",
@@ -39,15 +37,16 @@ impl Machine {
             );
             out.push(Action::LogSources);
         } else {
-            let earliest = (newest + self.spec.quiet()).max(self.started + self.spec.min_settle());
-            let latest = self.started + self.spec.max_settle();
+            let earliest =
+                (newest + self.spec.quiet()).max(self.settling_since() + self.spec.min_settle());
+            let latest = self.settled_at_last();
             self.settle_at = earliest.max(now + SETTLE_STEP).min(latest);
         }
     }
 
     /// Why the gate must not close, if it must not. Kubernetes would go on sending connections, which nobody would
     /// take then: to the only pod that is ready, or by a load balancer that does not notice.
-    fn held_open(&self, calm: bool, age: Duration) -> Option<&'static str> {
+    fn held_open(&self, calm: bool, late: bool) -> Option<&'static str> {
         let Endpoint::Staying { alone } = self.endpoint else { return None };
         if self.spec.close_anyway() || self.spec.new_connections().are_served() {
             return None;
@@ -55,7 +54,7 @@ impl Machine {
         if alone {
             return Some("it is the only ready endpoint of a Service");
         }
-        (!calm && age >= self.spec.max_settle()).then_some("connections still arrive")
+        (!calm && late).then_some("connections still arrive")
     }
 
     /// Goes on settling, and gives up at the deadline.
@@ -68,7 +67,7 @@ impl Machine {
             );
             return self.end(reason, out);
         }
-        if !calm && now.since(self.started) >= self.spec.max_settle() && !self.sources_logged {
+        if !calm && now >= self.settled_at_last() && !self.sources_logged {
             self.sources_logged = true;
             out.push(Action::LogSources);
         }

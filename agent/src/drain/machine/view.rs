@@ -19,7 +19,9 @@ impl Machine {
     pub fn state(&self) -> StateName {
         match self.phase {
             Phase::Serving => StateName::Serving,
-            Phase::Guarding | Phase::Settling | Phase::Closing => StateName::Settling,
+            Phase::Guarding | Phase::Announcing | Phase::Settling | Phase::Closing => {
+                StateName::Settling
+            }
             Phase::Rejecting | Phase::Opening => StateName::Rejecting,
             Phase::Drained => StateName::Drained,
             Phase::Expired => StateName::Expired,
@@ -55,7 +57,7 @@ impl Machine {
     pub fn lease_is_over(&self, now: Boot) -> bool {
         match self.phase {
             Phase::Serving | Phase::Guarding | Phase::Closing | Phase::Opening => false,
-            Phase::Settling => now >= self.lease_until,
+            Phase::Announcing | Phase::Settling => now >= self.lease_until,
             Phase::Rejecting | Phase::Drained | Phase::Expired => now >= self.gate_lease,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{flows, judged, machine_in, summary, t};
+use super::{announcing, flows, judged, machine_in, summary, t};
 use crate::drain::{Action, Arrivals, Counts, Endpoint, Event, Phase, Verdict};
 
 /// A step must say where it went, and when to be woken unless the drain is over.
@@ -20,7 +20,7 @@ fn check_frame(description: &str, before: Phase, after: Phase, actions: &[Action
 }
 
 /// Why, phase, event, and then phase and actions; `None` if the event is illegal.
-type Row = (&'static str, Phase, Event, Option<(Phase, &'static str)>);
+pub(super) type Row = (&'static str, Phase, Event, Option<(Phase, &'static str)>);
 
 #[test]
 fn every_event_in_every_phase() {
@@ -225,7 +225,7 @@ fn every_event_in_every_phase() {
         ("nobody waits any more", Opening, e.held(), Some((Opening, ""))),
     ];
     let mut covered = BTreeSet::new();
-    for (description, phase, event, expected) in table {
+    for (description, phase, event, expected) in table.into_iter().chain(announcing::rows(&e)) {
         let description = format!("{} + {}: {description}", phase.name(), event.name());
         covered.insert((phase, event.name()));
         let mut machine = machine_in(phase);
@@ -243,40 +243,43 @@ fn every_event_in_every_phase() {
             (got, expected) => panic!("{description}: {got:?} instead of {expected:?}"),
         }
     }
-    assert_eq!(covered.len(), Phase::ALL.len() * 22, "every pair is in the table");
+    assert_eq!(covered.len(), Phase::ALL.len() * 25, "every pair is in the table");
 }
 
 /// Events of the table; those with a time come after whatever `machine_in` did.
-struct Table;
+pub(super) struct Table;
 
 #[rustfmt::skip]
 impl Table {
-    fn start(&self) -> Event { Event::Start }
-    fn join(&self) -> Event { Event::Join(Box::new(super::spec(|_| ()))) }
-    fn renew(&self) -> Event { Event::Renew }
-    fn undrain(&self) -> Event { Event::Undrain("undrained".into()) }
-    fn timer(&self) -> Event { Event::Timer }
-    fn arrivals(&self) -> Event { Event::Arrivals(Arrivals::Never) }
-    fn guarded(&self) -> Event { Event::Guarded { lease_until: t(600_000) } }
-    fn closed(&self) -> Event { Event::GateClosed { lease_until: t(600_000) } }
-    fn renewed(&self) -> Event { Event::GateRenewed { lease_until: t(600_000) } }
-    fn renew_failed(&self) -> Event { Event::RenewFailed }
-    fn opened(&self) -> Event { Event::GateOpened }
-    fn failed(&self) -> Event { Event::GateFailed("no memory".into()) }
-    fn hint(&self) -> Event { Event::Hint }
-    fn accepted(&self) -> Event { Event::Accepted { at: t(4000) } }
-    fn old_accepted(&self) -> Event { Event::Accepted { at: t(3002) } }
-    fn judged(&self) -> Event { judged(Verdict::Empty, t(4000)) }
-    fn old_zero(&self) -> Event { judged(Verdict::Empty, t(3000)) }
-    fn flows(&self) -> Event { judged(flows(1), t(4000)) }
-    fn handshake(&self) -> Event { judged(Verdict::NotEmpty(Counts { handshakes: 1, ..Counts::default() }), t(4000)) }
-    fn unknown(&self) -> Event { judged(Verdict::Unknown("no look".into()), t(4000)) }
-    fn instance(&self) -> Event { Event::NewInstance }
-    fn gone(&self) -> Event { Event::NetnsGone }
-    fn retired(&self) -> Event { Event::Retired }
-    fn aborted(&self) -> Event { Event::Aborted }
-    fn held(&self) -> Event { Event::Held(Some(t(600_000))) }
+    pub(super) fn start(&self) -> Event { Event::Start }
+    pub(super) fn join(&self) -> Event { Event::Join(Box::new(super::spec(|_| ()))) }
+    pub(super) fn renew(&self) -> Event { Event::Renew }
+    pub(super) fn undrain(&self) -> Event { Event::Undrain("undrained".into()) }
+    pub(super) fn timer(&self) -> Event { Event::Timer }
+    pub(super) fn arrivals(&self) -> Event { Event::Arrivals(Arrivals::Never) }
+    pub(super) fn guarded(&self) -> Event { Event::Guarded { lease_until: t(600_000) } }
+    pub(super) fn closed(&self) -> Event { Event::GateClosed { lease_until: t(600_000) } }
+    pub(super) fn renewed(&self) -> Event { Event::GateRenewed { lease_until: t(600_000) } }
+    pub(super) fn renew_failed(&self) -> Event { Event::RenewFailed }
+    pub(super) fn opened(&self) -> Event { Event::GateOpened }
+    pub(super) fn failed(&self) -> Event { Event::GateFailed("no memory".into()) }
+    pub(super) fn hint(&self) -> Event { Event::Hint }
+    pub(super) fn accepted(&self) -> Event { Event::Accepted { at: t(4000) } }
+    pub(super) fn old_accepted(&self) -> Event { Event::Accepted { at: t(3002) } }
+    pub(super) fn judged(&self) -> Event { judged(Verdict::Empty, t(4000)) }
+    pub(super) fn old_zero(&self) -> Event { judged(Verdict::Empty, t(3000)) }
+    pub(super) fn flows(&self) -> Event { judged(flows(1), t(4000)) }
+    pub(super) fn handshake(&self) -> Event { judged(Verdict::NotEmpty(Counts { handshakes: 1, ..Counts::default() }), t(4000)) }
+    pub(super) fn unknown(&self) -> Event { judged(Verdict::Unknown("no look".into()), t(4000)) }
+    pub(super) fn instance(&self) -> Event { Event::NewInstance }
+    pub(super) fn gone(&self) -> Event { Event::NetnsGone }
+    pub(super) fn retired(&self) -> Event { Event::Retired }
+    pub(super) fn aborted(&self) -> Event { Event::Aborted }
+    pub(super) fn held(&self) -> Event { Event::Held(Some(t(600_000))) }
     fn released(&self) -> Event { Event::Held(None) }
     fn endpoint(&self) -> Event { Event::Endpoint(Endpoint::Leaving) }
-    fn abort_failed(&self) -> Event { Event::AbortFailed("not supported".into()) }
+    pub(super) fn announced(&self) -> Event { Event::Announced }
+    pub(super) fn not_announced(&self) -> Event { Event::NotAnnounced("consul does not answer".into()) }
+    pub(super) fn retracted(&self) -> Event { Event::Retracted }
+    pub(super) fn abort_failed(&self) -> Event { Event::AbortFailed("not supported".into()) }
 }

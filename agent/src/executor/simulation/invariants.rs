@@ -15,12 +15,14 @@ impl Simulation {
                 let excused = self.netns_lost || now >= self.gate_lease;
                 assert!(closed || excused, "{} with an open gate", phase.name());
             }
-            Phase::Serving | Phase::Guarding | Phase::Settling => {
+            Phase::Serving | Phase::Guarding | Phase::Announcing | Phase::Settling => {
                 let excused = self.netns_lost || self.queue.contains(&Action::Forget);
                 assert!(!closed || excused, "{} with a closed gate", phase.name());
             }
             Phase::Closing | Phase::Opening => {}
         }
+        let told_first = !self.machine.announces() || self.announced;
+        assert!(!closed || told_first || self.netns_lost, "closed before registries know");
         if phase == Phase::Serving && self.is_idle() {
             assert_eq!(self.kernel.order(WEB), None, "serving, but told to leave");
             let steered = self.kernel.is_steered(WEB);

@@ -59,6 +59,21 @@ impl Simulation {
                 self.gate_lease = lease_until;
                 vec![Event::GateClosed { lease_until }]
             }
+            Action::Announce { .. } => {
+                self.registered_as_gone = true;
+                if self.rng.random_bool(0.1) {
+                    vec![Event::NotAnnounced("no registry answers".into())]
+                } else {
+                    self.announced = true;
+                    vec![Event::Announced]
+                }
+            }
+            Action::Retract => {
+                let closed = kernel.gate_is_closed(WEB);
+                assert!(!closed || self.netns_lost, "clients are sent to a closed gate");
+                self.registered_as_gone = false;
+                vec![Event::Retracted]
+            }
             Action::RenewGate { lease_until } => {
                 kernel.renew_gate(WEB, lease_until).map_err(|e| (Some(Event::RenewFailed), e))?;
                 self.gate_lease = lease_until;
@@ -68,7 +83,10 @@ impl Simulation {
                 kernel.open_gate(WEB).map_err(failed)?;
                 vec![Event::GateOpened]
             }
-            Action::Forget => kernel.open_gate(WEB).map(|()| vec![]).map_err(|e| (None, e))?,
+            Action::Forget => {
+                self.registered_as_gone = false;
+                kernel.open_gate(WEB).map(|()| vec![]).map_err(|e| (None, e))?
+            }
             Action::Watch(watch) => {
                 kernel.watch(WEB, watch).map(|()| vec![]).map_err(|e| (None, e))?
             }
@@ -118,7 +136,8 @@ impl Simulation {
             answers.extend(self.verdicts.remove(any));
         }
         for event in answers {
-            if self.machine.phase() != Phase::Serving {
+            // An answer to a drain that is over means nothing, but what was taken back is.
+            if (self.machine.phase() == Phase::Serving) == (event == Event::Retracted) {
                 self.step(event);
             }
         }

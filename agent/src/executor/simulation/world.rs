@@ -131,7 +131,9 @@ impl Simulation {
             self.kernel.listen(WEB);
             return;
         };
-        self.machine = Machine::new(random_spec(&mut self.rng));
+        let machine = Machine::new(random_spec(&mut self.rng)).announcing(self.rng.random());
+        self.machine = machine.inheriting(&self.machine);
+        self.announced = false;
         let held_until = self.held_until;
         self.hold(held_until);
         self.netns_cookie = cookie;

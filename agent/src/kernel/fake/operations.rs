@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    os::fd::BorrowedFd,
+    os::fd::{BorrowedFd, OwnedFd},
 };
 
 use rustix::net::connect;
@@ -175,6 +175,11 @@ impl Kernel for FakeKernel {
         self.enter(Op::OpenListener)?.netns_exists(netns)?;
         let socket = listen_here(how).map_err(|e| KernelError::op("listen in", netns, e))?;
         Ok(OwnListener { socket, with: Box::new(()) })
+    }
+
+    fn open_socket(&self, netns: u32, target: SocketAddr) -> Result<OwnedFd, KernelError> {
+        self.enter(Op::OpenConnection)?.netns_exists(netns)?;
+        socket_for(target).map_err(|e| KernelError::op("open a socket for", target, e))
     }
 
     fn open_connection(
