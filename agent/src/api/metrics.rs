@@ -2,8 +2,9 @@
 //! that are draining or held, so that a node with thousands of ports stays cheap to scrape.
 
 mod hooks;
-mod waiting;
 mod registries;
+mod retiring;
+mod waiting;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -21,12 +22,12 @@ use super::{
     app::App,
     drains::Drains,
     error::ApiError,
-    protocol::{PodRef, StateName, UntellableFlows},
+    protocol::{PodRef, StateName},
     status::exists,
 };
 use crate::{
     carry::CarryCounts,
-    drain::{RetireReport, Service},
+    drain::Service,
     executor::{Status, Totals},
     kernel::{Admitted, Faults, ProbeCounts},
 };
@@ -129,13 +130,6 @@ struct HowLabels {
     #[prometheus(flatten)]
     service: ServiceLabels,
     how: &'static str,
-}
-
-#[derive(Debug, EncodeLabelSet)]
-struct ReasonLabels {
-    #[prometheus(flatten)]
-    service: ServiceLabels,
-    reason: &'static str,
 }
 
 impl Collector for Snapshot {
@@ -306,77 +300,6 @@ impl Snapshot {
     fn labels(&self, service: Service) -> ServiceLabels {
         let Service { netns, port } = service;
         ServiceLabels { netns, port, pod: PodLabels(self.pods.get(&netns).cloned()) }
-    }
-
-    /// The services that have a drain, with what became of their connections.
-    fn reports(&self) -> impl Iterator<Item = (Service, &RetireReport)> {
-        self.services
-            .iter()
-            .filter_map(|status| Some((status.service, &status.drain.as_ref()?.report)))
-    }
-
-    fn encode_retiring(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        self.encode_told(encoder)?;
-        self.encode_report(encoder, "drain_fin_sent", "Connections given a FIN", |r| r.fin_sent)?;
-        self.encode_report(
-            encoder,
-            "drain_fin_raced",
-            "Connections whose client sent something after our FIN",
-            |r| r.fin_raced,
-        )?;
-        self.encode_report(
-            encoder,
-            "drain_left",
-            "Connections that ended without a FIN or reset of ours",
-            |r| r.left,
-        )?;
-        self.encode_report(encoder, "drain_aborted", "Connections reset at the deadline", |r| {
-            r.aborted
-        })?;
-        self.encode_untellable(encoder)
-    }
-
-    fn encode_report(
-        &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        name: &'static str,
-        help: &str,
-        value: impl Fn(&RetireReport) -> u64,
-    ) -> fmt::Result {
-        let kind = ConstGauge::new(0_i64).metric_type();
-        let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-        for (service, report) in self.reports() {
-            gauge(value(report)).encode(metric.encode_family(&self.labels(service))?)?;
-        }
-        Ok(())
-    }
-
-    fn encode_told(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let kind = ConstGauge::new(0_i64).metric_type();
-        let help = "Connections told to leave";
-        let mut metric = encoder.encode_descriptor("drain_told", help, None, kind)?;
-        for (service, report) in self.reports() {
-            let by = [("header", report.told_by_header), ("goaway", report.told_by_goaway)];
-            for (how, told) in by {
-                let labels = HowLabels { service: self.labels(service), how };
-                gauge(told).encode(metric.encode_family(&labels)?)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn encode_untellable(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let kind = ConstGauge::new(0_i64).metric_type();
-        let help = "Connections there are now that cannot be told to leave";
-        let mut metric = encoder.encode_descriptor("drain_untellable", help, None, kind)?;
-        for (service, report) in self.reports() {
-            for (barrier, flows) in UntellableFlows::from(&report.untellable).by_reason() {
-                let labels =
-                    ReasonLabels { service: self.labels(service), reason: barrier.as_str() };
-                gauge(flows).encode(metric.encode_family(&labels)?)?;
-            }
-        }
-        Ok(())
     }
 
     /// One time series for each state, 1 for the one that holds.

@@ -50,12 +50,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-pub use self::{error::DrainError, holds::HoldRequest};
+pub use self::{error::DrainError, holds::HoldRequest, registering::RegistryView};
 use self::{
     holds::Held,
     task::{Command, Task},
 };
-pub use self::{error::DrainError, registering::RegistryView};
 use crate::{
     carry::{Carrier, CarryCounts},
     drain::{

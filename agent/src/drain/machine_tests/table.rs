@@ -276,8 +276,8 @@ impl Table {
     pub(super) fn retired(&self) -> Event { Event::Retired }
     pub(super) fn aborted(&self) -> Event { Event::Aborted }
     pub(super) fn held(&self) -> Event { Event::Held(Some(t(600_000))) }
-    fn released(&self) -> Event { Event::Held(None) }
-    fn endpoint(&self) -> Event { Event::Endpoint(Endpoint::Leaving) }
+    pub(super) fn released(&self) -> Event { Event::Held(None) }
+    pub(super) fn endpoint(&self) -> Event { Event::Endpoint(Endpoint::Leaving) }
     pub(super) fn announced(&self) -> Event { Event::Announced }
     pub(super) fn not_announced(&self) -> Event { Event::NotAnnounced("consul does not answer".into()) }
     pub(super) fn retracted(&self) -> Event { Event::Retracted }
