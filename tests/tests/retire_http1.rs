@@ -1,15 +1,13 @@
 //! HTTP/1 flows that are told: which heads say `close`, and what is never touched. Whatever the server writes
 //! arrives byte for byte, except for that.
 
-mod retiring;
-
+use crate::retiring::Retiring;
 use anyhow::{Context, Result, ensure};
 use drainctl_agent::kernel::{Protocol, ToldBy};
 use drainctl_tests::{
     script::{CHUNKED, GET, LOOKALIKE, OK, Step, ask, head, play, same, say, told, untold},
     wire::Wire,
 };
-use retiring::Retiring;
 
 const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
 

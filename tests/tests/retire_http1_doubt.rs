@@ -1,15 +1,13 @@
 //! HTTP/1 flows of which not everything is known, and flows that are not HTTP/1: what might be a body, or something
 //! else, is never touched.
 
-mod retiring;
-
+use crate::retiring::Retiring;
 use anyhow::{Context, Result, ensure};
 use drainctl_agent::kernel::Protocol;
 use drainctl_tests::{
     heads::Expected,
     script::{CHUNKED, GET, LOOKALIKE, OK, ask, head, play, same, say, told},
 };
-use retiring::Retiring;
 
 const HEAD: &str = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
 

@@ -1,8 +1,6 @@
 //! HTTP/1 flows that are told, however the server writes: in pieces, with every call there is, and into a full
 //! buffer. Heads are told or left alone, never broken, and bodies are exact.
 
-mod retiring;
-
 use std::{
     fs::File,
     io::{IoSlice, Seek, Write},
@@ -11,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use crate::retiring::Retiring;
 use anyhow::{Context, Result, ensure};
 use drainctl_tests::{
     heads::{Expected, closing},
@@ -18,7 +17,6 @@ use drainctl_tests::{
     script::{GET, OK, ask, head, play, same, say, told},
     wire::{Wire, noise, write_when_possible},
 };
-use retiring::Retiring;
 use rustix::{
     net::{SendFlags, send, sockopt},
     pipe::{SpliceFlags, pipe, splice},

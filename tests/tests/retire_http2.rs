@@ -1,9 +1,8 @@
 //! HTTP/2 flows that are told: one GOAWAY, between two frames, at a good moment; and never into anything else.
 
-mod retiring;
-
 use std::time::Duration;
 
+use crate::retiring::Retiring;
 use anyhow::{Context, Result, ensure};
 use drainctl_agent::kernel::{Kernel, Protocol, RetireOrder};
 use drainctl_tests::{
@@ -14,7 +13,6 @@ use drainctl_tests::{
     script::{GET, H2C, Step, ask, goaway, play, preface, request, same, say, told},
     wait::{LIMIT, eventually},
 };
-use retiring::Retiring;
 
 /// An order that lets a GOAWAY wait for a moment without open streams.
 fn patient(retiring: &Retiring) -> RetireOrder {

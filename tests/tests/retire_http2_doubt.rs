@@ -1,10 +1,9 @@
 //! HTTP/2 flows of which not everything is known: joined in mid-life, in pieces, or perhaps something else. Nothing
 //! is ever written into the middle of a frame.
 
-mod retiring;
-
 use std::{thread, time::Duration};
 
+use crate::retiring::Retiring;
 use anyhow::{Context, Result, ensure};
 use drainctl_agent::kernel::{Kernel, Protocol, RetireOrder};
 use drainctl_tests::{
@@ -16,7 +15,6 @@ use drainctl_tests::{
     script::{GET, H2C, Piece, Step, ask, goaway, play, preface, request, same, say, told, untold},
     wire::{difference, noise, write_when_possible},
 };
-use retiring::Retiring;
 use rustix::net::sockopt;
 
 /// A GOAWAY waits for the end of an answer.

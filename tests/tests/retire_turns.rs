@@ -1,9 +1,8 @@
 //! When flows are told: each at its turn, as long as the order holds, and only as asked for.
 
-mod retiring;
-
 use std::time::Duration;
 
+use crate::retiring::Retiring;
 use anyhow::{Result, ensure};
 use drainctl_agent::kernel::{Kernel, Protocol, RetireOrder};
 use drainctl_tests::{
@@ -11,7 +10,6 @@ use drainctl_tests::{
     wait::{LIMIT, eventually},
     wire::difference,
 };
-use retiring::Retiring;
 
 #[test]
 fn flows_are_told_from_their_turn_on_and_not_before() -> Result<()> {

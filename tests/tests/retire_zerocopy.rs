@@ -1,10 +1,9 @@
 //! Flows whose server asks for zero-copy sending only after we have taken them in: they leave again, and then all is
 //! as it was before, notifications included.
 
-mod retiring;
-
 use std::{net::TcpStream, os::fd::AsFd, process};
 
+use crate::retiring::Retiring;
 use anyhow::{Context, Result, ensure};
 use drainctl_agent::kernel::{Barrier, Followed, Kernel};
 use drainctl_tests::{
@@ -14,7 +13,6 @@ use drainctl_tests::{
     wait::{LIMIT, eventually, eventually_some},
     wire::{Wire, noise},
 };
-use retiring::Retiring;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{SendFlags, send},

@@ -3,8 +3,10 @@
 //! The test runners have the last word: nothing is printed after their summaries.
 
 use std::{
+    env,
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
 use anyhow::{Context as _, Result};
@@ -77,6 +79,9 @@ enum Kind {
         args: Vec<String>,
     },
 }
+
+/// How many tests libtest runs at a time.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// The crates that are tested without a kernel.
 const UNIT: [&str; 6] = ["-p", "drainctl-agent", "-p", "drainctl-common", "-p", "xtask"];
@@ -214,7 +219,10 @@ fn page(shell: &Shell, workspace: &Workspace, out: Option<&Path>) -> Result<()> 
     let dist = build::run(shell, workspace, &build::Options::default())?;
     shell.stage("the page");
     let mut tests = host_cargo(&workspace.root);
-    tests.args(["test", "--package", "drainctl-tests", "--test", "page"]).args(shell.cargo_flag());
+    tests
+        .args(["test", "--package", "drainctl-tests", "--test", "integration"])
+        .args(shell.cargo_flag());
+    tests.args(["--", "page::"]);
     with_binaries(&mut tests, workspace, &dist);
     if let Some(out) = out {
         let out = out.canonicalize().with_context(|| format!("no folder {}", out.display()))?;
@@ -234,5 +242,10 @@ fn integration(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<
         .arg("--")
         .args(args);
     with_binaries(&mut tests, workspace, &dist);
+    if env::var_os(THREADS).is_none() {
+        // Most of the time of most of them is waiting.
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        tests.env(THREADS, (processors + 2).to_string());
+    }
     shell.run_runner(&mut tests)
 }

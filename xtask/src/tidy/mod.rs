@@ -55,10 +55,11 @@ impl fmt::Display for Finding {
 pub(crate) fn run(shell: &Shell, workspace: &Workspace) -> Result<()> {
     shell.stage("house rules");
     let files = files(&workspace.root)?;
-    let findings: Vec<Finding> = files
+    let mut findings: Vec<Finding> = files
         .iter()
         .flat_map(|file| check(file, |path| workspace.root.join(path).exists()))
         .collect();
+    findings.extend(forgotten_tests(&files));
     for finding in &findings {
         eprintln!("{finding}");
     }
@@ -78,6 +79,23 @@ fn check(file: &File, exists: impl Fn(&str) -> bool) -> Vec<Finding> {
         findings.extend(links::check(file, exists));
     }
     findings
+}
+
+/// Files of tests that the program of integration tests does not name: nobody would compile them.
+fn forgotten_tests(files: &[File]) -> Vec<Finding> {
+    const FOLDER: &str = "tests/tests/";
+    const MAIN: &str = "tests/tests/main.rs";
+    let main = files.iter().find(|file| file.path == MAIN).map_or("", |file| &file.text);
+    let named = |module: &str| main.lines().any(|line| line == format!("mod {module};"));
+    let module = |file: &File| {
+        let name = file.path.strip_prefix(FOLDER)?.strip_suffix(".rs")?.to_owned();
+        (file.path != MAIN && !name.contains('/') && !named(&name)).then_some(name)
+    };
+    let finding = |file: &File| {
+        let message = format!("not compiled: add `mod {};` to {MAIN}", module(file)?);
+        Some(Finding { path: file.path.clone(), line: 1, message })
+    };
+    files.iter().filter_map(finding).collect()
 }
 
 /// The repository's text files: committed, or new and not ignored.
@@ -116,6 +134,20 @@ mod tests {
     fn a_finding_says_where_it_is() {
         let finding = Finding { path: "a/b.rs".into(), line: 3, message: "no".into() };
         assert_eq!(finding.to_string(), "a/b.rs:3: no");
+    }
+
+    #[test]
+    fn a_test_that_is_not_compiled_is_found() {
+        let file = |path: &str, text: &str| File { path: path.into(), text: text.into() };
+        let files = [
+            file("tests/tests/main.rs", "mod gate;\nmod retiring;\n"),
+            file("tests/tests/gate.rs", ""),
+            file("tests/tests/retiring/mod.rs", ""),
+            file("tests/tests/ate.rs", ""),
+        ];
+        let findings = forgotten_tests(&files);
+        assert_eq!(findings.len(), 1);
+        assert_eq!(findings[0].path, "tests/tests/ate.rs");
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! The integration tests as they run in a machine, and what each kernel is known to lack.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -11,7 +15,7 @@ use super::{
 };
 use crate::{
     build, kube, peers,
-    shell::{Shell, host_cargo},
+    shell::{Shell, ask, host_cargo},
     workspace::Workspace,
 };
 
@@ -35,21 +39,15 @@ const SMOKE: [&str; 6] = [
     "survive::a_killed_agent_leaves_drains_to_the_next",
 ];
 
-/// Built test programs.
+/// The built tests, and which of them are to run.
 pub(super) struct Suite {
-    programs: Vec<Program>,
-    /// File and name of those that are run of these files; of others, all are.
-    only: Vec<(String, String)>,
-}
-
-struct Program {
-    /// Of the file in tests/tests.
-    name: String,
-    path: PathBuf,
+    program: PathBuf,
+    /// By file and name.
+    chosen: Vec<(String, String)>,
 }
 
 impl Suite {
-    /// Builds the tests with these names, of files or `file::test`; all if there are none.
+    /// Builds the tests, and chooses those of these names, of files or `FILE::TEST`; all if there are none.
     ///
     /// # Errors
     /// They cannot be built, or there is none of a name.
@@ -73,89 +71,86 @@ impl Suite {
     ) -> Result<Self> {
         shell.stage("building the tests");
         let mut cargo = host_cargo(&workspace.root);
-        cargo.args(["test", "--package", "drainctl-tests", "--no-run"]);
-        match names {
-            [] => _ = cargo.arg("--tests"),
-            // Cargo says so if there is none of a name, and which there are.
-            names => {
-                let files: BTreeSet<&str> = names.iter().map(|name| file(name)).collect();
-                files.iter().for_each(|file| _ = cargo.args(["--test", file]));
-            }
-        }
+        cargo.args(["test", "--package", "drainctl-tests", "--no-run", "--test", "integration"]);
         cargo.args(["--profile", profile, "--message-format", "json-render-diagnostics"]);
         cargo.env("DRAINCTL_EBPF_DIR", build::ebpf::objects(workspace));
         let output = cargo.stderr(std::process::Stdio::inherit()).output().context("run cargo")?;
         ensure!(output.status.success(), "the tests cannot be built");
         let text = String::from_utf8_lossy(&output.stdout);
-        let all = text.lines().filter_map(program);
-        let only = names.iter().filter_map(|name| name.split_once("::"));
-        let only = only.map(|(file, test)| (file.to_owned(), test.to_owned())).collect();
-        let wanted = |test: &Program| !names.is_empty() || !NOT_HERE.contains(&test.name.as_str());
-        Ok(Self { programs: all.filter(wanted).collect(), only })
+        let program = text.lines().find_map(program).context("cargo has built no tests")?;
+        let list = ask(Command::new(&program).args(["--list", "--format", "terse"]));
+        let list =
+            list.with_context(|| format!("{} does not list its tests", program.display()))?;
+        Ok(Self { program, chosen: choose(&list, names)? })
     }
 
-    /// Whether this file's tests are among them.
+    /// Whether one of this file's tests is among them.
     pub(super) fn has(&self, file: &str) -> bool {
-        self.programs.iter().any(|program| program.name == file)
+        self.chosen.iter().any(|(of, _)| of == file)
     }
 
-    /// What the guest runs: `first`, then all programs, a few tests at a time, without those that the kernel is known to lack
+    /// What the guest runs: `first`, then the tests, a few at a time, without those that the kernel is known to lack
     /// something for.
     pub(super) fn script(&self, workspace: &Workspace, kernel: &Kernel, first: &str) -> String {
+        let run = self.chosen.iter().filter(|(file, test)| reason(kernel, file, test).is_none());
+        let names: String =
+            run.map(|(file, test)| format!(" {}", quoted(&format!("{file}::{test}")))).collect();
         let mut script = environment(workspace) + "failed=0\n" + first;
-        for Program { name, path } in &self.programs {
-            let lacks: Vec<&Lack> =
-                lacks().into_iter().filter(|lack| lack.is(kernel, name)).collect();
-            if lacks.iter().any(|lack| lack.test == "*") {
-                continue;
-            }
-            let skips: String =
-                lacks.iter().map(|lack| format!(" --skip {}", quoted(lack.test))).collect();
-            let only: String = (self.only.iter().filter(|(file, _)| file == name))
-                .map(|(_, test)| format!(" {}", quoted(test)))
-                .collect();
+        if !names.is_empty() {
             // Those that this machine's kernel cannot run are for here.
-            let options = format!(
-                "--color never --test-threads={THREADS} --include-ignored --exact{only}{skips}"
-            );
-            script +=
-                &format!("echo '{MARK}{name}'\n{} {options} || failed=1\n", quoted_path(path));
+            let options =
+                format!("--color never --test-threads={THREADS} --include-ignored --exact");
+            script += &format!("{} {options}{names} || failed=1\n", quoted_path(&self.program));
         }
         script + "exit $failed"
     }
 
     /// What came of each test, those that were left out included.
     pub(super) fn results(&self, kernel: &Kernel, output: &Output) -> Vec<Row> {
-        let mut rows = Vec::new();
-        let mut file = String::new();
-        for line in &output.lines {
-            if let Some(name) = line.strip_prefix(MARK) {
-                name.clone_into(&mut file);
-            } else if let Some((test, outcome)) = result(line) {
-                rows.push(Row { file: file.clone(), test, outcome });
-            }
-        }
-        for Program { name, .. } in &self.programs {
-            for lack in lacks().into_iter().filter(|lack| lack.is(kernel, name)) {
-                let (file, test) = (name.clone(), lack.test.to_owned());
-                rows.push(Row { file, test, outcome: Outcome::Lacks(lack.reason.to_owned()) });
-            }
-            if !rows.iter().any(|row| row.file == *name) {
-                let row = (name.clone(), "*".to_owned());
-                rows.push(Row { file: row.0, test: row.1, outcome: Outcome::NotRun });
-            }
-        }
+        let ran: HashMap<(String, String), Outcome> =
+            output.lines.iter().filter_map(|line| result(line)).collect();
+        let row = |name: &(String, String)| {
+            let lacks =
+                || reason(kernel, &name.0, &name.1).map(|why| Outcome::Lacks(why.to_owned()));
+            let outcome = ran.get(name).cloned().or_else(lacks).unwrap_or(Outcome::NotRun);
+            Row { file: name.0.clone(), test: name.1.clone(), outcome }
+        };
+        let mut rows: Vec<Row> = self.chosen.iter().map(row).collect();
         if !output.passed && rows.iter().all(|row| !row.outcome.is_bad()) {
-            // The machine crashed, or a test program did.
-            rows.push(Row { file, test: "*".into(), outcome: Outcome::NotRun });
+            // The machine crashed, or the test program did, behind its last test.
+            rows.push(Row { file: "machine".into(), test: "*".into(), outcome: Outcome::NotRun });
         }
         rows
     }
 }
 
-/// `gate` of `gate::some_test`.
-fn file(name: &str) -> &str {
-    name.split_once("::").map_or(name, |(file, _)| file)
+/// Those of the listed tests (`file::test: test`, a line each) that have one of these names.
+fn choose(list: &str, names: &[String]) -> Result<Vec<(String, String)>> {
+    let all = list.lines().filter_map(|line| split(line.strip_suffix(": test")?));
+    let all: Vec<(String, String)> = all.collect();
+    if names.is_empty() {
+        return Ok(all
+            .into_iter()
+            .filter(|(file, _)| !NOT_HERE.contains(&file.as_str()))
+            .collect());
+    }
+    let is = |name: &str, (file, test): &(String, String)| {
+        name.split_once("::").map_or(name == file, |wanted| wanted == (file, test))
+    };
+    for name in names {
+        let files: BTreeSet<&str> = all.iter().map(|(file, _)| file.as_str()).collect();
+        let files = files.into_iter().collect::<Vec<_>>().join(", ");
+        ensure!(
+            all.iter().any(|test| is(name, test)),
+            "there is no test {name}; the files are: {files}"
+        );
+    }
+    Ok(all.into_iter().filter(|test| names.iter().any(|name| is(name, test))).collect())
+}
+
+/// File and name of `gate::some_test`.
+fn split(name: &str) -> Option<(String, String)> {
+    name.split_once("::").map(|(file, test)| (file.to_owned(), test.to_owned()))
 }
 
 /// What the tests find their way by.
@@ -171,11 +166,8 @@ pub(super) fn environment(workspace: &Workspace) -> String {
     )
 }
 
-/// Printed before each program.
-const MARK: &str = "drainctl-vm-program ";
-
-/// `test name ... ok`.
-fn result(line: &str) -> Option<(String, Outcome)> {
+/// `test file::name ... ok`.
+fn result(line: &str) -> Option<((String, String), Outcome)> {
     let (name, rest) = line.strip_prefix("test ")?.split_once(" ... ")?;
     let outcome = match rest.trim() {
         "ok" => Outcome::Passed,
@@ -183,20 +175,14 @@ fn result(line: &str) -> Option<(String, Outcome)> {
         text if text.starts_with("ignored") => Outcome::NotRun,
         _ => Outcome::Failed,
     };
-    Some((name.to_owned(), outcome))
+    Some((split(name)?, outcome))
 }
 
-/// A test program in a line of what cargo prints.
-fn program(line: &str) -> Option<Program> {
-    let field = |name: &str| {
-        let (_, rest) = line.split_once(&format!("\"{name}\":\""))?;
-        rest.split_once('"').map(|(value, _)| value)
-    };
-    let is_test = line.contains("\"kind\":[\"test\"]");
-    let path = field("executable").filter(|_| is_test)?;
-    let file = field("src_path")?;
-    let name = std::path::Path::new(file).file_stem()?.to_string_lossy().into_owned();
-    Some(Program { name, path: path.into() })
+/// The test program in a line of what cargo prints.
+fn program(line: &str) -> Option<PathBuf> {
+    let (_, rest) = line.split_once("\"executable\":\"")?;
+    let (path, _) = rest.split_once('"')?;
+    line.contains("\"kind\":[\"test\"]").then(|| path.into())
 }
 
 /// One thing that a kernel lacks.
@@ -239,13 +225,31 @@ mod tests {
     use super::*;
     use crate::vm::kernels::KERNELS;
 
+    fn name(file: &str, test: &str) -> (String, String) {
+        (file.to_owned(), test.to_owned())
+    }
+
     #[test]
     fn results_are_read() {
-        let passed = Some(("a::b".to_owned(), Outcome::Passed));
-        assert_eq!(result("test a::b ... ok"), passed);
-        assert_eq!(result("test c ... FAILED"), Some(("c".to_owned(), Outcome::Failed)));
-        assert_eq!(result("test d ... ignored, why"), Some(("d".to_owned(), Outcome::NotRun)));
+        let passed = Some((name("a", "b::c"), Outcome::Passed));
+        assert_eq!(result("test a::b::c ... ok"), passed);
+        assert_eq!(result("test a::c ... FAILED"), Some((name("a", "c"), Outcome::Failed)));
+        assert_eq!(result("test a::d ... ignored, why"), Some((name("a", "d"), Outcome::NotRun)));
         assert_eq!(result("running 6 tests"), None);
+    }
+
+    #[test]
+    fn tests_are_chosen_by_file_or_name() {
+        let list = "gate::a: test\ngate::b: test\nsurvive_gate::a: test\nharness::a: test\n";
+        let chosen = |names: &[&str]| {
+            choose(list, &names.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let all = [name("gate", "a"), name("gate", "b"), name("survive_gate", "a")];
+        assert_eq!(chosen(&[]).unwrap(), all, "but for what is about the machine");
+        assert_eq!(chosen(&["gate"]).unwrap(), all[..2]);
+        assert_eq!(chosen(&["gate::b"]).unwrap(), all[1..2]);
+        let error = chosen(&["gat"]).unwrap_err().to_string();
+        assert!(error.contains("no test gat; the files are: gate, harness"), "{error}");
     }
 
     #[test]
@@ -260,20 +264,23 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_found_in_what_cargo_prints() {
-        let line = r#"{"target":{"kind":["test"],"src_path":"/r/tests/tests/gate.rs"},"executable":"/r/gate-1"}"#;
-        let found = program(line).expect("it is one");
-        assert_eq!((found.name.as_str(), found.path.to_str()), ("gate", Some("/r/gate-1")));
-        assert!(program(&line.replace("test\"]", "lib\"]")).is_none());
+    fn the_program_is_found_in_what_cargo_prints() {
+        let line = r#"{"target":{"kind":["test"],"src_path":"/r/tests/tests/main.rs"},"executable":"/r/i-1"}"#;
+        assert_eq!(program(line), Some("/r/i-1".into()));
+        assert_eq!(program(&line.replace("test\"]", "lib\"]")), None);
     }
 
     #[test]
-    fn a_program_that_did_not_run_is_no_pass() {
-        let programs = vec![Program { name: "gate".into(), path: "/gate".into() }];
-        let suite = Suite { programs, only: Vec::new() };
-        let output = Output { lines: vec![], passed: true };
+    fn a_test_that_did_not_run_is_no_pass() {
+        let suite =
+            Suite { program: "/i".into(), chosen: vec![name("gate", "a"), name("gate", "b")] };
+        let output = Output { lines: vec!["test gate::a ... ok".to_owned()], passed: true };
         let rows = suite.results(&KERNELS[1], &output);
-        assert_eq!(rows.len(), 1);
-        assert!(rows[0].outcome.is_bad());
+        assert_eq!(rows.iter().filter(|row| row.outcome.is_bad()).count(), 1);
+        let crashed = Output {
+            lines: output.lines.into_iter().chain(["test gate::b ... ok".to_owned()]).collect(),
+            passed: false,
+        };
+        assert!(suite.results(&KERNELS[1], &crashed).iter().any(|row| row.outcome.is_bad()));
     }
 }

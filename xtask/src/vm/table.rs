@@ -1,9 +1,6 @@
 //! Kernel × test.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 use super::{kernels::Kernel, machine::Machine};
 
@@ -53,12 +50,6 @@ impl Table {
     pub(super) fn broken(&self) -> usize {
         self.cells.values().flat_map(BTreeMap::values).filter(|outcome| outcome.is_bad()).count()
     }
-
-    /// The cell of a test: a line for a whole file stands for each of its tests.
-    fn cell(&self, file: &str, test: &str, kernel: &str) -> Option<&Outcome> {
-        let of = |test: &str| self.cells.get(&(file.to_owned(), test.to_owned()))?.get(kernel);
-        of(test).or_else(|| of("*"))
-    }
 }
 
 /// As Markdown, and under it what is lacking where and the totals.
@@ -68,19 +59,10 @@ impl fmt::Display for Table {
         writeln!(f, "\n| test | {} |", names.join(" | "))?;
         writeln!(f, "| --- |{}", " --- |".repeat(names.len()))?;
         let mut reasons: Vec<String> = Vec::new();
-        let only_stars: BTreeSet<&str> = self
-            .cells
-            .keys()
-            .map(|(file, _)| file.as_str())
-            .filter(|file| self.cells.keys().filter(|(of, _)| of == file).count() == 1)
-            .collect();
-        for (file, test) in self.cells.keys() {
-            if test == "*" && !only_stars.contains(file.as_str()) {
-                continue;
-            }
+        for ((file, test), cells) in &self.cells {
             write!(f, "| {file}::{test} |")?;
             for (kernel, _) in &self.kernels {
-                match self.cell(file, test, kernel) {
+                match cells.get(kernel) {
                     Some(Outcome::Passed) => write!(f, " ok |")?,
                     Some(Outcome::Failed) => write!(f, " FAILED |")?,
                     Some(Outcome::NotRun) | None => write!(f, " NOT RUN |")?,
