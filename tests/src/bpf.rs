@@ -3,18 +3,19 @@
 
 use std::{collections::BTreeMap, fs};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::cmd;
 
 /// The tracker's maps of one agent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct AgentMaps {
     flows: u32,
     services: u32,
     followed: Option<u32>,
-    sockets: Option<u32>,
+    /// A process of tests may have several agents' maps.
+    sockets: Vec<u32>,
     peers: Option<u32>,
     targets: Option<u32>,
 }
@@ -45,18 +46,20 @@ pub struct Counts {
 impl AgentMaps {
     /// Finds the maps of the agent with this process id by its file descriptors.
     pub fn of(pid: u32) -> Result<Self> {
-        let (mut flows, mut services, mut followed, mut sockets) = (None, None, None, None);
+        let (mut flows, mut services, mut followed, mut sockets) = (None, None, None, Vec::new());
         let (mut peers, mut targets) = (None, None);
         for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
             // Descriptors come and go while the agent works.
             let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
             let id = info.lines().find_map(|line| line.strip_prefix("map_id:"));
             let Some(id) = id.and_then(|id| id.trim().parse::<u32>().ok()) else { continue };
-            match name(id)?.as_str() {
+            // Those of another test in this process may go meanwhile.
+            let Ok(name) = name(id) else { continue };
+            match name.as_str() {
                 "FLOWS" => flows = Some(id),
                 "SERVICES" => services = Some(id),
                 "FOLLOWED" => followed = Some(id),
-                "SOCKETS" => sockets = Some(id),
+                "SOCKETS" => sockets.push(id),
                 "PEERS" => peers = Some(id),
                 "TARGETS" => targets = Some(id),
                 _ => {}
@@ -113,8 +116,11 @@ impl AgentMaps {
     }
 
     fn cookies(&self) -> Result<Vec<u64>> {
-        let keys = keys_of_sockets(self.sockets.context("the agent has no map SOCKETS")?)?;
-        keys.iter().map(|key| Ok(u64::from_ne_bytes(part(key, 0)?))).collect()
+        // Those of another test may be gone by now.
+        let maps: Vec<_> =
+            self.sockets.iter().filter_map(|map| keys_of_sockets(*map).ok()).collect();
+        ensure!(!maps.is_empty(), "the agent has no map SOCKETS that can be read");
+        maps.iter().flatten().map(|key| Ok(u64::from_ne_bytes(part(key, 0)?))).collect()
     }
 
     /// Forgets a flow behind the tracker's back.

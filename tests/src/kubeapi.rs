@@ -216,7 +216,8 @@ impl RunningPod {
         let uid = format!("{:08x}-0000-4000-8000-{number:012x}", process::id());
         let kubepods = root()?.join(format!("drainctl-t-pods-{}-{number}", process::id()));
         let pod = kubepods.join(format!("pod{uid}"));
-        let container = pod.join(format!("{number:064x}"));
+        // Others' ids must differ where an id may be cut, those of stand-ins for sandboxes included.
+        let container = pod.join(format!("ff{number:06x}{:08x}{:048x}", process::id(), 0));
         fs::create_dir_all(&container)?;
         let on_host = netns.inode() == Netns::host()?.inode();
         let mut this = Self {
