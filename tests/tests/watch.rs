@@ -6,7 +6,6 @@ use anyhow::{Context, Result, ensure};
 use drainctl_tests::{
     cluster::PORT,
     fixture::{Fixture, serve},
-    process,
     tmux::Tmux,
     wait::{LIMIT, eventually},
 };
@@ -99,16 +98,17 @@ fn a_drain_is_seen_and_the_terminal_is_as_it_was_afterwards() -> Result<()> {
     tmux.await_text(&["written before", "it ended with 0"])?;
     ensure!(settings(&tmux)? == before, "{} was {before}", settings(&tmux)?);
 
-    tmux.line(&format!("NO_COLOR=1 {watch}"))?;
-    tmux.await_text(&["live", "drained"])?;
-    ensure!(colours(&tmux)?.is_empty(), "{:?}", colours(&tmux)?);
-    let pid = fs::read_to_string(fixture.agent.dir().join("pid"))?.trim().parse()?;
-    kill_process(Pid::from_raw(pid).context("a pid")?, Signal::TERM)?;
-    await_shell(&tmux)?;
-    tmux.line("echo it ended with $?")?;
-    tmux.await_text(&["it ended with 130"])?;
-    ensure!(settings(&tmux)? == before, "{} was {before}", settings(&tmux)?);
-    process::kill(pid);
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        tmux.line(&format!("NO_COLOR=1 {watch}"))?;
+        tmux.await_text(&["live", "drained"])?;
+        ensure!(colours(&tmux)?.is_empty(), "{:?}", colours(&tmux)?);
+        let pid = fs::read_to_string(fixture.agent.dir().join("pid"))?.trim().parse()?;
+        kill_process(Pid::from_raw(pid).context("a pid")?, signal)?;
+        await_shell(&tmux)?;
+        tmux.line(&format!("echo $? after {signal:?}"))?;
+        tmux.await_text(&[&format!("\n130 after {signal:?}")])?;
+        ensure!(settings(&tmux)? == before, "{} was {before}", settings(&tmux)?);
+    }
     fixture.ctl().expect(0, &["undrain", "--port", "80"])?;
     Ok(())
 }

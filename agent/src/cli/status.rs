@@ -10,10 +10,7 @@ use super::{
     text::{self, Streams, Table},
     waiting,
 };
-use crate::{
-    api::protocol::{HookMissing, RegistryFailure, RegistryStatus, ServiceList, ServiceStatus},
-    registries::Told,
-};
+use crate::api::protocol::{HookMissing, ServiceList, ServiceStatus};
 
 /// Runs the verb.
 ///
@@ -90,31 +87,14 @@ fn table(services: &[ServiceStatus]) -> String {
         if let Some(handed_over) = leaving::handed_over(service) {
             lines += &format!("\nport {}: {handed_over}", service.port);
         }
-        lines += &registries(service);
+        for line in waiting::registries(service) {
+            lines += &format!("\nport {}: {line}", service.port);
+        }
         if let Some(why) = &service.unknown {
             lines += &format!("\nport {}: the count cannot be verified: {why}", service.port);
         }
     }
     lines
-}
-
-/// A line for each registry.
-fn registries(service: &ServiceStatus) -> String {
-    let line = |registry: &RegistryStatus| {
-        let RegistryStatus { name, told, failure } = registry;
-        let port = service.port;
-        match failure {
-            Some(RegistryFailure { event: Told::Drain, why }) => {
-                format!("\nport {port}: registry {name:?} cannot be told that it leaves: {why}")
-            }
-            Some(RegistryFailure { event: Told::Undrain, why }) => format!(
-                "\nport {port}: registry {name:?} cannot be told that it is back, and goes on believing that it is gone: {why}"
-            ),
-            None if *told => format!("\nport {port}: registry {name:?} knows that it leaves"),
-            None => String::new(),
-        }
-    };
-    service.registries.iter().map(line).collect()
 }
 
 /// A line for each hook that is missing.

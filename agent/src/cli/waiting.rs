@@ -1,7 +1,12 @@
 //! What a drain waits for that is no connection of its service, in words for people.
 
 use super::text;
-use crate::api::protocol::{HoldStatus, OutboundStatus, ServiceStatus, StateName};
+use crate::{
+    api::protocol::{
+        HoldStatus, OutboundStatus, RegistryFailure, RegistryStatus, ServiceStatus, StateName,
+    },
+    registries::Told,
+};
 
 /// Everything that holds the service, as `hold batch-42 (2m05s left)` or `3 connections to 10.0.0.9:5672`; empty if
 /// nothing does.
@@ -26,6 +31,20 @@ pub(super) fn summary(service: &ServiceStatus) -> Option<String> {
         _ => "waits for",
     };
     (!reasons.is_empty()).then(|| format!("{verb}: {}", reasons.join(", ")))
+}
+
+/// A line for each registry that knows of its drain, or should.
+pub(super) fn registries(service: &ServiceStatus) -> impl Iterator<Item = String> {
+    let line = |RegistryStatus { name, told, failure }: &RegistryStatus| match failure {
+        Some(RegistryFailure { event: Told::Drain, why }) => {
+            Some(format!("registry {name:?} cannot be told that it leaves: {why}"))
+        }
+        Some(RegistryFailure { event: Told::Undrain, why }) => Some(format!(
+            "registry {name:?} cannot be told that it is back, and goes on believing that it is gone: {why}"
+        )),
+        None => told.then(|| format!("registry {name:?} knows that it leaves")),
+    };
+    service.registries.iter().filter_map(line)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     api::protocol::{DrainStatus, ServiceStatus, StateName},
-    cli::{flows, leaving, text},
+    cli::{flows, leaving, text, waiting},
 };
 
 const SPARK: usize = 7;
@@ -108,8 +108,14 @@ fn details(screen: &Screen, service: &ServiceStatus, frame: &mut Frame, area: Re
         Some(drain) => course(screen, service, drain, width, &mut lines),
         None => lines.push(Line::from("serving: no drain is under way")),
     }
+    lines.extend(
+        waiting::summary(service).into_iter().chain(waiting::registries(service)).map(Line::from),
+    );
     if let Some(why) = &service.unknown {
         lines.push(Line::from(format!("the count cannot be verified: {why}")));
+    }
+    if let Some(why) = screen.unlisted() {
+        lines.push(Line::from(format!("its connections cannot be listed: {why}")));
     }
     let blocking: Vec<_> = screen.blocking().cloned().collect();
     if !blocking.is_empty() {

@@ -6,8 +6,9 @@ use ratatui::{Terminal, backend::TestBackend};
 
 use super::*;
 use crate::{
-    api::protocol::Entered,
+    api::protocol::{Entered, HoldStatus, OutboundStatus, RegistryFailure, RegistryStatus},
     cli::fake::{flow, service},
+    registries::Told,
 };
 
 fn rejecting() -> ServiceStatus {
@@ -26,7 +27,11 @@ fn with(services: Vec<ServiceStatus>) -> Screen {
     let mut screen = Screen::new(false);
     let start = Instant::now();
     for second in 0..2 {
-        screen.answered(services.clone(), vec![flow(); 30], start + Duration::from_secs(second));
+        screen.answered(
+            services.clone(),
+            Ok(vec![flow(); 30]),
+            start + Duration::from_secs(second),
+        );
     }
     screen
 }
@@ -56,6 +61,27 @@ fn a_drain_on_the_smallest_terminal() {
     }
     let bar = "░".repeat(20) + &"▒".repeat(20) + &"·".repeat(40);
     assert!(text.contains(&bar), "a quarter, a quarter, and the rest until the deadline:\n{text}");
+}
+
+#[test]
+fn what_a_drain_waits_for_beside_connections_is_named() {
+    let mut held = rejecting();
+    let batch = HoldStatus { name: "batch-42".parse().unwrap(), age_ms: 1, left_ms: 5000, uid: 0 };
+    held.holds.push(batch);
+    let broker = OutboundStatus { to: "10.0.0.9:5672".into(), connections: Some(3) };
+    held.drain.as_mut().unwrap().wait_outbound.push(broker);
+    let failure = Some(RegistryFailure { event: Told::Drain, why: "refused".into() });
+    held.registries.push(RegistryStatus { name: "consul".into(), told: false, failure });
+    let mut screen = Screen::new(false);
+    screen.answered(vec![held], Err("it is slow".into()), Instant::now());
+    let text = drawn(&screen, 80, 24, Instant::now());
+    for words in [
+        "waits for: hold batch-42 (5.0s left), 3 connections to 10.0.0.9:5672",
+        "registry \"consul\" cannot be told that it leaves: refused",
+        "its connections cannot be listed: it is slow",
+    ] {
+        assert!(text.contains(words), "{words:?} in\n{text}");
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ use tokio::{
     time::sleep,
 };
 
-use self::state::{Key, Screen, Then};
+use self::state::{Flows, Key, Screen, Then};
 use super::{
     args::StatusArgs,
     client::Client,
@@ -30,7 +30,7 @@ use super::{
     flows, services,
     target::Target,
 };
-use crate::api::protocol::{FlowStatus, ServiceList};
+use crate::api::protocol::ServiceList;
 
 /// Between an answer and the next question.
 const EVERY: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ const KEYS_EVERY: Duration = Duration::from_millis(200);
 struct Answer {
     list: ServiceList,
     /// The connections of the chosen service.
-    flows: Vec<FlowStatus>,
+    flows: Flows,
 }
 
 /// Runs the verb, until somebody has seen enough.
@@ -126,10 +126,11 @@ impl Watched<'_> {
         };
         let ports = &self.args.ports;
         list.services.retain(|service| ports.is_empty() || ports.contains(&service.port));
-        // It may have ended since; the next answer tells.
         let flows = match list.services.iter().find(|each| Some(&*each.id) == chosen) {
-            Some(service) => flows::fetch(self.client, service).await.unwrap_or_default(),
-            None => Vec::new(),
+            Some(service) => {
+                flows::fetch(self.client, service).await.map_err(|error| error.to_string())
+            }
+            None => Ok(Vec::new()),
         };
         Ok(Answer { list, flows })
     }
@@ -152,19 +153,24 @@ impl Drop for Window {
     }
 }
 
-/// The signals that end it; Ctrl-C is a key.
-struct Signals([Signal; 2]);
+/// The signals that end it; Ctrl-C is a key while the terminal is ours, and no signal.
+struct Signals([Signal; 4]);
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self([signal(SignalKind::terminate())?, signal(SignalKind::hangup())?]))
+        use SignalKind as Kind;
+        let kinds = [Kind::terminate(), Kind::hangup(), Kind::interrupt(), Kind::quit()];
+        let [terminate, hangup, interrupt, quit] = kinds.map(signal);
+        Ok(Self([terminate?, hangup?, interrupt?, quit?]))
     }
 
     async fn asked_to_stop(&mut self) {
-        let [terminate, hangup] = &mut self.0;
+        let [terminate, hangup, interrupt, quit] = &mut self.0;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
         }
     }
 }

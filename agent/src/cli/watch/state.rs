@@ -36,6 +36,9 @@ pub(super) enum Then {
     Quit,
 }
 
+/// The connections of a service, or why they cannot be listed.
+pub(super) type Flows = Result<Vec<FlowStatus>, String>;
+
 /// All of it.
 #[derive(Debug)]
 pub(super) struct Screen {
@@ -44,8 +47,8 @@ pub(super) struct Screen {
     rates: HashMap<String, Rates>,
     /// The id of the service that the lower half is about.
     chosen: Option<String>,
-    /// Connections of that service.
-    flows: Vec<FlowStatus>,
+    /// Connections of that service, or why they cannot be listed.
+    flows: Flows,
     filter: String,
     /// Whether letters go to the filter.
     is_typing: bool,
@@ -63,7 +66,7 @@ impl Screen {
             services: Vec::new(),
             rates: HashMap::new(),
             chosen: None,
-            flows: Vec::new(),
+            flows: Ok(Vec::new()),
             filter: String::new(),
             is_typing: false,
             is_wide: false,
@@ -77,7 +80,7 @@ impl Screen {
     pub(super) fn answered(
         &mut self,
         mut services: Vec<ServiceStatus>,
-        flows: Vec<FlowStatus>,
+        flows: Flows,
         now: Instant,
     ) {
         let age = |service: &ServiceStatus| service.drain.as_ref().map(|drain| drain.age_ms);
@@ -156,7 +159,7 @@ impl Screen {
             return Then::GoOn;
         }
         self.chosen = id;
-        self.flows.clear();
+        self.flows = Ok(Vec::new());
         Then::Ask
     }
 
@@ -188,7 +191,12 @@ impl Screen {
 
     /// Its connections that block zero.
     pub(super) fn blocking(&self) -> impl Iterator<Item = &FlowStatus> {
-        self.flows.iter().filter(|flow| flow.class == FlowClass::Counted)
+        self.flows.iter().flatten().filter(|flow| flow.class == FlowClass::Counted)
+    }
+
+    /// Why its connections cannot be listed, if they cannot.
+    pub(super) fn unlisted(&self) -> Option<&str> {
+        self.flows.as_ref().err().map(String::as_str)
     }
 
     pub(super) fn rates(&self, id: &str) -> Option<&Rates> {

@@ -12,7 +12,7 @@ fn screen() -> Screen {
     }
     let services =
         vec![service(80, StateName::Serving), service(81, StateName::Serving), young, old];
-    screen.answered(services, vec![flow()], Instant::now());
+    screen.answered(services, Ok(vec![flow()]), Instant::now());
     screen
 }
 
@@ -72,9 +72,9 @@ fn a_filter_is_typed_and_given_up() {
 fn a_choice_outlives_answers_until_it_is_gone() {
     let mut screen = screen();
     screen.press(Key::End);
-    screen.answered(vec![service(81, StateName::Serving)], vec![flow()], Instant::now());
+    screen.answered(vec![service(81, StateName::Serving)], Ok(vec![flow()]), Instant::now());
     assert_eq!((chosen(&screen), screen.blocking().count()), (81, 1));
-    screen.answered(vec![service(90, StateName::Serving)], vec![flow()], Instant::now());
+    screen.answered(vec![service(90, StateName::Serving)], Ok(vec![flow()]), Instant::now());
     assert_eq!((chosen(&screen), screen.blocking().count()), (90, 0), "those are another's");
 }
 
@@ -86,6 +86,6 @@ fn what_is_old_is_known_to_be_old() {
     screen.lost("it is gone".into());
     let (since, why) = screen.outage(now + Duration::from_secs(60)).expect("there is one");
     assert!(since >= Duration::from_secs(60) && why == "it is gone");
-    screen.answered(Vec::new(), Vec::new(), now);
+    screen.answered(Vec::new(), Ok(Vec::new()), now);
     assert!(!screen.is_lost() && screen.service().is_none());
 }
