@@ -34,8 +34,8 @@ pub(super) async fn of_one_origin(request: Request, next: Next) -> Response {
 pub(super) async fn by_our_own_name(request: Request, next: Next) -> Response {
     if is_misled(request.headers()) {
         tracing::warn!(host = ?request.headers().get(header::HOST), "denied: a browser was led here by another name");
-        let message = "the header Host has a name that may be somebody else's; ask for localhost, or for an address, \
-                       such as http://127.0.0.1:9000/";
+        let message = "the header Host has a name that may be somebody else's; ask for localhost, or for a loopback \
+                       address, such as http://127.0.0.1:9000/";
         return ApiError::forbidden(message).into_response();
     }
     next.run(request).await
@@ -61,11 +61,13 @@ fn is_misled(headers: &HeaderMap) -> bool {
         _ => host,
     };
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    if address.is_ok() || name.eq_ignore_ascii_case("localhost") {
+    let is_loopback = address.as_ref().is_ok_and(|address| address.to_canonical().is_loopback());
+    if is_loopback || name.eq_ignore_ascii_case("localhost") {
         return false;
     }
-    // Programs put a word there, such as curl's http://agent/.
-    name.contains('.') || MARKS.iter().any(|mark| headers.contains_key(mark))
+    // Programs put a word there, such as curl's http://agent/. Browsers take 0.0.0.0 for this machine, also where they
+    // keep pages from asking loopback.
+    address.is_err() && name.contains('.') || MARKS.iter().any(|mark| headers.contains_key(mark))
 }
 
 #[cfg(test)]
@@ -104,11 +106,15 @@ mod tests {
 
     #[test]
     fn names_that_may_be_somebody_elses() {
-        for host in ["localhost", "localhost:9000", "127.0.0.1:9000", "[::1]:9000", "[::1]"] {
+        for host in
+            ["localhost", "localhost:9000", "127.0.0.1:9000", "127.8.8.8", "[::1]:9000", "[::1]"]
+        {
             let browser = headers(&[("host", host), ("accept-language", "en")]);
             assert!(!is_misled(&browser), "{host}");
         }
-        for host in ["agent", "drainctl", "x:80", ""] {
+        for host in
+            ["agent", "drainctl", "x:80", "", "0.0.0.0:9000", "[::]:9000", "10.0.0.7", "[fe80::1]"]
+        {
             assert!(!is_misled(&headers(&[("host", host)])), "{host}");
             assert!(is_misled(&headers(&[("host", host), ("accept-language", "en")])), "{host}");
         }

@@ -165,7 +165,9 @@ function fillCard(parts, service) {
     make('span', { className: 'state', textContent: state }), ` ${time(ms)}`)));
   const what = [count(service.flows, 'connection'), count(service.handshakes, 'handshake'), count(service.lingering, 'lingering', 'lingering')];
   const left = what.filter((text) => !text.startsWith('0 '));
-  write(parts.verdict, `${SAYS[service.state] ?? ''}${left.length ? `. Left: ${left.join(', ')}.` : '.'}`);
+  const others = waits(service);
+  write(parts.verdict, `${SAYS[service.state] ?? ''}${left.length ? `. Left: ${left.join(', ')}.` : '.'}` +
+    `${others.length ? ` Waits for: ${others.join(', ')}.` : ''}${untold(service).join('')}`);
   parts.unknown.hidden = !service.unknown;
   write(parts.unknown, service.unknown ? `The count cannot be verified: ${service.unknown}` : '');
   const { retire } = drain;
@@ -176,6 +178,17 @@ function fillCard(parts, service) {
   ];
   parts.figures.replaceChildren(...figures.map(([term, n]) => make('div', {},
     make('dt', { textContent: term }), make('dd', { textContent: String(n) }))));
+}
+// What a drain waits for that is no connection of its service, as `drainctl status` says it.
+function waits({ holds, drain }) {
+  const held = (holds ?? []).map(({ name, left_ms }) => `hold ${name} (${time(left_ms)} left)`);
+  const outbound = (drain.wait_outbound ?? []).filter(({ connections }) => connections !== 0)
+    .map(({ to, connections }) => `${connections === null ? 'connections' : count(connections, 'connection')} to ${to}`);
+  return [...held, ...outbound];
+}
+function untold({ registries }) {
+  return (registries ?? []).filter(({ failure }) => failure).map(({ name, failure: { event, why } }) =>
+    ` Registry ${name} cannot be told that it ${event === 'drain' ? 'leaves' : 'is back'}: ${why}.`);
 }
 function restOf(drain) {
   const rest = make('span', {});
@@ -224,9 +237,12 @@ async function drains() {
     try {
       fillFlows(flows, left ? (await ask(`/v1/services/${service.id}/flows`)).flows : []);
     } catch (error) {
-      if (!(error instanceof Refused)) throw error;
+      // Slow is not gone: the services have just been answered.
+      const slow = error.name === 'TimeoutError';
+      if (!slow && !(error instanceof Refused)) throw error;
       delete flows.dataset.peers;
-      flows.replaceChildren(make('p', { className: 'unknown', textContent: `Its connections cannot be listed: ${error.message}` }));
+      const why = slow ? 'the agent takes too long' : error.message;
+      flows.replaceChildren(make('p', { className: 'unknown', textContent: `Its connections cannot be listed: ${why}` }));
     }
   }));
 }
