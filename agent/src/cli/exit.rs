@@ -46,8 +46,11 @@ Exit codes:
     6  no such service: nothing listens there, and there is no connection and no drain
     7  the count cannot be verified, or the agent was lost: do not take it for zero
     8  conflict: the service is already draining with other options, or too many of its namespace are; of
-       rollout: draining already, or the journal is in use or not at its end
-    9  the drain ended before the service was drained (undrain, lease, new instance, ...)
+       hold: drained already (with --unless-draining: or draining), or too many holds; of rollout: draining
+       already, or the journal is in use or not at its end
+    9  the drain ended before the service was drained (undrain, lease, new instance, ...), or a registry
+       that says \"abort\" could not be told
+  any  of run and of hold -- COMMAND: that of the command; 127 or 126 if it could not be started
   130  interrupted by Ctrl-C (of rollout: or by a no); the drain stays in place";
 
 impl Exit {
