@@ -99,14 +99,15 @@ fn a_drain_is_seen_and_the_terminal_is_as_it_was_afterwards() -> Result<()> {
     ensure!(settings(&tmux)? == before, "{} was {before}", settings(&tmux)?);
 
     for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        let number = signal.as_raw();
         tmux.line(&format!("NO_COLOR=1 {watch}"))?;
         tmux.await_text(&["live", "drained"])?;
         ensure!(colours(&tmux)?.is_empty(), "{:?}", colours(&tmux)?);
         let pid = fs::read_to_string(fixture.agent.dir().join("pid"))?.trim().parse()?;
         kill_process(Pid::from_raw(pid).context("a pid")?, signal)?;
         await_shell(&tmux)?;
-        tmux.line(&format!("echo $? after {signal:?}"))?;
-        tmux.await_text(&[&format!("\n130 after {signal:?}")])?;
+        tmux.line(&format!("echo $? after {number}"))?;
+        tmux.await_text(&[&format!("\n130 after {number}")])?;
         ensure!(settings(&tmux)? == before, "{} was {before}", settings(&tmux)?);
     }
     fixture.ctl().expect(0, &["undrain", "--port", "80"])?;
