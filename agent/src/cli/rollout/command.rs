@@ -31,6 +31,8 @@ pub(super) struct Task {
     /// Where what it prints is appended.
     pub(super) log: PathBuf,
     pub(super) limit: Duration,
+    /// Whether it is killed when nobody waits for it any more. Else it goes on.
+    pub(super) ends_with_us: bool,
 }
 
 impl Task {
@@ -58,10 +60,18 @@ impl Task {
             .spawn()
             .map_err(|error| fail(format!("cannot run sh: {error}")))?;
         let pid = child.id().unwrap_or(0);
-        started(pid, began(pid).unwrap_or(0))?;
+        let group = self.ends_with_us.then(|| Group(pid));
+        if let Err(failure) = started(pid, began(pid).unwrap_or(0)) {
+            // Nobody would know of it: the next run could begin a second one beside it.
+            std::mem::forget(group);
+            kill_group(pid);
+            let _ = child.wait().await;
+            return Err(failure);
+        }
         let status = match timeout(self.limit, child.wait()).await {
             Ok(status) => status.map_err(|error| fail(error.to_string()))?,
             Err(_) => {
+                std::mem::forget(group);
                 kill_group(pid);
                 let _ = child.wait().await;
                 let limit = text::duration(self.limit.as_millis() as u64);
@@ -71,10 +81,21 @@ impl Task {
                 )));
             }
         };
+        // Its number may be another's from now on.
+        std::mem::forget(group);
         if status.success() {
             return Ok(());
         }
         Err(fail(format!("ended with {status}{}", tail(&self.log, before))))
+    }
+}
+
+/// Killed when it is dropped.
+struct Group(u32);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        kill_group(self.0);
     }
 }
 
@@ -124,7 +145,48 @@ mod tests {
             env,
             log: dir.join("log"),
             limit,
+            ends_with_us: false,
         }
+    }
+
+    /// A script that has written its process group to the log, and stays.
+    const STAYS: &str = "echo $$; sleep 600 & wait";
+
+    async fn await_end(pid: u32) {
+        while began(pid).is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_written_down_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ran = 0;
+        let task = task(dir.path(), STAYS, Duration::from_secs(60));
+        let lost = task.run(|pid, _| {
+            ran = pid;
+            Err(Failure::new(Exit::Internal, "no room"))
+        });
+        assert_eq!(lost.await.unwrap_err().message, "no room");
+        assert_eq!(began(ran), None);
+    }
+
+    #[tokio::test]
+    async fn one_that_ends_with_us_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = Task { ends_with_us: true, ..task(dir.path(), STAYS, Duration::from_secs(60)) };
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let runs = tokio::spawn(async move {
+            let started = |pid, _| {
+                tell.send(pid).unwrap();
+                Ok(())
+            };
+            task.run(started).await
+        });
+        let pid = told.await.unwrap();
+        assert!(began(pid).is_some());
+        runs.abort();
+        await_end(pid).await;
     }
 
     #[tokio::test]

@@ -91,6 +91,8 @@ impl<'a, 'b> Drive<'a, 'b> {
                 },
             }
         }
+        // Ends the check of the canaries too.
+        self.under_way.shutdown().await;
         self.end()
     }
 
@@ -123,6 +125,7 @@ impl<'a, 'b> Drive<'a, 'b> {
             env: BTreeMap::from([("DRAINCTL_INSTANCES".into(), names.clone())]),
             log: self.log.clone(),
             limit: self.args.command_timeout,
+            ends_with_us: true,
         });
         let wait = pace.canary_wait.unwrap_or(Duration::ZERO);
         if !wait.is_zero() {
@@ -189,7 +192,7 @@ impl<'a, 'b> Drive<'a, 'b> {
             self.shared.write(&Entry::Finished { pass })?;
             return Ok(Exit::Done);
         };
-        let (_, out) = self.shared.plan(|plan| plan.counts());
+        let out = self.shared.plan(|plan| plan.kept_out());
         Err(Failure::new(
             failure.exit,
             format!("stopped: {failure}. {}", self.args.how_to_go_on(pass, out)),

@@ -182,8 +182,10 @@ impl Journal {
         let written =
             serde_json::to_vec(&line).map_err(std::io::Error::from).and_then(|mut line| {
                 line.push(b'\n');
-                self.file.write_all(&line)?;
-                self.file.sync_data()
+                whole(&self.file, |mut file| {
+                    file.write_all(&line)?;
+                    file.sync_data()
+                })
             });
         written.map_err(|error| self.lost(&error))
     }
@@ -192,6 +194,15 @@ impl Journal {
         let path = self.path.display();
         Failure::new(Exit::Internal, format!("cannot write the journal {path}: {error}"))
     }
+}
+
+/// Writes all, or leaves the file as long as it was: half a line would spoil the one that is written next.
+fn whole(file: &File, write: impl FnOnce(&File) -> std::io::Result<()>) -> std::io::Result<()> {
+    let before = file.metadata()?.len();
+    write(file).inspect_err(|_| {
+        // What cannot be taken back either is dropped by who reads it, being half a line at the end.
+        let _ = file.set_len(before);
+    })
 }
 
 fn lock(file: &File, path: &Path) -> Result<(), Failure> {
@@ -266,6 +277,22 @@ mod tests {
         drop(journal.begin(&past, Vec::new()).unwrap());
         assert_eq!(Journal::open(&path).unwrap().1.entries.len(), 1);
         assert_eq!(Journal::open(&dir.path().join("journal.old")).unwrap().1, past);
+    }
+
+    #[test]
+    fn half_a_line_is_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (journal, past) = Journal::open(&path).unwrap();
+        let mut journal = journal.begin(&past, Vec::new()).unwrap();
+        let full = whole(&journal.file, |mut file| {
+            file.write_all(br#"{"at_ms":1,"event":"can"#)?;
+            Err(ErrorKind::StorageFull.into())
+        });
+        assert_eq!(full.unwrap_err().kind(), ErrorKind::StorageFull);
+        journal.append(&Entry::Canary).unwrap();
+        drop(journal);
+        assert!(Journal::open(&path).unwrap().1.canaries_are_well());
     }
 
     #[test]

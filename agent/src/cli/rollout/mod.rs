@@ -1,13 +1,15 @@
 //! `drainctl rollout`: releases the instances of an inventory, one after the other or a few at a time.
 //!
 //! `inventory` says which there are, `preflight` whether they are there, `plan` (pure) what to do next, `worker` takes
-//! one through its steps, `journal` remembers, `drive` has it all happen, and `report` shows it.
+//! one through its steps (`gate` closes and opens it, `keeper` keeps it closed), `journal` remembers, `drive` has it all happen, and `report` shows it.
 
 mod args;
 mod command;
 mod drive;
+mod gate;
 mod inventory;
 mod journal;
+mod keeper;
 mod plan;
 mod preflight;
 mod report;

@@ -172,6 +172,8 @@ pub(super) struct Plan {
     stages: Vec<Vec<usize>>,
     canaries_are_well: bool,
     running: BTreeSet<usize>,
+    /// Those that are missing although nothing is closed.
+    left_open: BTreeSet<usize>,
     /// A person or a command is being waited for.
     asking: bool,
     /// What a person has said yes to.
@@ -194,9 +196,19 @@ impl Plan {
         let first = (!canaries.is_empty()).then_some(canaries);
         let canaries_are_well = canaries_are_well || first.is_none();
         let stages = first.into_iter().chain(batches).collect();
-        let (running, granted) = (BTreeSet::new(), None);
-        let (asking, stopped) = (false, false);
-        Self { rules, courses, stages, canaries_are_well, running, asking, granted, stopped }
+        let (running, left_open) = (BTreeSet::new(), BTreeSet::new());
+        let (asking, granted, stopped) = (false, None, false);
+        Self {
+            rules,
+            courses,
+            stages,
+            canaries_are_well,
+            running,
+            left_open,
+            asking,
+            granted,
+            stopped,
+        }
     }
 
     pub(super) fn pass(&self) -> Pass {
@@ -226,6 +238,21 @@ impl Plan {
     fn out(&self) -> usize {
         let is_out = |at: &usize| self.courses[*at].is_out() || self.running.contains(at);
         (0..self.courses.len()).filter(is_out).count()
+    }
+
+    /// Whether the traffic of an instance is, or may be, kept out by its gate.
+    pub(super) fn is_kept_out(&self, instance: usize) -> bool {
+        self.courses[instance].is_out() && !self.left_open.contains(&instance)
+    }
+
+    /// How many are.
+    pub(super) fn kept_out(&self) -> usize {
+        (0..self.courses.len()).filter(|at| self.is_kept_out(*at)).count()
+    }
+
+    /// It is released without being closed: nothing was there to be drained.
+    pub(super) fn leave_open(&mut self, instance: usize) {
+        self.left_open.insert(instance);
     }
 
     /// What to do now. Whoever does it says so first: [`Plan::begin`], [`Plan::ask`].

@@ -2,19 +2,17 @@
 
 use std::collections::HashMap;
 
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{
+    gate,
     plan::{Course, Pass},
     worker::Worker,
 };
-use crate::{
-    api::protocol::StateName,
-    cli::{
-        drain,
-        exit::{Exit, Failure},
-        services,
-    },
+use crate::cli::{
+    drain,
+    exit::{Exit, Failure},
+    services,
 };
 
 /// What was found of one instance.
@@ -67,26 +65,25 @@ pub(super) async fn look(
 
 async fn look_at(worker: &Worker, course: Course) -> Result<Found, Failure> {
     let target = worker.target()?;
-    drain::check_options(&worker.drain_args(), &target)?;
+    drain::check_options(&worker.drain_args(&worker.instance.ports), &target)?;
     // It is ours, or was: whether it serves will be seen.
     let is_ours = course.is_out() || course.is_changed();
     let mut ids = Vec::new();
     for &port in &worker.instance.ports {
         match services::find(&worker.client, &target, port).await {
-            Ok(service) if service.state == StateName::Serving || is_ours => ids.push(service.id),
             Ok(service) => {
-                let state = service.state.as_str();
-                let message = format!(
-                    "port {port} is {state} already; end that drain first, or leave the instance out"
-                );
-                return Err(Failure::new(Exit::Conflict, message));
+                if !is_ours {
+                    gate::check_serves(&service)?;
+                }
+                ids.push(service.id);
             }
             Err(failure) if failure.exit == Exit::NoSuchService && is_ours => {}
             Err(failure) => return Err(failure),
         }
     }
     // Also shows that the agent can check, and lets us.
-    let sick = worker.health().await?.filter(|_| !is_ours);
+    let until = Instant::now() + gate::IF_UNREACHABLE;
+    let sick = gate::patiently(until, || worker.health()).await?.filter(|_| !is_ours);
     Ok(Found {
         ids,
         note: sick.map(|why| format!("is not healthy now, before it is released: {why}")),

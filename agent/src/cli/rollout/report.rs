@@ -134,7 +134,11 @@ impl<'a, 'b> Report<'a, 'b> {
         }
         let mut table = Table::new(&["INSTANCE", "STATE", "TRAFFIC", "WHY"]);
         for (at, row) in instances.iter().enumerate() {
-            let traffic = if plan.course(at).is_out() { "kept out" } else { "let in" };
+            let traffic = match (plan.is_kept_out(at), plan.course(at).is_out()) {
+                (true, _) => "kept out",
+                (false, true) => "not closed",
+                (false, false) => "let in",
+            };
             let why = row.why.unwrap_or("").to_owned();
             table.row(vec![row.name.into(), row.state.into(), traffic.into(), why]);
         }

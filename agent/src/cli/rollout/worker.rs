@@ -1,39 +1,32 @@
 //! Takes one instance through its steps.
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use super::{
     args::RolloutArgs,
     command::Task,
+    gate::IF_UNREACHABLE,
     inventory::Instance,
     journal::Entry,
+    keeper::Keeper,
     plan::{Mark, Pass, Step},
     shared::Shared,
 };
 use crate::{
-    api::protocol::{CheckRequest, CheckResult, StreamEvent},
+    api::protocol::{CheckRequest, CheckResult},
     cli::{
         args::DrainArgs,
         client::Client,
-        drain,
         exit::{Exit, Failure},
-        follow::Backoff,
         new::New,
-        ready, services,
         target::Target,
-        text::{self, Streams},
-        undrain,
+        text,
         value::IfUnreachable,
     },
 };
 
-/// How long an agent that restarts is waited for.
-const IF_UNREACHABLE: Duration = Duration::from_secs(5);
 /// How long a server may take for one answer.
 const CHECK_MS: u64 = 3000;
 /// Time between two checks.
@@ -59,17 +52,27 @@ impl Worker {
     pub(super) async fn run(self, shared: Arc<Shared>) -> Result<(), Failure> {
         let Some(first) = shared.first_step(self.at) else { return Ok(()) };
         let Err(failure) = self.steps(first, &shared).await else { return Ok(()) };
-        shared.mark(self.at, Mark::Failed, Some(failure.message.clone()))?;
-        let reopens = shared.plan(|plan| plan.course(self.at).may_reopen(plan.pass()));
-        if reopens {
-            match self.open(&shared).await {
-                Ok(()) => shared.mark(self.at, Mark::Reopened, None)?,
-                Err(error) if error.exit == Exit::NoSuchService => {
-                    shared.mark(self.at, Mark::Reopened, None)?;
+        if !self.is_out(&shared) {
+            shared.note(Some(self.at), format!("nothing was done to it: {failure}"));
+            return Err(failure);
+        }
+        let written = shared.mark(self.at, Mark::Failed, Some(failure.message.clone()));
+        // A drain with other options is not for us to end.
+        let reopens = failure.exit != Exit::Conflict
+            && shared.plan(|plan| plan.course(self.at).may_reopen(plan.pass()));
+        // Should the journal be lost, the gate is opened all the same.
+        let is_open = reopens
+            && match self.open(&shared).await {
+                Err(error) if error.exit != Exit::NoSuchService => {
+                    let note = format!("its traffic cannot be let in again: {error}");
+                    shared.note(Some(self.at), note);
+                    false
                 }
-                Err(error) => shared
-                    .note(Some(self.at), format!("its traffic cannot be let in again: {error}")),
-            }
+                _ => true,
+            };
+        written?;
+        if is_open {
+            shared.mark(self.at, Mark::Reopened, None)?;
         }
         Err(failure)
     }
@@ -78,14 +81,10 @@ impl Worker {
         let (mut step, mut keeper) = (Some(first), None);
         while let Some(now) = step {
             if now != Step::Close && keeper.is_none() {
-                keeper = Some(self.keep_closed(shared).await);
+                keeper = Some(Keeper::new(self.clone(), Arc::clone(shared)));
             }
             match now {
-                Step::Close => {
-                    shared.mark(self.at, Mark::Closing, None)?;
-                    self.close(shared).await?;
-                    shared.mark(self.at, Mark::Closed, None)?;
-                }
+                Step::Close => self.closing(shared).await?,
                 Step::Run => {
                     shared.mark(self.at, Mark::Running, None)?;
                     self.command(shared).await?;
@@ -107,57 +106,38 @@ impl Worker {
         Ok(())
     }
 
+    /// The first step, with what is written down about it.
+    async fn closing(&self, shared: &Shared) -> Result<(), Failure> {
+        if !self.is_out(shared) {
+            self.check_is_serving().await?;
+        }
+        shared.mark(self.at, Mark::Closing, None)?;
+        if self.close(shared).await? {
+            return shared.mark(self.at, Mark::Closed, None);
+        }
+        shared.note(
+            Some(self.at),
+            "nothing listens, so there is nothing to be drained. It is not closed: what the command starts has traffic at \
+             once",
+        );
+        shared.plan(|plan| plan.leave_open(self.at));
+        Ok(())
+    }
+
+    fn is_out(&self, shared: &Shared) -> bool {
+        shared.plan(|plan| plan.course(self.at).is_out())
+    }
+
     /// Looked up each time: a release may make a new namespace.
     pub(super) fn target(&self) -> Result<Target, Failure> {
         Target::find(&self.instance.target)
     }
 
-    /// Drains it, unless it is drained, and has it proven once more.
-    async fn close(&self, shared: &Shared) -> Result<(), Failure> {
-        let target = self.target()?;
-        match self.proof(&target).await {
-            Ok(Exit::Done) => return Ok(()),
-            Err(failure) if failure.exit == Exit::NoSuchService && self.was_changed(shared) => {
-                shared.note(Some(self.at), "nothing listens, so there is nothing to be drained");
-                return Ok(());
-            }
-            Ok(_) => {}
-            Err(failure) if failure.exit == Exit::Unreachable => {} // The drain waits for it.
-            Err(failure) => return Err(failure),
-        }
-        let (mut out, mut err) = (Lines::new(self.at, shared), Lines::new(self.at, shared));
-        let mut streams = Streams { out: &mut out, err: &mut err, live: false };
-        let args = self.drain_args();
-        let drained =
-            drain::run(&args, &self.client, &mut streams, false, std::future::pending()).await?;
-        if drained != Exit::Done {
-            return Err(Failure::new(drained, format!("it is not drained: {}", err.last_remark)));
-        }
-        match self.proof(&target).await? {
-            Exit::Done => Ok(()),
-            exit => Err(Failure::new(exit, "that it is drained cannot be proven again")),
-        }
-    }
-
-    fn was_changed(&self, shared: &Shared) -> bool {
-        shared.plan(|plan| plan.course(self.at).is_changed())
-    }
-
-    /// Whether all its ports are drained, proven now.
-    async fn proof(&self, target: &Target) -> Result<Exit, Failure> {
-        let mut exit = Exit::Done;
-        for &port in &self.instance.ports {
-            let (this, _) = ready::ask(&self.client, target, port).await?;
-            exit = if exit == Exit::Done || this == Exit::Unverifiable { this } else { exit };
-        }
-        Ok(exit)
-    }
-
     /// What `drain` is to do with it.
-    pub(super) fn drain_args(&self) -> DrainArgs {
+    pub(super) fn drain_args(&self, ports: &[u16]) -> DrainArgs {
         let options = &self.args.drain;
         DrainArgs {
-            ports: self.instance.ports.clone(),
+            ports: ports.to_vec(),
             quiet: options.quiet,
             min_settle: options.min_settle,
             max_settle: options.max_settle,
@@ -186,7 +166,7 @@ impl Worker {
         env.insert("DRAINCTL_STAGE".into(), shared.plan(|plan| plan.stage(self.at)));
         let script = script.clone().unwrap_or_default();
         let (log, limit) = (self.log.clone(), self.args.command_timeout);
-        let task = Task { script, what, env, log, limit };
+        let task = Task { script, what, env, log, limit, ends_with_us: false };
         let instance = self.instance.name.clone();
         task.run(|pid, started| shared.write(&Entry::Command { instance, pid, started })).await
     }
@@ -256,101 +236,5 @@ impl Worker {
             questions.push(CheckRequest { path, host, ..question(port) });
         }
         questions
-    }
-
-    /// Lets its traffic in again.
-    async fn open(&self, shared: &Shared) -> Result<(), Failure> {
-        let target = self.target()?;
-        for &port in &self.instance.ports {
-            let undrained = undrain::undrain(&self.client, &target, port).await?;
-            if !undrained.was_draining {
-                shared.note(Some(self.at), format!("port {port} was serving already"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Renews the leases of its drains for as long as the result is kept.
-    async fn keep_closed(&self, shared: &Arc<Shared>) -> Keeper {
-        let mut ids = Vec::new();
-        if let Ok(target) = self.target() {
-            for &port in &self.instance.ports {
-                if let Ok(service) = services::find(&self.client, &target, port).await {
-                    ids.push(service.id);
-                }
-            }
-        }
-        let (client, shared, at) = (self.client.clone(), Arc::clone(shared), self.at);
-        Keeper(tokio::spawn(async move {
-            if let Some(reason) = keep(&client, &ids).await {
-                shared.note(
-                    Some(at),
-                    format!("its traffic came in again before it was to: {reason}"),
-                );
-            }
-        }))
-    }
-}
-
-/// Whoever reads the events of a drain keeps its lease alive. Returns why it ended.
-async fn keep(client: &Client, ids: &[String]) -> Option<String> {
-    if ids.is_empty() {
-        return None;
-    }
-    let mut backoff = Backoff::new();
-    loop {
-        if let Ok(mut events) = client.events(ids).await {
-            backoff = Backoff::new();
-            while let Ok(Some(event)) = events.next().await {
-                if let StreamEvent::Ended { reason, .. } = event {
-                    return Some(reason);
-                }
-            }
-        }
-        backoff.pause(Instant::now() + Duration::from_secs(1)).await;
-    }
-}
-
-/// Ends the task when it is dropped.
-struct Keeper(JoinHandle<()>);
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// What `drain` prints, as remarks about an instance.
-struct Lines<'a> {
-    at: usize,
-    shared: &'a Shared,
-    buffer: Vec<u8>,
-    /// The last line that is no part of a table.
-    last_remark: String,
-}
-
-impl<'a> Lines<'a> {
-    fn new(at: usize, shared: &'a Shared) -> Self {
-        Self { at, shared, buffer: Vec::new(), last_remark: String::new() }
-    }
-}
-
-impl io::Write for Lines<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.buffer.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line);
-            let text = line.trim_end().trim_start_matches("drainctl: ");
-            if line.starts_with("drainctl: ") {
-                self.last_remark = text.to_owned();
-            }
-            self.shared.note(Some(self.at), text);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
