@@ -131,7 +131,11 @@ fn one_that_was_killed_goes_on_where_it_was() -> Result<()> {
     // While the command runs.
     fs::write(fleet.folder(0).join("hold"), "")?;
     let killed = world.start(&[])?;
-    eventually(LIMIT, "the command runs", || Ok(!fleet.commands()?.is_empty()))?;
+    // Also written down: that comes just after its start.
+    eventually(LIMIT, "the command runs, and is in the journal", || {
+        let journal = fs::read_to_string(fleet.path("inventory.yaml.journal"))?;
+        Ok(!fleet.commands()?.is_empty() && journal.contains(r#""event":"command""#))
+    })?;
     killed.kill()?;
     ensure!(killed.wait()?.code.is_none());
     ensure!(world.states()? == ["drained", "serving"], "{:?}", world.states()?);

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     auth::{Action, Caller, Denied, ListenerFacts, Target, may},
+    checks::UnderWay,
     drains::Drains,
     error::ApiError,
     metrics::Requests,
@@ -32,6 +33,7 @@ pub struct App<D> {
     pub(super) pods: Pods,
     pub(super) requests: Requests,
     pub(super) hooks: Arc<hook::Counts>,
+    pub(super) checks: Arc<UnderWay>,
     turns: Semaphore,
 }
 
@@ -43,7 +45,8 @@ impl<D: Drains> App<D> {
     /// The interface to `drains`, looking through `kernel`; `pods` says who is who.
     pub fn new(drains: D, kernel: Arc<dyn Kernel>, pods: Pods) -> Self {
         let (requests, turns) = (Requests::default(), Semaphore::new(TURNS));
-        Self { drains, kernel, pods, requests, hooks: Arc::default(), turns }
+        let (hooks, checks) = (Arc::default(), Arc::default());
+        Self { drains, kernel, pods, requests, hooks, checks, turns }
     }
 
     /// Where hooks count what becomes of them, for the metrics.

@@ -1,6 +1,12 @@
 //! `POST /v1/checks`: does a service answer? The agent asks it from inside its network namespace, closed gate or not.
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{Json, extract::State};
 use bytes::Bytes;
@@ -27,6 +33,51 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest that can be asked for: nobody waits longer for an answer of the agent.
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// Checks under way at once, in one network namespace: what one pod asks for is not to take the others' room.
+const OF_NETNS: usize = 8;
+/// The same, of the node: each holds a socket, an entry in the map of probes and a task.
+const OF_NODE: usize = 256;
+
+/// The checks that are under way, by network namespace.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay(Mutex<HashMap<u32, usize>>);
+
+/// Counts as a check for as long as it is kept.
+#[derive(Debug)]
+struct Permit {
+    all: Arc<UnderWay>,
+    netns: u32,
+}
+
+impl UnderWay {
+    /// # Errors
+    /// There are too many.
+    fn begin(self: &Arc<Self>, netns: u32) -> Result<Permit, ApiError> {
+        let mut each = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (here, all) = (each.get(&netns).copied().unwrap_or(0), each.values().sum::<usize>());
+        let too_many = match (here >= OF_NETNS, all >= OF_NODE) {
+            (true, _) => format!("{here} checks are under way in network namespace {netns}"),
+            (false, true) => format!("{all} checks are under way on this node"),
+            (false, false) => {
+                each.insert(netns, here + 1);
+                return Ok(Permit { all: Arc::clone(self), netns });
+            }
+        };
+        let message = format!("{too_many} already, and no more are begun; try again in a second");
+        Err(ApiError::later(StatusCode::TOO_MANY_REQUESTS, message))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut each = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match each.get_mut(&self.netns) {
+            Some(here) if *here > 1 => *here -= 1,
+            _ => drop(each.remove(&self.netns)),
+        }
+    }
+}
+
 /// What is asked of the server, once it has accepted.
 struct Question {
     /// `None`: that it accepts is enough.
@@ -50,10 +101,14 @@ pub(super) async fn check<D: Drains>(
     let netns = app.place(Place { netns, pod, container }, &caller).await?;
     let service = Service { netns, port };
     app.authorize_change(&caller, service).await?;
+    let permit = app.checks.begin(netns)?;
     let look = app.kernel(move |kernel| kernel.look(netns, Some(port))).await?;
     let addresses = addresses(&look.listeners);
     // In a task of its own: who asked may go away, but what was begun has to be ended.
-    let asked = tokio::spawn(async move { ask(&app, service, addresses, question).await });
+    let asked = tokio::spawn(async move {
+        let _permit = permit;
+        ask(&app, service, addresses, question).await
+    });
     asked.await.map_err(|error| ApiError::internal(&error))?.map(Json)
 }
 
@@ -225,6 +280,20 @@ mod tests {
         for (what, request, is_good) in table {
             assert_eq!(Question::try_from(&request).is_ok(), is_good, "{what}");
         }
+    }
+
+    #[test]
+    fn checks_under_way_are_few() {
+        let all = Arc::new(UnderWay::default());
+        let mut permits: Vec<Permit> = (0..OF_NETNS).map(|_| all.begin(1).unwrap()).collect();
+        assert!(all.begin(1).unwrap_err().message().contains("network namespace 1 already"));
+        permits.pop();
+        permits.push(all.begin(1).unwrap());
+        let others = (OF_NETNS..OF_NODE).map(|at| all.begin((at / OF_NETNS) as u32 + 1).unwrap());
+        let others: Vec<Permit> = others.collect();
+        assert!(all.begin(u32::MAX).unwrap_err().message().contains("256 checks"));
+        drop((permits, others));
+        assert!(all.0.lock().unwrap().is_empty());
     }
 
     #[test]
