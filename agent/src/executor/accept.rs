@@ -70,7 +70,7 @@ struct Check {
 /// A request whose gates are on their way to be closed, or on their way back.
 pub(super) struct Waiting {
     pub(super) services: Vec<Service>,
-    started: Vec<Service>,
+    pub(super) started: Vec<Service>,
     joined: bool,
     pub(super) failure: Option<DrainError>,
     /// Whether the gates are to be closed when it is answered.

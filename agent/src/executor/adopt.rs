@@ -41,7 +41,9 @@ pub(super) fn adopt(kernel: &dyn Kernel, carrier: &Carrier) -> Result<Vec<Adopte
             }
         }
     }
-    let services: Vec<Service> = adopted.iter().map(|drain| drain.entry.service).collect();
+    // One that is over waits for registries only: whatever it has left in the kernel is undone.
+    let drains = adopted.iter().filter(|drain| drain.entry.is_draining());
+    let services: Vec<Service> = drains.map(|drain| drain.entry.service).collect();
     for service in kernel.release_others(&services)? {
         warn!(%service, "opened a gate that belonged to no drain");
     }
@@ -60,7 +62,7 @@ fn revive(
     service: Service,
     text: &[u8],
 ) -> Result<Result<Adopted, String>, KernelError> {
-    let record = match Record::read(text) {
+    let mut record = match Record::read(text) {
         Ok(record) => record,
         Err(why) => return Ok(Err(format!("its record cannot be read: {why}"))),
     };
@@ -69,15 +71,18 @@ fn revive(
         Err(KernelError::NoNetns(_)) => return Ok(Err("its network namespace is gone".into())),
         known => known?,
     }
-    if record.netns_cookie.is_none() && !is_the_same(kernel, service, &record)? {
+    let may_be_another = record.netns_cookie.is_none() && !record.standing.is_over();
+    if may_be_another && !is_the_same(kernel, service, &record)? {
         let reason = "this kernel has no namespace cookies, and none of its listeners is there";
-        return Ok(Err(reason.into()));
+        let Some(over) = record.standing.over() else { return Ok(Err(reason.into())) };
+        warn!(%service, reason, "a drain of an earlier agent is over; registries are told so");
+        record.standing = over;
     }
     let now = kernel.now();
     // The kernel goes on treating clients by their address, and its layer here has to know it too; a gate that is to be
     // closed is, if all is well. If either fails, not to start is better than to open the gate.
     // Of a drain whose lease is over too: what its end takes back must be known.
-    if !record.standing.admission().is_empty() {
+    if !record.standing.is_over() && !record.standing.admission().is_empty() {
         kernel.guard(service, record.standing.admission(), record.standing.guarded_until())?;
     }
     let (mut takers, mut untaken) = (BTreeSet::new(), None);

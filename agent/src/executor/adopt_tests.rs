@@ -137,6 +137,59 @@ async fn what_cannot_be_read_is_dropped_and_its_gate_opened() {
     }
 }
 
+/// Has the record of a drain say that a registry knows of it, and what else `change` makes of it.
+fn told(kernel: &FakeKernel, change: impl Fn(String) -> String) {
+    kernel.spoil(WEB, |record| {
+        let text = String::from_utf8_lossy(record).into_owned();
+        let text = text.replacen("{", "{\"registries\":{\"told\":[\"consul\"]},", 1);
+        let text = text.replacen("\"phase\":", "\"told\":true,\"phase\":", 1);
+        *record = change(text).into();
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_drain_that_is_over_nothing_is_left_but_what_registries_are_to_be_told() {
+    let lists = spec(|options| {
+        options.quiet = Some(Duration::ZERO);
+        options.admission.allow = vec!["198.51.100.0/24".parse().expect("a prefix")];
+    });
+    let (executor, kernel) = world();
+    kernel.connect(WEB).expect("serving");
+    executor.drain(vec![WEB], lists, OWNER).await.expect("accepted");
+    sleep(500).await;
+    executor.kill();
+    told(&kernel, |text| text.replacen("rejecting", "serving", 1));
+    assert!(kernel.is_guarded(WEB) && kernel.gate_is_closed(WEB));
+    let executor = start(&kernel).expect("adopts");
+    assert!(!kernel.is_guarded(WEB) && !kernel.gate_is_closed(WEB));
+    assert!(kernel.is_saved(WEB), "until registries are told");
+    sleep(500).await;
+    assert_eq!(state(&executor, WEB).await, StateName::Serving);
+    assert!(!kernel.is_saved(WEB) && !kernel.is_guarded(WEB));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_cookies_a_drain_whose_listeners_are_gone_is_over_and_registries_are_told() {
+    for knows in [true, false] {
+        let (executor, kernel) = world();
+        kernel.take_cookie(NETNS);
+        executor.drain(vec![WEB], spec(|_| ()), OWNER).await.expect("accepted");
+        reach(&executor, WEB, StateName::Drained).await;
+        executor.kill();
+        kernel.unlisten(WEB);
+        kernel.listen(WEB);
+        if knows {
+            told(&kernel, |text| text);
+        }
+        let executor = start(&kernel).expect("adopts");
+        assert!(!kernel.gate_is_closed(WEB));
+        assert_eq!(kernel.is_saved(WEB), knows, "until registries are told");
+        sleep(500).await;
+        assert_eq!(state(&executor, WEB).await, StateName::Serving);
+        assert!(!kernel.is_saved(WEB));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_gate_is_closed_again_or_opened_as_its_drain_says() {
     let (executor, kernel) = world();

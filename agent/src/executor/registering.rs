@@ -97,6 +97,7 @@ impl Task {
         if let Some(entry) = self.entries.get_mut(&service) {
             entry.registrations = Registrations::default();
         }
+        self.count_behind();
     }
 
     /// One run after the other: what a registry is told last must be what is so.
@@ -178,32 +179,40 @@ impl Task {
         match (entry.machine.phase(), outcome) {
             (Phase::Announcing, Outcome::Done) => self.step(service, Event::Announced),
             (Phase::Announcing, Outcome::Refused(why)) => self.refused(service, &why),
-            (Phase::Serving, Outcome::Done) => self.step(service, Event::Retracted),
+            (Phase::Serving, Outcome::Done) => self.retracted(service),
             (Phase::Serving, Outcome::Gone) => {
                 self.forget_registries(service);
-                self.step(service, Event::Retracted);
+                self.retracted(service);
             }
             (_, Outcome::Gone) => self.step(service, Event::NetnsGone),
             _ => {}
         }
     }
 
+    /// Nothing is left of the drain. If that cannot be kept now, it is tried again.
+    fn retracted(&mut self, service: Service) {
+        self.step(service, Event::Retracted);
+        self.forget_again(service);
+    }
+
     /// The drain is not to go on, and neither are those that began with it.
     fn refused(&mut self, service: Service, why: &str) {
         error!(%service, why, "the drain ends, with nothing closed");
         let group = self.entries.get(&service).map(|entry| entry.group);
-        let together = self.entries.values().filter(|entry| {
-            Some(entry.group) == group && entry.service != service && entry.is_draining()
-        });
-        let together: Vec<Service> = together.map(|entry| entry.service).collect();
+        let together = self.entries.values().filter(|entry| Some(entry.group) == group);
+        let mut together: Vec<Service> = together.map(|entry| entry.service).collect();
         for waiting in &mut self.waiting {
             if waiting.failure.is_none() && waiting.services.contains(&service) {
                 waiting.failure = Some(DrainError::Registry { service, why: why.into() });
+                together.extend(&waiting.started);
             }
         }
         self.step(service, Event::NotAnnounced(why.into()));
         for other in together {
-            self.step(other, Event::Undrain(format!("{service} cannot be drained with it: {why}")));
+            if other != service && self.is_draining(other) {
+                let reason = format!("{service} cannot be drained with it: {why}");
+                self.step(other, Event::Undrain(reason));
+            }
         }
     }
 }

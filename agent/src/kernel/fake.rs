@@ -33,6 +33,9 @@ pub(crate) struct FakeKernel {
 /// Where clients come from unless a test says otherwise.
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
+/// Of a namespace that has no cookie.
+const NO_COOKIE: u64 = 0;
+
 /// Why a connection attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refused;
@@ -83,6 +86,11 @@ impl FakeKernel {
         let mut model = self.model();
         let cookie = model.cookie();
         model.netns.insert(netns, cookie);
+    }
+
+    /// From now on it has no cookie, as with kernels that know none.
+    pub(crate) fn take_cookie(&self, netns: u32) {
+        self.model().netns.insert(netns, NO_COOKIE);
     }
 
     /// The namespace dies, and everything in it.

@@ -136,7 +136,7 @@ pub fn read(path: &Path) -> Result<Vec<Registry>, FileError> {
     parse(&text).map_err(fail)
 }
 
-fn parse(text: &str) -> Result<Vec<Registry>, String> {
+pub(super) fn parse(text: &str) -> Result<Vec<Registry>, String> {
     let content: Content = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
     if content.registries.len() > MOST_IN_FILE {
         return Err(format!("it has more than {MOST_IN_FILE} registries"));

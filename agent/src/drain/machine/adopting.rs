@@ -44,6 +44,16 @@ impl Standing {
         closed.then_some(self.gate_lease)
     }
 
+    /// Whether the drain has ended, and only registries are still to be told so.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Serving
+    }
+
+    /// The same, if the drain ended now; `None` if no registry is to be told so.
+    pub fn over(&self) -> Option<Self> {
+        self.told.then(|| Self { phase: Phase::Serving, ..self.clone() })
+    }
+
     /// Which clients are treated differently from the others.
     pub fn admission(&self) -> &Admission {
         self.spec.admission()

@@ -1,7 +1,13 @@
 //! Registries that are told: before the gate closes that the server leaves, and once the gate is open that it is back.
 
+use std::time::Duration;
+
 use super::{BACKUP, Machine};
 use crate::drain::{Action, Boot, Phase};
+
+/// Longest time for it where the gate is to close at once: whoever asks for that waits for it, and drainctl waits 10 s
+/// for an answer.
+const AT_ONCE: Duration = Duration::from_secs(7);
 
 impl Machine {
     /// Whether there may be registries to tell. Said before the drain begins.
@@ -35,7 +41,9 @@ impl Machine {
     /// Leaves time to settle and drain, however long registries take to answer.
     pub(super) fn tell_registries(&mut self, now: Boot, out: &mut Vec<Action>) {
         self.told = true;
-        out.push(Action::Announce { until: now + self.spec.timeout() * 3 / 5 });
+        let most = if self.spec.at_once() { AT_ONCE } else { Duration::MAX };
+        let time = (self.spec.timeout() * 3 / 5).min(most);
+        out.push(Action::Announce { until: now + time });
     }
 
     /// They know, or were given up: consumers have the settling time to notice.

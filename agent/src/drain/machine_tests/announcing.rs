@@ -86,7 +86,10 @@ fn consumers_have_the_settling_time_however_long_registries_took() {
 fn with_quiet_0_the_gate_closes_once_registries_know() {
     let at_once = spec(|options| options.quiet = Some(Duration::ZERO));
     let mut machine = Machine::new(at_once).announcing(true);
-    assert_eq!(summary(&step(&mut machine, Event::Start, 0)), "announce");
+    let actions = step(&mut machine, Event::Start, 0);
+    assert_eq!(summary(&actions), "announce");
+    let until = Action::Announce { until: t(7000) };
+    assert!(actions.contains(&until), "sooner than drainctl gives up: {actions:?}");
     assert_eq!(summary(&step(&mut machine, Event::Announced, 900)), "close");
 }
 

@@ -9,7 +9,7 @@ use std::{
 use rustix::net::connect;
 
 use super::{
-    FakeKernel, Op,
+    FakeKernel, NO_COOKIE, Op,
     gates::{Gate, Guard},
     model::Tracker,
 };
@@ -39,7 +39,7 @@ impl Kernel for FakeKernel {
     fn netns_cookie(&self, netns: u32) -> Result<Option<u64>, KernelError> {
         let model = self.enter(Op::NetnsCookie)?;
         model.netns_exists(netns)?;
-        Ok(model.netns.get(&netns).copied())
+        Ok(model.netns.get(&netns).copied().filter(|cookie| *cookie != NO_COOKIE))
     }
 
     fn look(&self, netns: u32, port: Option<u16>) -> Result<Look, KernelError> {
@@ -287,6 +287,7 @@ impl Kernel for FakeKernel {
             model.gates.remove(&service);
         }
         model.watches.retain(|service, _| drains.contains(service));
+        model.guards.retain(|service, _| drains.contains(service));
         model.release_others(drains);
         Ok(closed)
     }
