@@ -14,8 +14,8 @@ use rustix::process::Signal;
 
 const DRAIN: &[&str] = &["drain", "--port", "80", "--quiet", "0s", "--timeout", "58s"];
 const HOLD: &[&str] = &["hold", "--port", "80", "--name", "batch-42"];
-/// Longer than the shortest `--ttl`.
-const WHILE: Duration = Duration::from_millis(2500);
+/// Longer than the `--ttl` of [`working`], twice.
+const WHILE: Duration = Duration::from_secs(7);
 /// Works until it is told to stop, and ends with a code of its own.
 const WORK: &[&str] = &["--", "sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done"];
 
@@ -23,9 +23,9 @@ fn holds(fixture: &Fixture) -> Result<Vec<Hold>> {
     Ok(fixture.ctl().find(PORT)?.map_or_else(Vec::new, |service| service.holds))
 }
 
-/// Work that holds port 80, for a second if nobody renewed it.
+/// Work that holds port 80, for 3 seconds if nobody renewed it.
 fn working(fixture: &Fixture) -> Result<Running> {
-    let work = fixture.ctl().start(&[HOLD, &["--ttl", "1s"], WORK].concat())?;
+    let work = fixture.ctl().start(&[HOLD, &["--ttl", "3s"], WORK].concat())?;
     eventually(LIMIT, "port 80 is held", || Ok(holds(fixture)?.len() == 1))?;
     Ok(work)
 }
@@ -136,7 +136,7 @@ fn who_may_hold_and_what_is_no_hold() -> Result<()> {
     // A port that nobody listens on is one for as long as something holds it: for consumers of queues.
     let worker = ["drain", "--port", "7777", "--quiet", "0s"];
     fixture.ctl().expect(6, &worker)?;
-    fixture.ctl().expect(0, &["hold", "--port", "7777", "--name", "queue", "--ttl", "1s"])?;
+    fixture.ctl().expect(0, &["hold", "--port", "7777", "--name", "queue", "--ttl", "5s"])?;
     ensure!(fixture.ctl().find(7777)?.is_some_and(|service| service.holds.len() == 1));
     fixture.ctl().expect(0, &worker)?;
     fixture.ctl().expect(0, &["undrain", "--port", "7777"])?;

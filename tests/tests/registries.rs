@@ -232,13 +232,15 @@ fn a_registry_that_answers_500_is_asked_again() -> Result<()> {
     registry.answer([Answer::Says(500, "no leader"), Answer::Says(500, "no leader")]);
     world.drain()?.expect(0)?;
     ensure!(registry.lines() == [OUT, OUT, OUT], "{:?}", registry.lines());
-    registry.answer(std::iter::repeat_n(Answer::Says(500, "no leader"), 3));
+    registry.answer(std::iter::repeat_n(Answer::Says(500, "no leader"), 100));
     world.undrain()?;
     ensure!(world.fixture.attempt()? == Attempt::Connected, "traffic does not wait for registries");
     world.await_status("cannot be told that it is back")?;
     ensure!(world.fixture.agent.metric("registries_behind")? == 1);
+    registry.answer([]);
     world.await_rest()?;
-    ensure!(registry.lines()[3..] == [BACK; 4], "{:?}", registry.lines());
+    let told = registry.lines();
+    ensure!(told.len() > 4 && told[3..].iter().all(|line| line == BACK), "{told:?}");
     world.fixture.ensure_nothing_is_left()
 }
 
@@ -271,7 +273,7 @@ fn with_abort_nothing_is_closed_and_what_was_told_is_taken_back() -> Result<()> 
 fn one_that_hangs_is_ended_and_the_drain_goes_on() -> Result<()> {
     let mut world = World::new()?;
     let registry = world.registry(&Netns::host()?)?;
-    let more = "  timeout: 300ms\n  retries: 0\n";
+    let more = "  timeout: 2s\n  retries: 0\n";
     let pids = world.path("pids");
     let hanging = format!(
         "- name: hanging\n  ports: [80]\n{more}  exec: {{command: [/bin/sh, -c, '[ $DRAINCTL_EVENT = undrain ] && exit 0; \
@@ -292,7 +294,8 @@ fn one_that_hangs_is_ended_and_the_drain_goes_on() -> Result<()> {
     })?;
     world.undrain()?;
     world.await_rest()?;
-    ensure!(registry.lines() == [OUT, BACK], "it may have heard: {:?}", registry.lines());
+    let last = registry.lines().pop();
+    ensure!(last.as_deref() == Some(BACK), "it may have heard: {:?}", registry.lines());
     world.fixture.ensure_nothing_is_left()
 }
 
@@ -334,16 +337,18 @@ fn whoever_died_the_next_agent_tells_it() -> Result<()> {
 fn a_new_instance_is_registered_again_and_a_new_drain_outruns_an_old_undrain() -> Result<()> {
     let mut world = World::new()?;
     let registry = world.registry(&Netns::host()?)?;
-    world.launch(&[consul(&registry, "  timeout: 200ms\n")])?;
+    world.launch(&[consul(&registry, "  timeout: 1s\n")])?;
     world.drain()?.expect(0)?;
-    registry.answer([Answer::Hangs]);
+    let before = registry.lines().len();
+    registry.answer(std::iter::repeat_n(Answer::Hangs, 100));
     // The server is replaced in place.
     let elsewhere = serve(world.fixture.pod(), 82)?;
     let old = std::mem::replace(&mut world.fixture.server, elsewhere);
     drop(old);
     world.fixture.server = serve(world.fixture.pod(), PORT)?;
     world.fixture.await_connected()?;
-    eventually(LIMIT, "it hangs", || Ok(registry.lines().len() == 2))?;
+    eventually(LIMIT, "it hangs", || Ok(registry.lines().len() > before))?;
+    registry.answer([]);
     world.drain()?.expect(0)?;
     let (lines, last) = (registry.lines(), registry.lines().pop());
     ensure!(last.as_deref() == Some(OUT), "what is so is told last: {lines:?}");

@@ -62,6 +62,7 @@ impl Task {
             Action::Forget => {
                 entry.push(Op::Forget);
                 self.forget_registries(service);
+                self.forget_holds_of_the_gone();
             }
             Action::Watch(watch) => {
                 entry.watch_failed = None;

@@ -118,7 +118,7 @@ async fn holds_that_cannot_be_read_hold_for_a_while() {
 #[tokio::test(start_paused = true)]
 async fn no_agent_starts_that_cannot_learn_of_them_and_no_hold_is_set_that_it_would_not() {
     let (executor, kernel) = world();
-    kernel.fail(Op::SaveHolds, 1, 1);
+    kernel.fail(Op::SaveHolds, 1, 2);
     let refused = executor.hold(request(&kernel, WEB, "job", 300)).await;
     assert!(matches!(refused, Err(DrainError::Kernel(_))), "{refused:?}");
     assert_eq!(holds(&executor).await, []);
@@ -161,6 +161,32 @@ async fn a_namespace_that_has_the_number_of_one_that_is_gone_is_not_held() {
     kernel.listen(WEB);
     executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
     reach(&executor, WEB, StateName::Drained).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn holds_of_a_namespace_that_is_gone_take_nobodys_room() {
+    let (executor, kernel) = world();
+    hold(&executor, &kernel, "job", 300).await;
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    a_while().await;
+    kernel.kill_netns(NETNS);
+    reach(&executor, WEB, StateName::Serving).await;
+    assert_eq!(kernel.saved_holds().expect("readable"), [], "its drain has noticed");
+    kernel.add_netns(NETNS);
+    for port in 1..=super::MOST_HELD as u16 {
+        let old = Service { netns: NETNS, port };
+        executor.hold(request(&kernel, old, "job", 300)).await.expect("there is room");
+    }
+    kernel.kill_netns(NETNS);
+    kernel.add_netns(NETNS);
+    hold(&executor, &kernel, "another", 300).await;
+    assert_eq!(kernel.saved_holds().expect("readable").len(), 1);
+    // One that does not fit into the map may do so when others have left it.
+    kernel.kill_netns(NETNS);
+    kernel.add_netns(8);
+    kernel.fail(Op::SaveHolds, 1, 1);
+    executor.hold(request(&kernel, Service { netns: 8, port: 1 }, "job", 300)).await.expect("room");
+    assert_eq!(kernel.saved_holds().expect("readable").len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -144,7 +144,12 @@ impl Task {
         }
         record.holds.set(name.clone(), now, now + *ttl, *owner);
         // First, so that nobody is told of a hold that the next agent would not know.
-        self.kernel.save_holds(*service, Some(&record.text()))?;
+        let text = record.text();
+        if self.kernel.save_holds(*service, Some(&text)).is_err() {
+            // It may have been full.
+            self.forget_holds_of_the_gone();
+            self.kernel.save_holds(*service, Some(&text))?;
+        }
         if !renewed {
             info!(%service, %name, ?ttl, uid = owner.uid, "held");
         }
@@ -153,7 +158,7 @@ impl Task {
         Ok(renewed)
     }
 
-    fn may_hold(&self, request: &HoldRequest, holds: &Holds<Owner>) -> Result<(), DrainError> {
+    fn may_hold(&mut self, request: &HoldRequest, holds: &Holds<Owner>) -> Result<(), DrainError> {
         let service = request.service;
         if self.phase(service) == Phase::Drained {
             return Err(DrainError::HoldTooLate(service));
@@ -162,6 +167,8 @@ impl Task {
             return Err(DrainError::HoldWhileDraining(service));
         }
         let times = if service.netns == self.kernel.host_netns() { HOST } else { 1 };
+        // Those of a namespace that is gone, and had the same number, are no obstacle.
+        self.forget_holds_in(service.netns, request.netns_cookie);
         let here = self.held.0.keys().filter(|other| other.netns == service.netns).count();
         if !holds.has_room() || (holds.is_empty() && here >= MOST_HELD * times) {
             return Err(DrainError::TooManyHolds { service, services: MOST_HELD * times });
@@ -208,11 +215,34 @@ impl Task {
     pub(super) fn forget_holds_of_another(&mut self, service: Service, netns_cookie: Option<u64>) {
         let is_another = |record: &Record| record.netns_cookie != netns_cookie;
         if self.held.0.get(&service).is_some_and(is_another) {
-            let nothing = Record::new(netns_cookie);
-            if let Err(error) = self.keep_holds(service, nothing.clone()) {
-                let error = explain(&error);
-                error!(%service, error, "holds of a namespace that is gone cannot be forgotten");
-                self.put_holds(service, nothing);
+            self.forget_holds(service, netns_cookie);
+        }
+    }
+
+    fn forget_holds(&mut self, service: Service, netns_cookie: Option<u64>) {
+        let nothing = Record::new(netns_cookie);
+        if let Err(error) = self.keep_holds(service, nothing.clone()) {
+            let error = explain(&error);
+            error!(%service, error, "holds of a namespace that is gone cannot be forgotten");
+            self.put_holds(service, nothing);
+        }
+    }
+
+    /// As [`Self::forget_holds_of_another`], for all services of a namespace.
+    pub(super) fn forget_holds_in(&mut self, netns: u32, netns_cookie: Option<u64>) {
+        let services = self.held.services().into_iter();
+        for service in services.filter(|service| service.netns == netns) {
+            self.forget_holds_of_another(service, netns_cookie);
+        }
+    }
+
+    /// Drops what holds services of namespaces that are gone.
+    pub(super) fn forget_holds_of_the_gone(&mut self) {
+        for service in self.held.services() {
+            let Some(record) = self.held.0.get(&service) else { continue };
+            let known = check_netns(&*self.kernel, service.netns, record.netns_cookie);
+            if matches!(known, Err(KernelError::NoNetns(_))) {
+                self.forget_holds(service, record.netns_cookie);
             }
         }
     }

@@ -14,6 +14,9 @@ use super::{
     diag::{DumpError, TRIES, walk},
 };
 
+/// `TCP_FIN_WAIT2` (`include/net/tcp_states.h`).
+const TCP_FIN_WAIT2: u8 = 5;
+
 /// How many sockets of the namespace this thread is in have each of these peers. One that connects counts: it may be
 /// established any moment.
 pub(super) fn count(to: &[SocketAddr]) -> Result<Vec<u64>, KernelError> {
@@ -34,7 +37,9 @@ fn whole(family: u8, to: SocketAddr) -> Result<u64, DumpError> {
         let each = &mut |response: &InetResponse| {
             let id = &response.header.socket_id;
             let peer = SocketAddr::new(id.destination_address.to_canonical(), id.destination_port);
-            count += u64::from(peer == to);
+            // One that has sent its FIN may still read, unless no process has it any more.
+            let is_used = response.header.state != TCP_FIN_WAIT2 || response.header.inode != 0;
+            count += u64::from(peer == to && is_used);
         };
         if walk(&request, each)? {
             return Ok(count);
@@ -52,6 +57,7 @@ fn request(family: u8, port: u16) -> Vec<u8> {
     let states = StateFlags::ESTABLISHED
         | StateFlags::SYN_SENT
         | StateFlags::FIN_WAIT1
+        | StateFlags::FIN_WAIT2
         | StateFlags::CLOSE_WAIT
         | StateFlags::LAST_ACK
         | StateFlags::CLOSING;
@@ -82,7 +88,11 @@ mod tests {
         let second = TcpStream::connect(mapped).unwrap();
         let accepted = [broker.accept().unwrap(), broker.accept().unwrap()];
         assert_eq!(count(&[to, other]).unwrap(), [2, 0]);
-        drop((first, accepted));
-        drop(second);
+        // A consumer that says no more, and still reads.
+        first.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(count(&[to, other]).unwrap(), [2, 0]);
+        drop(first);
+        assert_eq!(count(&[to, other]).unwrap(), [1, 0], "nobody has it any more");
+        drop((second, accepted));
     }
 }

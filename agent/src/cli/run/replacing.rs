@@ -30,6 +30,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long the agent may take to notice that nobody but the new version is left. It looks once a second.
 const NOTICED_WITHIN: Duration = Duration::from_secs(10);
 
+/// What becomes of a second SIGHUP.
+const UNDER_WAY: &str = "drainctl: SIGHUP: a restart is under way already";
+
 /// How a handover ended.
 enum Handover {
     /// The new version has the ports, and this came of draining the old one.
@@ -60,15 +63,23 @@ impl Server<'_> {
         match self.hand_over(new, &accepted, &mut stop, streams).await {
             Handover::Over(Err(failure)) if !accepted.load(Ordering::Relaxed) => {
                 streams.note(&format!("drainctl: no restart: {failure}; the old version goes on"));
-                self.give_up(new).await
+                let ended = self.give_up(new, streams).await;
+                // The agent may have heard of it all the same.
+                if ended.is_none() && failure.exit == Exit::Unreachable {
+                    self.take_back(streams).await;
+                }
+                ended
             }
             Handover::Over(result) => self.retire(old, new, result, stop, streams).await,
             Handover::Ended(ended, code) if ended == new => {
                 streams.note(&format!(
                     "drainctl: no restart: the new version ended with code {code}; the old version goes on"
                 ));
-                self.take_back(&accepted, streams).await;
-                None
+                if accepted.load(Ordering::Relaxed) {
+                    self.take_back(streams).await;
+                }
+                // It may have ended after it had handed over.
+                (!self.children.is_running(self.pid)).then_some(code)
             }
             Handover::Ended(_, code) => {
                 streams.note(&format!(
@@ -79,7 +90,7 @@ impl Server<'_> {
             }
             Handover::Stop(signal) => {
                 streams.note(&format!("drainctl: {}: no restart", name(signal)));
-                match self.give_up(new).await {
+                match self.give_up(new, streams).await {
                     Some(code) => Some(code),
                     None => Some(self.stop(signal, streams).await),
                 }
@@ -122,7 +133,7 @@ impl Server<'_> {
                         ));
                     }
                     Happened::Told(Signal::HUP) => {
-                        streams.note("drainctl: SIGHUP: a restart is under way already");
+                        streams.note(UNDER_WAY);
                     }
                     Happened::Told(signal) => {
                         self.pass_on(signal);
@@ -139,7 +150,7 @@ impl Server<'_> {
         old: Pid,
         new: Pid,
         drained: Result<Exit, Failure>,
-        stop: Option<Signal>,
+        mut stop: Option<Signal>,
         streams: &mut Streams<'_>,
     ) -> Option<u8> {
         match drained {
@@ -155,6 +166,11 @@ impl Server<'_> {
             match self.children.next().await {
                 Happened::Ended(ended, code) if ended == new => new_ended = Some(code),
                 Happened::Ended(..) => {}
+                Happened::Told(Signal::HUP) => streams.note(UNDER_WAY),
+                Happened::Told(signal @ (Signal::TERM | Signal::INT)) => {
+                    stop = Some(signal);
+                    self.children.tell(old, signal);
+                }
                 Happened::Told(signal) => {
                     self.children.tell(old, signal);
                     self.pass_on(signal);
@@ -176,29 +192,35 @@ impl Server<'_> {
         }
     }
 
-    /// Stops the new version. Returns the exit code of the old one if that has ended meanwhile.
-    async fn give_up(&mut self, new: Pid) -> Option<u8> {
+    /// Stops the new version, and then the old one if we are to stop. Returns the exit code of the old one if that has
+    /// ended.
+    async fn give_up(&mut self, new: Pid, streams: &mut Streams<'_>) -> Option<u8> {
         self.children.tell(new, Signal::TERM);
-        let mut ended = None;
+        let (mut ended, mut stop) = (None, None);
         while self.children.is_running(new) {
             match self.children.next().await {
                 Happened::Ended(pid, code) if pid == self.pid => ended = Some(code),
                 Happened::Ended(..) => {}
-                Happened::Told(signal) => self.children.tell(new, signal),
+                Happened::Told(signal) => {
+                    if matches!(signal, Signal::TERM | Signal::INT) {
+                        stop = Some(signal);
+                    }
+                    self.children.tell(new, signal);
+                }
             }
         }
-        ended
+        match stop {
+            Some(signal) if ended.is_none() => Some(self.stop(signal, streams).await),
+            _ => ended,
+        }
     }
 
-    /// The new version has ended with the ports in its hands: the old one takes them again.
-    async fn take_back(&self, accepted: &AtomicBool, streams: &mut Streams<'_>) {
-        if !accepted.load(Ordering::Relaxed) {
-            return;
-        }
+    /// The new version may have ended with the ports in its hands: the old one takes them again.
+    async fn take_back(&self, streams: &mut Streams<'_>) {
         let Ok(target) = Target::find(&TargetArgs::default()) else { return };
         for port in &self.args.drain.ports {
             if let Err(failure) = undrain(self.client, &target, *port).await {
-                streams.note(&format!("drainctl: port {port} stays closed: {failure}"));
+                streams.note(&format!("drainctl: port {port} may stay closed: {failure}"));
             }
         }
     }
