@@ -1,6 +1,9 @@
 //! What holds services: kept in the kernel too, so that no agent says "drained" that does not know of it.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
@@ -238,11 +241,17 @@ impl Task {
 
     /// Drops what holds services of namespaces that are gone.
     pub(super) fn forget_holds_of_the_gone(&mut self) {
-        for service in self.held.services() {
-            let Some(record) = self.held.0.get(&service) else { continue };
-            let known = check_netns(&*self.kernel, service.netns, record.netns_cookie);
+        let all: BTreeSet<_> =
+            self.held.0.iter().map(|(of, held)| (of.netns, held.netns_cookie)).collect();
+        for (netns, cookie) in all {
+            let known = check_netns(&*self.kernel, netns, cookie);
             if matches!(known, Err(KernelError::NoNetns(_))) {
-                self.forget_holds(service, record.netns_cookie);
+                for service in self.held.services() {
+                    let is_its = |record: &Record| record.netns_cookie == cookie;
+                    if service.netns == netns && self.held.0.get(&service).is_some_and(is_its) {
+                        self.forget_holds(service, cookie);
+                    }
+                }
             }
         }
     }
