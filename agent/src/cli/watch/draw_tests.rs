@@ -73,7 +73,10 @@ fn what_a_drain_waits_for_beside_connections_is_named() {
     let failure = Some(RegistryFailure { event: Told::Drain, why: "refused".into() });
     held.registries.push(RegistryStatus { name: "consul".into(), told: false, failure });
     let mut screen = Screen::new(false);
-    screen.answered(vec![held], Err("it is slow".into()), Instant::now());
+    // The first answer chooses the service, whose flows come with the second.
+    for _ in 0..2 {
+        screen.answered(vec![held.clone()], Err("it is slow".into()), Instant::now());
+    }
     let text = drawn(&screen, 80, 24, Instant::now());
     for words in [
         "waits for: hold batch-42 (5.0s left), 3 connections to 10.0.0.9:5672",
