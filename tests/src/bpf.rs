@@ -59,7 +59,8 @@ impl AgentMaps {
                 "FLOWS" => flows = Some(id),
                 "SERVICES" => services = Some(id),
                 "FOLLOWED" => followed = Some(id),
-                "SOCKETS" => sockets.push(id),
+                // One map may have several descriptors.
+                "SOCKETS" if !sockets.contains(&id) => sockets.push(id),
                 "PEERS" => peers = Some(id),
                 "TARGETS" => targets = Some(id),
                 _ => {}
