@@ -32,8 +32,10 @@ fn what_happened_while_the_ring_was_full_is_found_out() -> Result<()> {
     agent.pause()?;
     // Sockets that begin and cease to listen are events of the one service, the last connection is one of the other.
     let noise = noisy.netns.run(|| {
-        let listen = || Server::start_here(Listening::on([127, 0, 0, 1], PORT)).map(drop);
-        (0..LISTENERS).try_for_each(|_| listen())
+        // Each at an address of its own: a process that another test is about to start may have the last one for a moment.
+        let address = |n: usize| [127, 0, 1 + (n / 250) as u8, 1 + (n % 250) as u8];
+        let listen = |n| Server::start_here(Listening::on(address(n), PORT)).map(drop);
+        (0..LISTENERS).try_for_each(listen)
     });
     drop(kept);
     agent.resume()?;
