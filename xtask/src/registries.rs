@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, process::Command};
 use anyhow::{Context as _, Result};
 
 use crate::{
-    peers::{Stamp, texts},
+    peers::{Stamp, java, texts},
     setup::{self, Scope},
     shell::{Shell, ask},
     workspace::Workspace,
@@ -49,18 +49,7 @@ fn consul(shell: &Shell, workspace: &Workspace) -> Result<()> {
 }
 
 fn spring(shell: &Shell, workspace: &Workspace) -> Result<()> {
+    let what = "Eureka, and applications that register with it";
     let source = workspace.root.join("tests/registries/java");
-    let folder = folder(workspace).join("java");
-    let version = ask(Command::new("javac").arg("--version"));
-    let version = version.context("there is no javac: run `cargo xtask setup --peers`")?;
-    let stamp = Stamp::new(&folder, format!("{version}\n{}", texts(&source)?));
-    if stamp.is_current() {
-        return Ok(());
-    }
-    shell.stage("Eureka, and applications that register with it");
-    fs::create_dir_all(&folder)?;
-    let mut maven = Command::new("mvn");
-    maven.args(["--quiet", "--batch-mode", "--file"]).arg(source.join("pom.xml"));
-    shell.run(maven.arg(format!("-Dfolder={}", folder.display())).arg("compile"))?;
-    stamp.write()
+    java::compile(shell, what, &source, &folder(workspace).join("java"))
 }

@@ -2,7 +2,7 @@
 //! and build goes to `target/peers`, with pinned versions, and only when its inputs have changed.
 
 mod golang;
-mod java;
+pub(crate) mod java;
 mod python;
 
 use std::{
