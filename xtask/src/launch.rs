@@ -4,9 +4,10 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
-    build, peers,
+    build,
     setup::{self, Scope},
     shell::{Shell, host_cargo, require_root},
+    test::with_binaries,
     workspace::Workspace,
 };
 
@@ -51,13 +52,12 @@ fn launch(shell: &Shell, workspace: &Workspace, name: &str, args: &[String]) -> 
     let mut cargo = host_cargo(&workspace.root);
     let package = ["--release", "--package", "drainctl-tests", "--bin", name];
     shell.stage(format_args!("{name}: building"));
-    shell.run(cargo.arg("build").args(shell.cargo_flag()).args(package))?;
+    cargo.arg("build").args(shell.cargo_flag()).args(package);
+    with_binaries(&mut cargo, workspace, &dist);
+    shell.run(&mut cargo)?;
     shell.stage(name);
     let mut program = host_cargo(&workspace.root);
     program.args(["run", "--quiet"]).args(package).arg("--").args(args);
-    program
-        .env("DRAINCTL_DIST", dist)
-        .env("DRAINCTL_EBPF_DIR", build::ebpf::objects(workspace))
-        .env("DRAINCTL_PEERS", peers::folder(workspace));
+    with_binaries(&mut program, workspace, &dist);
     shell.run_runner(&mut program)
 }

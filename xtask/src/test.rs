@@ -80,6 +80,10 @@ enum Kind {
     },
 }
 
+/// Whether errors carry a backtrace: that of a failed test says where it was started, and pushes the agent's log out of
+/// sight where only the end of an output is kept. That of a panic is left alone.
+const BACKTRACES: &str = "RUST_LIB_BACKTRACE";
+
 /// How many tests libtest runs at a time.
 const THREADS: &str = "RUST_TEST_THREADS";
 
@@ -159,13 +163,16 @@ fn unit(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
     shell.run_runner(cargo().args(tests).args(UNIT).args(quiet).arg("--").args(args))
 }
 
-/// Environment of the programs of the tests crate.
-fn with_binaries(command: &mut Command, workspace: &Workspace, dist: &Path) {
+/// Environment of the programs of the tests crate, and of cargo when it builds them: it is built anew when that changes.
+pub(crate) fn with_binaries(command: &mut Command, workspace: &Workspace, dist: &Path) {
     command
         .env("DRAINCTL_DIST", dist)
         // Some tests use the kernel layer as a library.
         .env("DRAINCTL_EBPF_DIR", build::ebpf::objects(workspace))
         .env("DRAINCTL_PEERS", peers::folder(workspace));
+    if env::var_os(BACKTRACES).is_none() {
+        command.env(BACKTRACES, "0");
+    }
 }
 
 fn pairs(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
@@ -175,7 +182,9 @@ fn pairs(shell: &Shell, workspace: &Workspace, args: &[String]) -> Result<()> {
     shell.stage("peers: building");
     let mut bins = host_cargo(&workspace.root);
     // All of them, since some are peers themselves.
-    shell.run(bins.arg("build").args(shell.cargo_flag()).args(package).arg("--bins"))?;
+    bins.arg("build").args(shell.cargo_flag()).args(package).arg("--bins");
+    with_binaries(&mut bins, workspace, &dist);
+    shell.run(&mut bins)?;
     shell.stage("peers");
     let mut program = host_cargo(&workspace.root);
     program.args(["run", "--quiet"]).args(package).args(["--bin", "peers", "--"]).args(args);

@@ -67,11 +67,21 @@ pub(crate) fn refused(netns: &Netns, count: usize) -> Result<()> {
     })
 }
 
-/// Cost of one connection, opened and closed, less what an empty program costs in the same calls.
+/// Cost of one connection, opened and closed, less what an empty program costs in the same calls; as the agent is, and with
+/// room for few connections, so that the map of flows fits into a CPU's cache.
 pub(crate) fn tracker_cost() -> Result<Vec<Row>> {
     let _stats = enable_stats(Stats::RunTime)?;
+    let name = "tracker: a connection, less an empty program";
+    let usual = difference(name, &tracked(&[])?, 600.0);
+    let name = "the same, with `--max-flows 4096`";
+    let small = tracked(&["--max-flows", "4096"])?;
+    Ok(vec![usual, Row { bar: None, ..difference(name, &small, 600.0) }])
+}
+
+/// Nanoseconds a connection, of an agent with these options and of an empty program beside it.
+fn tracked(options: &[&str]) -> Result<Sides> {
     let netns = Netns::new()?;
-    let mut agent = Agent::start()?;
+    let mut agent = Agent::start_with(options)?;
     agent.be_quiet();
     let mut nothing = Empty::load()?;
     nothing.attach_ops()?;
@@ -82,8 +92,7 @@ pub(crate) fn tracker_cost() -> Result<Vec<Row>> {
         Ok(cost(pid, Kind::SockOps)?.since(before).ns() / CONNECTIONS as f64)
     };
     let pid = agent.pid()?;
-    let sides = interleave(&mut [Box::new(|| measure(pid)), Box::new(|| measure(process::id()))])?;
-    Ok(vec![difference("tracker: a connection, less an empty program", &sides, 600.0)])
+    interleave(&mut [Box::new(|| measure(pid)), Box::new(|| measure(process::id()))])
 }
 
 /// How many nanoseconds more than the other side, against a bar.
@@ -127,10 +136,13 @@ fn churn(netns: &Netns, server: &Server, count: usize) -> Result<()> {
     })
 }
 
-/// New connections a second, one request each, with the agent and without.
+/// New connections a second, one request each, with the agent and without; and what attaching any program to the same place
+/// costs: the kernel then fills in a context a dozen times for each connection.
 pub(crate) fn connections() -> Result<Vec<Row>> {
     let sides = throughput(&["-H", "Connection: close"])?;
-    Ok(vec![ratio("connections, one request each: with / without", &sides, 1, Some(0.97))])
+    let name = "connections, one request each: with / without";
+    let empty = "the same: with the agent / with an empty program";
+    Ok(vec![ratio(name, &sides, 1, Some(0.97)), ratio(empty, &sides, 2, None)])
 }
 
 /// Requests a second on keep-alive connections, with the agent and without.
@@ -139,7 +151,7 @@ pub(crate) fn keep_alive() -> Result<Vec<Row>> {
     Ok(vec![ratio("keep-alive requests: with / without", &sides, 1, Some(0.99))])
 }
 
-/// Requests a second that wrk gets out of nginx with the agent, and without.
+/// Requests a second that wrk gets out of nginx with the agent, without, and with an empty program in the agent's place.
 fn throughput(options: &[&str]) -> Result<Sides> {
     let netns = Arc::new(Netns::new()?);
     netns.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
@@ -150,7 +162,12 @@ fn throughput(options: &[&str]) -> Result<Sides> {
         agent.be_quiet();
         wrk(&netns, options)
     };
-    interleave(&mut [Box::new(with), Box::new(|| wrk(&netns, options))])
+    let empty = || -> Result<f64> {
+        let mut nothing = Empty::load()?;
+        nothing.attach_ops()?;
+        wrk(&netns, options)
+    };
+    interleave(&mut [Box::new(with), Box::new(|| wrk(&netns, options)), Box::new(empty)])
 }
 
 /// The second of two runs: the first takes what starting or stopping an agent has stirred up.
