@@ -32,6 +32,9 @@ fn gate(client: PathBuf, addr: SocketAddr) -> impl Fn() -> String + Send + 'stat
     }
 }
 
+/// Of entries that are to answer in time, however busy the machine is.
+const PATIENT: &str = "  timeout: 20s\n";
+
 impl World {
     fn new() -> Result<Self> {
         let cluster = Cluster::single()?;
@@ -58,7 +61,7 @@ impl World {
     fn noting(&self, name: &str, more: &str) -> String {
         let log = self.path("log");
         format!(
-            "- name: {name}\n  ports: [{PORT}]\n  exec: {{command: [/bin/sh, -c, 'echo {name} $DRAINCTL_EVENT \
+            "- name: {name}\n  ports: [{PORT}]\n{PATIENT}  exec: {{command: [/bin/sh, -c, 'echo {name} $DRAINCTL_EVENT \
              $DRAINCTL_PORT $DRAINCTL_NETNS >> {}; {more}']}}\n",
             log.display()
         )
@@ -121,7 +124,7 @@ const BACK: &str =
 fn in_order_before_the_gate_closes_and_in_reverse_once_it_is_open() -> Result<()> {
     let mut world = World::new()?;
     let registry = world.registry(&Netns::host()?)?;
-    let entries = [world.noting("a", ""), consul(&registry, ""), world.noting("b", "")];
+    let entries = [world.noting("a", ""), consul(&registry, PATIENT), world.noting("b", "")];
     let other = "- name: other\n  ports: [81]\n  exec: {command: [/bin/false]}\n".to_owned();
     world.launch(&[&entries[..], &[other]].concat())?;
     world.drain()?.expect(0)?;
@@ -163,7 +166,8 @@ fn presets_speak_as_each_registry_wants_it() -> Result<()> {
     fs::write(&ready, "up\n")?;
     fs::set_permissions(&ready, fs::Permissions::from_mode(0o604))?;
     std::os::unix::fs::chown(&ready, Some(1234), Some(4321))?;
-    let entry = |name: &str, kind: String| format!("- name: {name}\n  ports: [80]\n  {kind}\n");
+    let entry =
+        |name: &str, kind: String| format!("- name: {name}\n  ports: [80]\n{PATIENT}  {kind}\n");
     let (url, url_inside) = (here.url(), inside.url());
     world.launch(&[
         entry("eureka", format!("eureka: {{url: '{url}/eureka/', app: WEB, instance-id: 'h:web:80'}}")),
@@ -228,7 +232,8 @@ fn presets_speak_as_each_registry_wants_it() -> Result<()> {
 fn a_registry_that_answers_500_is_asked_again() -> Result<()> {
     let mut world = World::new()?;
     let registry = world.registry(&Netns::host()?)?;
-    world.launch(&[consul(&registry, "  retries: 2\n  on-failure: abort\n")])?;
+    let more = format!("{PATIENT}  retries: 2\n  on-failure: abort\n");
+    world.launch(&[consul(&registry, &more)])?;
     registry.answer([Answer::Says(500, "no leader"), Answer::Says(500, "no leader")]);
     world.drain()?.expect(0)?;
     ensure!(registry.lines() == [OUT, OUT, OUT], "{:?}", registry.lines());
@@ -249,7 +254,8 @@ fn with_abort_nothing_is_closed_and_what_was_told_is_taken_back() -> Result<()> 
     let mut world = World::new()?;
     let registry = world.registry(&Netns::host()?)?;
     let second = serve(world.fixture.pod(), 81)?;
-    let abort = consul(&registry, "  retries: 0\n  on-failure: abort\n");
+    let abort = format!("{PATIENT}  retries: 0\n  on-failure: abort\n");
+    let abort = consul(&registry, &abort);
     let entries = [world.noting("a", ""), world.noting("b", ""), abort, world.noting("c", "")];
     world.launch(&entries)?;
     let told = ["a drain", "b drain", "b undrain", "a undrain"];
@@ -273,14 +279,13 @@ fn with_abort_nothing_is_closed_and_what_was_told_is_taken_back() -> Result<()> 
 fn one_that_hangs_is_ended_and_the_drain_goes_on() -> Result<()> {
     let mut world = World::new()?;
     let registry = world.registry(&Netns::host()?)?;
-    let more = "  timeout: 2s\n  retries: 0\n";
     let pids = world.path("pids");
     let hanging = format!(
-        "- name: hanging\n  ports: [80]\n{more}  exec: {{command: [/bin/sh, -c, '[ $DRAINCTL_EVENT = undrain ] && exit 0; \
+        "- name: hanging\n  ports: [80]\n  timeout: 4s\n  retries: 0\n  exec: {{command: [/bin/sh, -c, '[ $DRAINCTL_EVENT = undrain ] && exit 0; \
          sleep 1000 & echo $! > {0}; wait']}}\n",
         pids.display()
     );
-    world.launch(&[consul(&registry, more), hanging])?;
+    world.launch(&[consul(&registry, "  timeout: 1s\n  retries: 0\n"), hanging])?;
     registry.answer([Answer::Hangs]);
     world.drain()?.expect(0)?;
     ensure!(world.fixture.attempt()? == Attempt::Refused, "it goes on");
@@ -307,7 +312,7 @@ fn whoever_died_the_next_agent_tells_it() -> Result<()> {
     // Killed when it is about to tell.
     world.fixture.agent.set_program(env!("CARGO_BIN_EXE_agent"));
     world.fixture.agent.set_failpoint(Some("registry"));
-    let entries = [consul(&registry, "")];
+    let entries = [consul(&registry, PATIENT)];
     world.launch(&entries)?;
     ensure!(world.drain()?.code != Some(0), "the agent dies before it answers");
     world.fixture.agent.await_death()?;

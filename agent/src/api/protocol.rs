@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 pub use self::admission::{AdmissionStatus, FlowClass};
 pub use self::check::{CheckRequest, CheckResult};
 pub use self::flow::{Activity, FlowList, FlowStatus};
-pub use self::history::Entered;
+pub use self::history::{EndedStatus, Entered};
 pub use self::hold::{HoldAccepted, HoldName, HoldRequest, HoldStatus, OutboundStatus, Released};
 pub use self::list::{HookMissing, ServiceList};
 pub use self::pod::{PodRef, TimeoutFrom};
@@ -214,6 +214,9 @@ pub struct ServiceStatus {
     /// Registries that were told of a drain, or could not be; none that know that the server is back.
     #[serde(default)]
     pub registries: Vec<RegistryStatus>,
+    /// How its newest drain ended, for a minute after that; null while it is draining.
+    #[serde(default)]
+    pub ended: Option<EndedStatus>,
     /// The drain, if there is one.
     pub drain: Option<DrainStatus>,
 }

@@ -41,6 +41,7 @@ fn status() -> ServiceStatus {
             uid: 1000,
         }],
         registries: vec![],
+        ended: None,
         drain: Some(DrainStatus {
             age_ms: 1,
             history: vec![Entered { state: StateName::Settling, ago_ms: 1 }],
@@ -106,6 +107,7 @@ fn status_json() -> serde_json::Value {
         "unknown": null,
         "holds": [{"name": "batch-42", "age_ms": 7, "left_ms": 8, "uid": 1000}],
         "registries": [],
+        "ended": null,
         "drain": drain,
     })
 }

@@ -5,8 +5,8 @@ use std::{cmp::Reverse, collections::HashMap, net::SocketAddr, time::Duration};
 use super::{
     activity::activity,
     protocol::{
-        AdmissionStatus, DrainStatus, Entered, FlowList, FlowStatus, HoldName, HoldStatus,
-        OutboundStatus, PodRef, RetireStatus, ServiceStatus, canonical,
+        AdmissionStatus, DrainStatus, EndedStatus, Entered, FlowList, FlowStatus, HoldName,
+        HoldStatus, OutboundStatus, PodRef, RetireStatus, ServiceStatus, canonical,
     },
     retiring,
 };
@@ -36,6 +36,11 @@ pub(super) fn service_status(status: &Status, pod: Option<PodRef>, now: Boot) ->
         unknown: status.unknown.clone(),
         holds: status.holds.iter().map(|(name, hold)| hold_status(name, hold, now)).collect(),
         registries: status.registries.iter().map(Into::into).collect(),
+        ended: status.ended.as_ref().map(|(ending, at)| EndedStatus {
+            reason: ending.reason.clone(),
+            at_deadline: ending.at_deadline,
+            ago_ms: millis(now.since(*at)),
+        }),
         drain: status.drain.as_ref().map(|drain| drain_status(drain, status, now)),
     }
 }

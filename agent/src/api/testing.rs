@@ -142,6 +142,7 @@ pub(super) fn serving(service: Service) -> Status {
         unknown: None,
         holds: Vec::new(),
         registries: Vec::new(),
+        ended: None,
         drain: None,
     }
 }

@@ -66,6 +66,7 @@ pub(super) fn service(port: u16, state: StateName) -> ServiceStatus {
         unknown: None,
         holds: Vec::new(),
         registries: vec![],
+        ended: None,
         drain: (state != StateName::Serving).then_some(drain),
     }
 }

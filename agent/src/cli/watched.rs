@@ -111,6 +111,7 @@ impl Watched {
             for entry in &mut entries {
                 entry.was_draining = true;
                 entry.lifted = (entry.status.state == StateName::Serving).then_some(now);
+                entry.ended = past_end(&entry.status);
             }
         }
         Self { goal, entries }
@@ -127,6 +128,9 @@ impl Watched {
         let entry = self.entries.iter_mut().find(|entry| entry.status.id == status.id)?;
         let before = entry.status.state;
         entry.update(status, now);
+        // It may have ended before anybody listened. Whoever waits for a new drain does not mean that one.
+        let past = || past_end(&entry.status).filter(|_| self.goal == Goal::Drain);
+        let reason = reason.or_else(past);
         // A drain that begins after another one ended is a new one.
         entry.ended = reason.or(entry.ended.take().filter(|_| entry.lifted.is_some()));
         (entry.status.state != before).then_some(&entry.status)
@@ -263,6 +267,12 @@ impl Watched {
             Some(format!("port {}: {why}", service.port))
         })
     }
+}
+
+/// Why its newest drain ended, and whether at its deadline, as far as the agent remembers.
+fn past_end(service: &ServiceStatus) -> Option<(String, bool)> {
+    let ended = service.ended.as_ref().filter(|_| service.state == StateName::Serving)?;
+    Some((ended.reason.clone(), ended.at_deadline))
 }
 
 /// Connections of this service that the agent carries to a peer.

@@ -238,6 +238,7 @@ impl Task {
     fn start(&mut self, check: Check, spec: Spec, owner: Owner, group: u64) {
         self.epochs += 1;
         let service = check.service;
+        self.ended.remove(&service);
         let mut entry = Entry::new(service, spec, owner, self.epochs);
         entry.netns_cookie = check.netns_cookie;
         entry.listeners = check.listeners;

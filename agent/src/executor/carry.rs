@@ -21,6 +21,9 @@ use crate::{
 /// Time between two attempts at having the next agent find nothing of a drain that is over.
 pub(super) const FORGET_AGAIN: Duration = Duration::from_millis(200);
 
+/// How long it can be asked how a drain ended.
+pub(super) const REMEMBERED: Duration = Duration::from_secs(60);
+
 impl Task {
     /// Takes the event to the service's machine and carries out what it says.
     pub(super) fn step(&mut self, service: Service, event: Event) {
@@ -108,6 +111,9 @@ impl Task {
             // Whoever asked may have gone away.
             let _ = reply.send(Ok(true));
         }
+        // Who asked for the drain may not follow it yet.
+        self.ended.retain(|_, (_, at)| now.since(*at) < REMEMBERED);
+        self.ended.insert(service, (ending.clone(), now));
         self.tell(service, Some(ending));
     }
 

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Status,
+    carry::REMEMBERED,
     report::{self, Asked, Seen},
     task::{Internal, Task},
 };
@@ -55,7 +56,9 @@ impl Task {
         let status = |seen: Seen| {
             let entry = self.entries.get(&seen.service);
             let holds = self.held.of(seen.service, now);
-            report::status(seen, entry, holds, now)
+            let ended = self.ended.get(&seen.service);
+            let ended = ended.filter(|(_, at)| now.since(*at) < REMEMBERED).cloned();
+            Status { holds, ended, ..report::status(seen, entry, now) }
         };
         // Whoever asked may have gone away.
         let _ = reply.send(seen.into_iter().map(status).collect());

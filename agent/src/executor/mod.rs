@@ -121,6 +121,8 @@ pub struct Status {
     pub holds: Vec<(HoldName, Hold<Owner>)>,
     /// Registries that were told of it, or could not be.
     pub registries: Vec<RegistryView>,
+    /// How its newest drain ended, and when, if that is not long ago.
+    pub ended: Option<(Ending, Boot)>,
     /// The drain.
     pub drain: Option<DrainView>,
 }

@@ -5,12 +5,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Owner, Status, entry::Entry, explain};
+use super::{Status, entry::Entry, explain};
 use crate::{
-    drain::{
-        Boot, Counts, Exempt, Hold, HoldName, Lingerers, NewConnections, Service, StateName,
-        full_map,
-    },
+    drain::{Boot, Counts, Exempt, Lingerers, NewConnections, Service, StateName, full_map},
     kernel::{Admitted, Kernel, KernelError, Look, Steered, by_port},
 };
 
@@ -98,12 +95,7 @@ fn see(
 
 /// Puts what was seen and where the drain stands together. `drained` is not said of a service in which
 /// something was seen: its machine has a look of its own under way then.
-pub(super) fn status(
-    seen: Seen,
-    entry: Option<&Entry>,
-    holds: Vec<(HoldName, Hold<Owner>)>,
-    now: Boot,
-) -> Status {
+pub(super) fn status(seen: Seen, entry: Option<&Entry>, now: Boot) -> Status {
     let registries = entry.map(|entry| entry.registrations.view()).unwrap_or_default();
     let entry = entry.filter(|entry| entry.is_draining());
     let state = match entry.map(|entry| entry.machine.state()) {
@@ -132,8 +124,9 @@ pub(super) fn status(
         last_new: seen.last_new,
         listeners: seen.listeners,
         unknown: seen.unknown.or(unknown),
-        holds,
+        holds: Vec::new(),
         registries,
+        ended: None,
         drain: entry.map(Entry::view),
     }
 }

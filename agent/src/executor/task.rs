@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     carry::Carrier,
-    drain::{Boot, Endpoint, Event, HoldName, Leaving, Phase, Service, Spec, StateName},
+    drain::{Boot, Ending, Endpoint, Event, HoldName, Leaving, Phase, Service, Spec, StateName},
     kernel::{self, EventKind, Kernel},
     registries::{News, Registries},
 };
@@ -106,6 +106,8 @@ pub(super) struct Task {
     totals: Arc<Mutex<Totals>>,
     pub(super) entries: HashMap<Service, Entry>,
     pub(super) held: Held,
+    /// How drains ended not long ago, and when, of services that drain no more.
+    pub(super) ended: HashMap<Service, (Ending, Boot)>,
     /// Requests that wait for their gates to close.
     pub(super) waiting: Vec<Waiting>,
     /// Requests that wait for a gate to open first.
@@ -143,6 +145,7 @@ impl Task {
             totals,
             entries: HashMap::new(),
             held: Held::default(),
+            ended: HashMap::new(),
             waiting: Vec::new(),
             parked: Vec::new(),
             epochs: 0,

@@ -144,6 +144,23 @@ async fn a_second_drain_joins_and_a_different_one_conflicts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn how_a_drain_ended_can_be_asked_for_a_minute() {
+    let (executor, _kernel) = world();
+    let ended = async || {
+        let status = executor.status(vec![WEB]).await.expect("running").remove(0);
+        status.ended.map(|(ending, _)| ending.reason)
+    };
+    for _ in 0..2 {
+        executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+        assert_eq!(ended().await, None, "it is draining");
+        executor.undrain(WEB).await.expect("open");
+        assert_eq!(ended().await.as_deref(), Some("undrained"));
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(ended().await, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_flow_that_stays_makes_it_expire_and_later_drained() {
     let (executor, kernel) = world();
     let flow = kernel.connect(WEB).expect("serving");

@@ -12,3 +12,14 @@ pub struct Entered {
     /// How long ago.
     pub ago_ms: u64,
 }
+
+/// How a drain ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedStatus {
+    /// Why, in words.
+    pub reason: String,
+    /// Whether the deadline passed while the gate had to stay open.
+    pub at_deadline: bool,
+    /// How long ago.
+    pub ago_ms: u64,
+}

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    api::protocol::{AtDeadline, ErrorCode, FlowClass, FlowList, FlowStatus},
+    api::protocol::{AtDeadline, EndedStatus, ErrorCode, FlowClass, FlowList, FlowStatus},
     cli::{
         Exit,
         fake::{flow, status, with_deadline},
@@ -238,6 +238,24 @@ fn json_is_one_object_and_stderr_is_silent() {
         assert_eq!(json["services"][0]["port"], 8080);
         assert!(json["seconds"].is_number());
         assert_eq!(ran.err, "", "{outcome}");
+    }
+}
+
+/// It ended before the event stream was there.
+#[test]
+fn a_drain_that_ended_before_it_could_be_followed_has_its_reason() {
+    let over = |port| {
+        let ended = EndedStatus { reason: "no registry".into(), at_deadline: false, ago_ms: 3 };
+        ServiceStatus { ended: Some(ended), ..service(port, Serving) }
+    };
+    for accepted in [service(8080, Settling), over(8080)] {
+        let ran = Fake::start(vec![
+            (POST, vec![Answer::accepted(vec![accepted])]),
+            (EVENTS, vec![Answer::Events(vec![status(over(8080))], false)]),
+        ])
+        .drainctl(&["drain", "--port", "8080"]);
+        assert_eq!(ran.exit, Exit::Ended, "{ran:?}");
+        assert!(ran.err.contains("port 8080: no registry"), "{ran:?}");
     }
 }
 
