@@ -1,5 +1,5 @@
 //! Registries for `cargo xtask test registries`: Consul, built from its Go module, and Eureka with applications of
-//! Spring Cloud, fetched by Maven. All of it is in `target/registries`, and made again only when its inputs have changed.
+//! Spring Cloud, and Nacos, fetched by Maven. All of it is in `target/registries`, and made again only when its inputs have changed.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -27,7 +27,8 @@ pub(crate) fn folder(workspace: &Workspace) -> PathBuf {
 pub(crate) fn prepare(shell: &Shell, workspace: &Workspace) -> Result<()> {
     setup::peers(shell, workspace, Scope::Peers)?;
     consul(shell, workspace)?;
-    spring(shell, workspace)
+    maven(shell, workspace, "java", "Eureka, and applications that register with it")?;
+    maven(shell, workspace, "nacos", "Nacos, and an application that registers with it")
 }
 
 fn consul(shell: &Shell, workspace: &Workspace) -> Result<()> {
@@ -48,8 +49,7 @@ fn consul(shell: &Shell, workspace: &Workspace) -> Result<()> {
     stamp.write()
 }
 
-fn spring(shell: &Shell, workspace: &Workspace) -> Result<()> {
-    let what = "Eureka, and applications that register with it";
-    let source = workspace.root.join("tests/registries/java");
-    java::compile(shell, what, &source, &folder(workspace).join("java"))
+fn maven(shell: &Shell, workspace: &Workspace, name: &str, what: &str) -> Result<()> {
+    let source = workspace.root.join("tests/registries").join(name);
+    java::compile(shell, what, &source, &folder(workspace).join(name))
 }

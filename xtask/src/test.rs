@@ -55,9 +55,9 @@ enum Kind {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Real registries (Consul, Eureka) whose instances are drained while consumers call them, as root.
+    /// Real registries (Consul, Eureka, Nacos) whose instances are drained while consumers call them, as root.
     Registries {
-        /// `consul`, `eureka`, `actuator`: only those.
+        /// `consul`, `eureka`, `actuator`, `nacos`: only those.
         names: Vec<String>,
     },
     /// A few tests on one old kernel, and whether the kernel programs cost more there than they did, as root.

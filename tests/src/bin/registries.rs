@@ -5,7 +5,7 @@
 use std::{
     env,
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
@@ -40,7 +40,8 @@ const CALLS: u64 = 300;
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = env::args().skip(1).collect();
-    let tests: [(&str, Test); 3] = [("consul", consul), ("eureka", eureka), ("actuator", actuator)];
+    let tests: [(&str, Test); 4] =
+        [("consul", consul), ("eureka", eureka), ("actuator", actuator), ("nacos", nacos)];
     let mut failed = false;
     for (name, test) in tests {
         if !wanted.is_empty() && !wanted.iter().any(|each| each == name) {
@@ -179,11 +180,21 @@ fn drain(cluster: &Cluster, up: &Up, entry: &str) -> Result<()> {
     let consumers = Consumers::start(client, up)?;
     consumers.go_on()?;
     let ctl = agent.ctl(&pods[0].netns);
-    ctl.expect(
-        0,
-        &["drain", "--port", "80", "--min-settle", "5s", "--timeout", "120s", "--keep-closed"],
-    )?;
-    ensure!(is(&other), "the registry says that it is out: {:?}", up(client));
+    let drain = ctl.start(&[
+        "drain",
+        "--port",
+        "80",
+        "--min-settle",
+        "5s",
+        "--timeout",
+        "120s",
+        "--keep-closed",
+    ])?;
+    eventually(PATIENCE, "the registry says that it is out", || Ok(is(&other)))?;
+    let state = ctl.service(PORT)?.state;
+    ensure!(state == "settling", "it says so before the gate closes, and not once it is {state}");
+    drain.wait()?.expect(0)?;
+    ensure!(is(&other), "it still says so: {:?}", up(client));
     consumers.go_on()?;
     ctl.expect(0, &["undrain", "--port", "80"])?;
     eventually(PATIENCE, "the registry says that it is in", || Ok(is(&both)))?;
@@ -225,10 +236,10 @@ fn consul() -> Result<()> {
     drain(&cluster, &up, &format!("  consul: {{url: '{url}', service-id: web-0}}\n"))
 }
 
-fn java(class: &str, options: &[String]) -> Result<Command> {
-    let folder = folder()?.join("java");
+fn java(project: &str, class: &str, options: &[String]) -> Result<Command> {
+    let folder = folder()?.join(project);
     let mut command = Command::new("java");
-    command.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"]);
+    command.args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"]);
     command.arg(format!("{0}/classes:{0}/lib/*", folder.display())).arg(class).args(options);
     Ok(command)
 }
@@ -252,7 +263,7 @@ impl Spring {
             "--eureka.server.response-cache-update-interval-ms=200",
             "--eureka.server.use-read-only-response-cache=false",
         ];
-        let server = java("EurekaServer", &options.map(str::to_owned))?;
+        let server = java("java", "EurekaServer", &options.map(str::to_owned))?;
         let mut processes = vec![start(place, dir.path().join("server"), server)?];
         let apps = format!("{url}/apps");
         eventually(PATIENCE, "eureka answers", || Ok(curl(&cluster.client, &[&apps]).is_ok()))?;
@@ -271,7 +282,7 @@ impl Spring {
                 "--eureka.client.jersey.enabled=false".into(),
             ];
             let log = dir.path().join(format!("web-{number}"));
-            processes.push(start(pod, log, java("Web", &options)?)?);
+            processes.push(start(pod, log, java("java", "Web", &options)?)?);
         }
         Ok(Self { _processes: processes, _dir: dir, url, up: eureka_up(apps) })
     }
@@ -301,4 +312,65 @@ fn actuator() -> Result<()> {
     let cluster = Cluster::new(3, Mode::Iptables)?;
     let spring = Spring::start(&cluster)?;
     drain(&cluster, &spring.up, "  actuator: {url: 'http://127.0.0.1:{port}/actuator'}\n")
+}
+
+fn nacos_server(place: &Pod, dir: &Path) -> Result<Process> {
+    // Its database may take its time, too. The last one is for v1 and v2.
+    let settings = "db.pool.config.connection-timeout=120000\n\
+                    nacos.server.contextPath=/nacos\nnacos.core.auth.system.type=nacos\n\
+                    nacos.core.auth.enabled=false\nnacos.core.auth.admin.enabled=false\n\
+                    nacos.core.auth.console.enabled=false\n\
+                    nacos.core.api.compatibility.admin.enabled=true\n";
+    fs::write(dir.join("application.properties"), settings)?;
+    let options = format!(
+        "-Dnacos.standalone=true -Dderby.system.durability=test -Dnacos.server.ip={} -Dnacos.home={1} -Duser.home={1} \
+         -Dspring.config.additional-location=file:{1}/",
+        place.v4,
+        dir.display()
+    );
+    let mut server = java("nacos", "NacosServer", &[])?;
+    server.env("JDK_JAVA_OPTIONS", options).current_dir(dir);
+    start(place, dir.join("server"), server)
+}
+
+/// Instances that are enabled, and otherwise as they were registered.
+fn nacos_up(list: String) -> Up {
+    Arc::new(move |client| {
+        let answer: Value = serde_json::from_str(&curl(client, &[&list])?)?;
+        let all = answer["data"].as_array().cloned().unwrap_or_default();
+        let whole = |each: &&Value| each["weight"] == 2.5 && each["metadata"]["zone"] == "a";
+        let enabled = all.iter().filter(whole).filter(|each| each["enabled"] == true);
+        let addr =
+            |each: &Value| format!("{}:{}", each["ip"].as_str().unwrap_or_default(), each["port"]);
+        Ok(enabled.map(addr).collect())
+    })
+}
+
+/// Each of its interfaces, one after the other.
+fn nacos() -> Result<()> {
+    let cluster = Cluster::new(3, Mode::Iptables)?;
+    let (place, dir) = (&cluster.pods[2], tempfile::tempdir()?);
+    let url = format!("http://{}:8848/nacos", place.v4);
+    let mut processes = vec![nacos_server(place, dir.path())?];
+    let list = format!("{url}/v3/client/ns/instance/list?serviceName=web");
+    eventually(PATIENCE, "nacos answers", || {
+        ensure!(processes[0].exited()?.is_none(), "nacos does not start");
+        Ok(curl(&cluster.client, &[&list]).is_ok())
+    })?;
+    let mut servers = Vec::new();
+    for (number, pod) in cluster.pods[..2].iter().enumerate() {
+        servers.push(Nginx::start(pod)?);
+        Nginx::await_answer(&cluster.client, pod.addr())?;
+        let options = [format!("{}:8848", place.v4), pod.v4.to_string(), PORT.to_string()];
+        let mut instance = java("nacos", "NacosInstance", &options)?;
+        instance.env("JDK_JAVA_OPTIONS", format!("-Duser.home={}", dir.path().display()));
+        instance.current_dir(dir.path());
+        processes.push(start(pod, dir.path().join(format!("web-{number}")), instance)?);
+    }
+    let up = nacos_up(list);
+    for api in ["v1", "v2", "v3"] {
+        println!("  {api}");
+        drain(&cluster, &up, &format!("  nacos: {{url: '{url}', service: web, api: {api}}}\n"))?;
+    }
+    Ok(())
 }
