@@ -19,7 +19,7 @@ use crate::{
     leaving::Retire,
     netns::Netns,
     process::Process,
-    wait::{eventually, eventually_some},
+    wait::{eventually, eventually_some, patient},
 };
 
 /// No call of the tests runs longer than this.
@@ -74,7 +74,7 @@ impl<'a> Ctl<'a> {
         words.extend([self.program.clone(), verb.into(), "--agent".into()]);
         words
             .push(self.address.as_ref().map_or_else(|| self.agent.socket().into(), OsString::from));
-        words.extend(rest.iter().map(OsString::from));
+        words.extend(with_patience(rest));
         let mut command = Command::new(&words[0]);
         let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
         command.args(&words[1..]).stdin(Stdio::null());
@@ -138,6 +138,19 @@ impl<'a> Ctl<'a> {
     ) -> Result<Service> {
         eventually_some(LIMIT, what, || Ok(self.find(port)?.filter(&mut wanted)))
     }
+}
+
+/// The words, but `--timeout 50s` and up to a minute as long as this machine needs: tests write that for what ends before.
+fn with_patience(words: &[&str]) -> Vec<OsString> {
+    let mut words: Vec<OsString> = words.iter().map(OsString::from).collect();
+    if let Some(at) = words.iter().position(|word| word == "--timeout")
+        && let Some(value) = words.get_mut(at + 1)
+        && let Some(seconds) = value.to_str().and_then(|value| value.strip_suffix('s'))
+        && let Ok(seconds @ 50..=60) = seconds.parse()
+    {
+        *value = format!("{}s", patient(Duration::from_secs(seconds)).as_secs()).into();
+    }
+    words
 }
 
 /// A `drainctl` that runs.

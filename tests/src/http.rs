@@ -10,7 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{net, netns::Netns, wait::LIMIT};
+use crate::{
+    net,
+    netns::Netns,
+    wait::{LIMIT, patient},
+};
 
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +75,7 @@ pub fn unix_within(
 ) -> Result<Response> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
-    stream.set_read_timeout(Some(limit))?;
+    stream.set_read_timeout(Some(patient(limit)))?;
     let length = body.len();
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: agent\r\nContent-Type: application/json\r\n\

@@ -18,7 +18,11 @@ use rustix::net::{
 use rustix::process::Uid;
 use rustix::thread::set_thread_res_uid;
 
-use crate::{cmd, netns::Netns, wait::LIMIT};
+use crate::{
+    cmd,
+    netns::Netns,
+    wait::{LIMIT, patient},
+};
 
 /// A listening socket in a namespace, one that accepts only when told to.
 #[derive(Debug)]
@@ -191,8 +195,8 @@ pub fn connect(netns: &Netns, addr: SocketAddr) -> Result<TcpStream> {
 
 /// Connects from the namespace of the calling thread.
 pub fn connect_here(addr: SocketAddr) -> Result<TcpStream> {
-    let stream =
-        TcpStream::connect_timeout(&addr, LIMIT).with_context(|| format!("connect to {addr}"))?;
+    let stream = TcpStream::connect_timeout(&addr, patient(LIMIT))
+        .with_context(|| format!("connect to {addr}"))?;
     limit(&stream)?;
     Ok(stream)
 }
@@ -252,8 +256,8 @@ pub fn reset(stream: TcpStream) -> Result<()> {
 }
 
 fn limit(stream: &TcpStream) -> Result<()> {
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
+    stream.set_read_timeout(Some(patient(LIMIT)))?;
+    stream.set_write_timeout(Some(patient(LIMIT)))?;
     Ok(())
 }
 

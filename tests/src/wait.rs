@@ -13,9 +13,10 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Long enough for anything that must happen, on a busy machine with two cores.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
-/// How many times longer things may take: `DRAINCTL_SLOW` is set in virtual machines without hardware support.
-fn slowness() -> u32 {
-    if std::env::var_os("DRAINCTL_SLOW").is_some() { 10 } else { 1 }
+/// A limit for this machine: ten times as long where `DRAINCTL_SLOW` is set, as it is in virtual machines without hardware
+/// support. [`eventually`] does that by itself.
+pub fn patient(limit: Duration) -> Duration {
+    limit * if std::env::var_os("DRAINCTL_SLOW").is_some() { 10 } else { 1 }
 }
 
 /// Waits until `condition` holds; an error when it does not within `limit`, or when it cannot be told.
@@ -33,7 +34,7 @@ pub fn eventually_some<T>(
     what: &str,
     mut look: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    let limit = limit * slowness();
+    let limit = patient(limit);
     let start = Instant::now();
     loop {
         if let Some(found) = look()? {

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::{Failure, Manner, Plan, TIMEOUT};
+use crate::wait::patient;
 
 /// A slow reader's receive buffer: with a larger one, the kernel would read ahead of it.
 const SMALL: u32 = 128 << 10;
@@ -41,7 +42,7 @@ impl Client {
     /// One request and its whole answer.
     pub(super) async fn ask(&mut self) -> Result<(), Failed> {
         let slow = self.rate().map(|rate| self.time_for(self.plan.body.len(), rate));
-        let limit = TIMEOUT + slow.unwrap_or_default();
+        let limit = patient(TIMEOUT) + slow.unwrap_or_default();
         let outcome = match self.plan.manner {
             Manner::OneRequest => time::timeout(limit, self.ask_once()).await,
             Manner::KeepAlive | Manner::SlowReader(_) => {

@@ -17,7 +17,7 @@ use super::image::Image;
 /// Memory of the machine in MiB; what programs write to files is in it too.
 const MEMORY: u32 = 4096;
 /// How long a machine may take for everything. It is slow: an instruction costs some ten of ours.
-const LIMIT: Duration = Duration::from_secs(3600);
+const LIMIT: Duration = Duration::from_secs(3 * 3600);
 /// How long the file server may take to begin.
 const SERVER_LIMIT: Duration = Duration::from_secs(10);
 /// Where Debian and others have it.

@@ -8,6 +8,7 @@ mod kernels;
 mod machine;
 mod packages;
 mod page;
+mod record;
 pub(crate) mod stats;
 mod suite;
 mod table;
@@ -20,6 +21,7 @@ use clap::Args;
 use self::{
     kernels::{KERNELS, Kernel},
     machine::Machine,
+    record::Record,
     suite::Suite,
     table::Table,
 };
@@ -44,7 +46,7 @@ pub(crate) struct Options {
     /// Every kernel, one after the other.
     #[arg(long, conflicts_with = "kernels")]
     all: bool,
-    /// Makes this page anew (docs/kernels.md) of what came of each kernel's last run of all tests.
+    /// Makes this page anew (docs/kernels.md) of what came of each test when it last ran on each kernel.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Takes the binaries of the last build as they are.
@@ -102,9 +104,7 @@ fn test(
         shell.stage(format_args!("Linux {}: tests", machine.release()));
         let lines = machine.run(&suite.script(workspace, kernel, ""))?;
         let rows = suite.results(kernel, &lines);
-        if names.is_empty() {
-            page::keep(workspace, kernel, machine.release(), &rows)?;
-        }
+        Record::keep(workspace, kernel, machine.release(), &suite, &rows)?;
         table.add(kernel, &machine, rows);
     }
     print!("{table}");

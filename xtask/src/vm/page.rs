@@ -1,50 +1,23 @@
-//! docs/kernels.md: what came of every kernel's last whole run, by test file.
+//! docs/kernels.md: what came of every test on every kernel, by test file.
 //!
-//! A run takes long, so each kernel's results are kept in the target folder until the page is made of all of them, and
-//! the page says of which commit they are.
+//! It is made of what is kept of earlier runs ([`Record`]), and says which commits they were of.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, process::Command};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
     kernels::{KERNELS, Kernel},
+    record::{Entry, Record},
     suite::reason,
-    table::{Outcome, Row},
 };
-use crate::{shell::ask, workspace::Workspace};
+use crate::workspace::Workspace;
 
 /// Everything behind this line of the page is made by us.
 const MARK: &str = "<!-- What follows is made by `cargo xtask vm --all --out docs/kernels.md`. -->";
 
-/// Keeps what came of a whole run: a line of tabs for each test.
-///
-/// # Errors
-/// The target folder cannot be written to.
-pub(super) fn keep(
-    workspace: &Workspace,
-    kernel: &Kernel,
-    release: &str,
-    rows: &[Row],
-) -> Result<()> {
-    let commit = ask(Command::new("git")
-        .args(["describe", "--always", "--dirty"])
-        .current_dir(&workspace.root));
-    let mut text = format!("{release}, {}\n", commit.as_deref().unwrap_or("no commit"));
-    for Row { file, test, outcome } in rows {
-        let word = match outcome {
-            Outcome::Passed => "passed",
-            Outcome::Failed => "failed",
-            Outcome::Lacks(_) => "lacks",
-            Outcome::NotRun => "not run",
-        };
-        let _ = writeln!(text, "{file}\t{test}\t{word}");
-    }
-    let path = workspace.target.join("vm").join(kernel.name);
-    let place = || format!("write {}", path.display());
-    fs::create_dir_all(workspace.target.join("vm")).with_context(place)?;
-    fs::write(&path, text).with_context(place)
-}
+/// What may come of a test, as it is kept, in the order in which it is told.
+const WORDS: [&str; 4] = ["passed", "lacks", "failed", "not run"];
 
 /// Makes the page anew behind its mark.
 ///
@@ -55,81 +28,101 @@ pub(super) fn write(workspace: &Workspace, page: &Path) -> Result<()> {
     let (ours, _) = text
         .split_once(MARK)
         .with_context(|| format!("{} has no line {MARK:?}", page.display()))?;
-    let kept = |kernel: &'static Kernel| {
-        let text = fs::read_to_string(workspace.target.join("vm").join(kernel.name)).ok()?;
-        Some((kernel, text))
-    };
-    let texts: Vec<(&'static Kernel, String)> = KERNELS.iter().filter_map(kept).collect();
-    let runs: Vec<Run<'_>> =
-        texts.iter().map(|(kernel, text)| Run::read(kernel, text)).collect::<Result<_>>()?;
-    ensure!(!runs.is_empty(), "no kernel has had a whole run yet");
+    let mut runs = Vec::new();
+    for kernel in &KERNELS {
+        runs.extend(Record::read(workspace, kernel)?.map(|record| Run::new(kernel, record)));
+    }
+    ensure!(!runs.is_empty(), "no kernel has run a test yet");
     let page_text = format!("{ours}{MARK}\n{}", tables(&runs));
     fs::write(page, page_text).with_context(|| format!("write {}", page.display()))
 }
 
 /// What came of one kernel.
-struct Run<'a> {
+struct Run {
     kernel: &'static Kernel,
-    /// With the commit.
-    release: &'a str,
+    release: String,
     /// By file.
-    files: BTreeMap<&'a str, Vec<(&'a str, &'a str)>>,
+    files: BTreeMap<String, Vec<Entry>>,
 }
 
-impl<'a> Run<'a> {
-    fn read(kernel: &'static Kernel, text: &'a str) -> Result<Self> {
-        let (release, rows) = text.split_once('\n').context("a run begins with its release")?;
+impl Run {
+    fn new(kernel: &'static Kernel, record: Record) -> Self {
         let mut files: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for row in rows.lines() {
-            let mut parts = row.split('\t');
-            let mut next = || parts.next().context("a row has three parts");
-            let (file, test, word) = (next()?, next()?, next()?);
-            files.entry(file).or_default().push((test, word));
+        for entry in record.entries {
+            files.entry(entry.file.clone()).or_default().push(entry);
         }
-        Ok(Self { kernel, release, files })
+        Self { kernel, release: record.release, files }
     }
 
-    /// `12`, or `10, 2 lack`, or `11, 1 failed`.
+    fn entries(&self) -> impl Iterator<Item = &Entry> + Clone {
+        self.files.values().flatten()
+    }
+
+    /// `12`, or `10, 2 lacks`, or `11, 1 failed`.
     fn cell(&self, file: &str) -> String {
-        let Some(tests) = self.files.get(file) else { return "–".to_owned() };
-        let count = |wanted: &str| tests.iter().filter(|(_, word)| *word == wanted).count();
-        let mut cell = match count("passed") {
-            0 => String::new(),
-            passed => passed.to_string(),
-        };
-        for word in ["lacks", "failed", "not run"] {
-            if count(word) > 0 {
-                let comma = if cell.is_empty() { "" } else { ", " };
-                let number = count(word);
-                let _ = write!(cell, "{comma}{number} {word}");
-            }
-        }
-        cell
+        self.files
+            .get(file)
+            .map_or_else(|| "–".to_owned(), |tests| counts(tests.iter()).replace(" passed", ""))
+    }
+
+    /// How many tests ran on which commit.
+    fn commits(&self) -> String {
+        let mut commits: BTreeMap<&str, usize> = BTreeMap::new();
+        let ran = self.entries().filter(|entry| ["passed", "failed"].contains(&&*entry.word));
+        ran.for_each(|entry| *commits.entry(&entry.commit).or_default() += 1);
+        let mut commits: Vec<(&str, usize)> = commits.into_iter().collect();
+        commits.sort_by_key(|(_, tests)| std::cmp::Reverse(*tests));
+        let words: Vec<String> =
+            commits.iter().map(|(commit, tests)| format!("{tests} on `{commit}`")).collect();
+        words.join(", ")
     }
 }
 
-fn tables(runs: &[Run<'_>]) -> String {
+/// `12 passed`, `10 passed, 2 lacks`, and so on: what did not happen is left out.
+fn counts<'a>(entries: impl Iterator<Item = &'a Entry> + Clone) -> String {
+    let count = |word: &str| entries.clone().filter(|entry| entry.word == word).count();
+    let words = WORDS.iter().map(|word| (count(word), word)).filter(|(count, _)| *count > 0);
+    words.map(|(count, word)| format!("{count} {word}")).collect::<Vec<_>>().join(", ")
+}
+
+fn tables(runs: &[Run]) -> String {
     let mut text = String::from("\n| tests | ");
-    let releases: Vec<&str> = runs.iter().map(|run| run.release).collect();
-    let _ = writeln!(text, "{} |\n| --- |{}", releases.join(" | "), " --- |".repeat(runs.len()));
-    let mut files: Vec<&str> = runs.iter().flat_map(|run| run.files.keys().copied()).collect();
+    let row = |cell: &dyn Fn(&Run) -> String| runs.iter().map(cell).collect::<Vec<_>>().join(" | ");
+    let _ = writeln!(
+        text,
+        "{} |\n| --- |{}",
+        row(&|run| run.release.clone()),
+        " --- |".repeat(runs.len())
+    );
+    let mut files: Vec<&str> = runs.iter().flat_map(|run| run.files.keys()).map(|f| &**f).collect();
     files.sort_unstable();
     files.dedup();
     for file in files {
-        let cells: Vec<String> = runs.iter().map(|run| run.cell(file)).collect();
-        let _ = writeln!(text, "| `{file}` | {} |", cells.join(" | "));
+        let _ = writeln!(text, "| `{file}` | {} |", row(&|run| run.cell(file)));
     }
-    text += "\nNumbers are tests that passed. All others:\n\n";
+    let _ = writeln!(text, "| all | {} |", row(&|run| counts(run.entries())));
+    text += "\nNumbers are tests that passed, when they last ran there:\n\n";
     for run in runs {
-        for (file, tests) in &run.files {
-            for (test, word) in tests.iter().filter(|(_, word)| *word != "passed") {
-                let why = reason(run.kernel, file, test).unwrap_or("no reason is known");
-                let _ =
-                    writeln!(text, "- Linux {}, `{file}::{test}` {word}: {why}", run.kernel.name);
-            }
+        let _ = writeln!(text, "- Linux {}: {}", run.kernel.name, run.commits());
+    }
+    text + &others(runs)
+}
+
+/// A line for each test that has not passed.
+fn others(runs: &[Run]) -> String {
+    let mut text = String::new();
+    for run in runs {
+        for Entry { file, test, word, .. } in run.entries().filter(|entry| entry.word != "passed") {
+            let why = match (word.as_str(), reason(run.kernel, file, test)) {
+                ("not run", _) => "",
+                (_, Some(reason)) => &format!(": {reason}"),
+                (_, None) => ": no reason is known",
+            };
+            let name = run.kernel.name;
+            let _ = writeln!(text, "- Linux {name}, `{file}::{test}` {word}{why}");
         }
     }
-    text
+    if text.is_empty() { text } else { format!("\nAll others:\n\n{text}") }
 }
 
 #[cfg(test)]
@@ -138,12 +131,15 @@ mod tests {
 
     #[test]
     fn what_is_kept_becomes_a_table() {
-        let text = "6.1.0\ngate\ta\tpassed\ngate\tb\tpassed\ncount\tc\tfailed\ncount\td\tpassed\n";
-        let run = Run::read(&KERNELS[1], text).expect("it is whole");
-        let page = tables(&[run]);
+        let text = "6.1.0\ngate\ta\tpassed\t1a\ngate\tb\tpassed\t1a\ncount\tc\tfailed\t2b\n\
+                    count\td\tpassed\t1a\ncount\te\tnot run\t\n";
+        let record = Record::parse(text).expect("it is whole");
+        let page = tables(&[Run::new(&KERNELS[1], record)]);
         assert!(page.contains("| tests | 6.1.0 |"), "{page}");
         assert!(page.contains("| `gate` | 2 |"), "{page}");
-        assert!(page.contains("| `count` | 1, 1 failed |"), "{page}");
+        assert!(page.contains("| `count` | 1, 1 failed, 1 not run |"), "{page}");
+        assert!(page.contains("| all | 3 passed, 1 failed, 1 not run |"), "{page}");
+        assert!(page.contains("- Linux 6.1: 3 on `1a`, 1 on `2b`\n"), "{page}");
         assert!(page.contains("- Linux 6.1, `count::c` failed: no reason is known"), "{page}");
     }
 }

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{
     kernels::Kernel,
     machine::{Output, quoted, quoted_path},
+    record::commit,
     table::{Outcome, Row},
 };
 use crate::{
@@ -28,6 +29,9 @@ const NOT_HERE: [&str; 4] = ["harness", "page", "peers", "watch"];
 /// Tests that run at a time: most of the time of most of them is waiting.
 const THREADS: u32 = 3;
 
+/// Has libtest say how long each test took, which it takes for unstable: a slow test costs ten times as much in a machine.
+const TIMES: &str = "-Z unstable-options --report-time";
+
 /// What shows in a minute or two that a kernel is not out of reach: refusing, telling by header and by GOAWAY, FINs,
 /// forwarding, and a new agent that goes on.
 const SMOKE: [&str; 6] = [
@@ -42,11 +46,18 @@ const SMOKE: [&str; 6] = [
 /// The built tests, and which of them are to run.
 pub(super) struct Suite {
     program: PathBuf,
-    /// By file and name.
+    /// Of what it was built.
+    commit: String,
+    /// Every test that is about kernels, by file and name.
+    all: Vec<(String, String)>,
+    /// Those that are to run.
     chosen: Vec<(String, String)>,
 }
 
 impl Suite {
+    /// The file of what is said of the machine itself.
+    pub(super) const MACHINE: &str = "machine";
+
     /// Builds the tests, and chooses those of these names, of files or `FILE::TEST`; all if there are none.
     ///
     /// # Errors
@@ -70,6 +81,7 @@ impl Suite {
         names: &[String],
     ) -> Result<Self> {
         shell.stage("building the tests");
+        let commit = commit(workspace);
         let mut cargo = host_cargo(&workspace.root);
         cargo.args(["test", "--package", "drainctl-tests", "--no-run", "--test", "integration"]);
         cargo.args(["--profile", profile, "--message-format", "json-render-diagnostics"]);
@@ -81,7 +93,18 @@ impl Suite {
         let list = ask(Command::new(&program).args(["--list", "--format", "terse"]));
         let list =
             list.with_context(|| format!("{} does not list its tests", program.display()))?;
-        Ok(Self { program, chosen: choose(&list, names)? })
+        let (all, chosen) = (choose(&list, &[])?, choose(&list, names)?);
+        Ok(Self { program, commit, all, chosen })
+    }
+
+    /// The commit that it was built of.
+    pub(super) fn commit(&self) -> &str {
+        &self.commit
+    }
+
+    /// Every test that is about kernels, whether it is to run or not.
+    pub(super) fn all(&self) -> &[(String, String)] {
+        &self.all
     }
 
     /// Whether one of this file's tests is among them.
@@ -99,8 +122,9 @@ impl Suite {
         if !names.is_empty() {
             // Those that this machine's kernel cannot run are for here.
             let options =
-                format!("--color never --test-threads={THREADS} --include-ignored --exact");
-            script += &format!("{} {options}{names} || failed=1\n", quoted_path(&self.program));
+                format!("--color never --test-threads={THREADS} --include-ignored --exact {TIMES}");
+            let program = quoted_path(&self.program);
+            script += &format!("RUSTC_BOOTSTRAP=1 {program} {options}{names} || failed=1\n");
         }
         script + "exit $failed"
     }
@@ -118,7 +142,11 @@ impl Suite {
         let mut rows: Vec<Row> = self.chosen.iter().map(row).collect();
         if !output.passed && rows.iter().all(|row| !row.outcome.is_bad()) {
             // The machine crashed, or the test program did, behind its last test.
-            rows.push(Row { file: "machine".into(), test: "*".into(), outcome: Outcome::NotRun });
+            rows.push(Row {
+                file: Self::MACHINE.into(),
+                test: "*".into(),
+                outcome: Outcome::NotRun,
+            });
         }
         rows
     }
@@ -166,9 +194,10 @@ pub(super) fn environment(workspace: &Workspace) -> String {
     )
 }
 
-/// `test file::name ... ok`.
+/// `test file::name ... ok <1.234s>`.
 fn result(line: &str) -> Option<((String, String), Outcome)> {
     let (name, rest) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    let (rest, _) = rest.split_once(" <").unwrap_or((rest, ""));
     let outcome = match rest.trim() {
         "ok" => Outcome::Passed,
         // A test that skips itself is none of the list.
@@ -233,7 +262,8 @@ mod tests {
     fn results_are_read() {
         let passed = Some((name("a", "b::c"), Outcome::Passed));
         assert_eq!(result("test a::b::c ... ok"), passed);
-        assert_eq!(result("test a::c ... FAILED"), Some((name("a", "c"), Outcome::Failed)));
+        assert_eq!(result("test a::b::c ... ok <1.234s>"), passed);
+        assert_eq!(result("test a::c ... FAILED <0.1s>"), Some((name("a", "c"), Outcome::Failed)));
         assert_eq!(result("test a::d ... ignored, why"), Some((name("a", "d"), Outcome::NotRun)));
         assert_eq!(result("running 6 tests"), None);
     }
@@ -272,8 +302,8 @@ mod tests {
 
     #[test]
     fn a_test_that_did_not_run_is_no_pass() {
-        let suite =
-            Suite { program: "/i".into(), chosen: vec![name("gate", "a"), name("gate", "b")] };
+        let chosen = vec![name("gate", "a"), name("gate", "b")];
+        let suite = Suite { program: "/i".into(), commit: String::new(), all: Vec::new(), chosen };
         let output = Output { lines: vec!["test gate::a ... ok".to_owned()], passed: true };
         let rows = suite.results(&KERNELS[1], &output);
         assert_eq!(rows.iter().filter(|row| row.outcome.is_bad()).count(), 1);
