@@ -86,7 +86,12 @@ pub fn drain<'a>(
     flows: impl IntoIterator<Item = &'a Held>,
 ) -> Result<Running> {
     let ctl = fixture.ctl();
-    let drain = ctl.start(&[&["drain", "--port", "80", "--quiet", "0s"], options].concat())?;
+    let mut words = [&["drain", "--port", "80", "--quiet", "0s"], options].concat();
+    if !options.contains(&"--timeout") {
+        // The default is over too soon in an emulated machine.
+        words.extend(["--timeout", "50s"]);
+    }
+    let drain = ctl.start(&words)?;
     ctl.await_state(PORT, "rejecting")?;
     let maps = fixture.agent.maps()?;
     for flow in flows {

@@ -37,13 +37,16 @@ pub fn eventually_some<T>(
     let limit = patient(limit);
     let start = Instant::now();
     loop {
+        let began = Instant::now();
         if let Some(found) = look()? {
             return Ok(found);
         }
+        let took = began.elapsed();
         if start.elapsed() >= limit {
             bail!("not within {limit:?}: {what}");
         }
-        thread::sleep(PAUSE); // not a wait for a state: the pause between two looks
+        // Where a look takes long, since it starts programs in an emulated machine, it is not to take all there is.
+        thread::sleep(PAUSE.max(took)); // not a wait for a state: the pause between two looks
     }
 }
 

@@ -13,7 +13,7 @@ use drainctl_tests::{
     netns::Netns,
     process::Process,
     script::{GET, OK, Step, ask, goaway, preface, request, same, say, talk, told, untold},
-    wait::{LIMIT, eventually},
+    wait::{LIMIT, eventually, patient},
     wire::Sign,
 };
 
@@ -24,6 +24,11 @@ const UNDRAIN: &[&str] = &["undrain", "--port", "80"];
 
 fn options(retire: &str) -> [&str; 6] {
     ["--timeout", "50s", "--spread", "0s", "--retire", retire]
+}
+
+/// As an option has it.
+fn words(time: Duration) -> String {
+    format!("{}s", time.as_secs())
 }
 
 /// What an HTTP/2 server says so that it is known to be one, although nobody saw its first frame.
@@ -74,7 +79,9 @@ fn none_and_http1_do_no_more_than_they_say() -> Result<()> {
 fn flows_that_come_while_it_settles_are_told_by_header_and_goaway() -> Result<()> {
     let fixture = Fixture::new()?;
     let ctl = fixture.ctl();
-    let settle = ["drain", "--port", "80", "--min-settle", "10s", "--max-settle", "12s"];
+    // Long enough for all that comes until the last flow is there.
+    let [least, most] = [10, 12].map(|seconds| words(patient(Duration::from_secs(seconds))));
+    let settle = ["drain", "--port", "80", "--min-settle", &least, "--max-settle", &most];
     let drain = ctl.start(&[&settle[..], &options("http")].concat())?;
     ctl.await_state(PORT, "settling")?;
     let maps = fixture.agent.maps()?;
@@ -137,7 +144,9 @@ fn an_http2_flow_is_told_by_goaway_when_its_last_stream_ends() -> Result<()> {
 fn undrain_leaves_all_flows_alone_again() -> Result<()> {
     let fixture = Fixture::new()?;
     let (mut one, mut other) = (Held::connect(&fixture)?, Held::connect(&fixture)?);
-    let drain = drain(&fixture, &options("http,idle"), [&one, &other])?;
+    // What is told is idle at once, and is to get no FIN before the drain is undone.
+    let idle = ["--idle-after", &words(patient(Duration::from_secs(1)))];
+    let drain = drain(&fixture, &[&options("http,idle")[..], &idle].concat(), [&one, &other])?;
     talk(&mut one.wire, &told())?;
     // Its answer is under way.
     talk(&mut other.wire, &[ask(GET)])?;

@@ -12,7 +12,7 @@ use drainctl_tests::{
     frames,
     held::{Held, descriptors, drain},
     script::{GET, OK, ask, same, say, talk, untold},
-    wait::{LIMIT, eventually},
+    wait::{LIMIT, eventually, patient},
     wire::Sign,
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -48,7 +48,9 @@ fn an_answered_flow_gets_a_fin_and_no_descriptor_is_kept() -> Result<()> {
 fn no_flow_gets_a_fin_before_its_turn() -> Result<()> {
     let fixture = Fixture::new()?;
     let mut flows = (0..10).map(|_| Held::connect(&fixture)).collect::<Result<Vec<_>>>()?;
-    let spread = ["--spread", "6s", "--retire", "idle", "--idle-after", "100ms"];
+    // All of them are to have been answered before the first one's turn.
+    let time = format!("{}s", patient(Duration::from_secs(6)).as_secs());
+    let spread = ["--spread", &time, "--retire", "idle", "--idle-after", "100ms"];
     let drain = drain(&fixture, &spread, &flows)?;
     let turns = fixture.agent.maps()?.turns()?;
     flows.iter_mut().try_for_each(|flow| talk(&mut flow.wire, &untold()))?;

@@ -12,6 +12,9 @@ use super::{
 };
 use crate::{shell::ask, workspace::Workspace};
 
+/// The word for a test that has not run.
+const NOT_RUN: &str = "not run";
+
 /// Of one kernel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Record {
@@ -101,28 +104,29 @@ fn entry(row: &Row, commit: &str) -> Entry {
         Outcome::Passed => "passed",
         Outcome::Failed => "failed",
         Outcome::Lacks(_) => "lacks",
-        Outcome::NotRun => "not run",
+        Outcome::NotRun => NOT_RUN,
     };
     let (file, test) = (row.file.clone(), row.test.clone());
     Entry { file, test, word: word.to_owned(), commit: commit.to_owned() }
 }
 
-/// Of every test that there is what the new run says, else what is known, else that it has not run. What a run says of
-/// the machine itself is behind them, and stays until a run says something better.
+/// Of every test that there is what the new run says if it ran, else what is known, else that it has not run. What a run
+/// says of the machine itself is behind them, and stays until a whole run says something better.
 fn merged(all: &[(String, String)], old: &[Entry], new: Vec<Entry>) -> Vec<Entry> {
-    let of = |entries: &[Entry], (file, test): &(String, String)| {
-        entries.iter().find(|entry| entry.file == *file && entry.test == *test).cloned()
+    let ran = |entries: &[Entry], (file, test): &(String, String)| {
+        let is = |entry: &&Entry| entry.file == *file && entry.test == *test;
+        entries.iter().find(is).filter(|entry| entry.word != NOT_RUN).cloned()
     };
     let never = |(file, test): &(String, String)| Entry {
         file: file.clone(),
         test: test.clone(),
-        word: "not run".to_owned(),
+        word: NOT_RUN.to_owned(),
         commit: String::new(),
     };
     let whole = new.len() >= all.len();
     let tests = all
         .iter()
-        .map(|test| of(&new, test).or_else(|| of(old, test)).unwrap_or_else(|| never(test)));
+        .map(|test| ran(&new, test).or_else(|| ran(old, test)).unwrap_or_else(|| never(test)));
     let mut entries: Vec<Entry> = tests.collect();
     let kept = old.iter().filter(|_| !whole).cloned();
     for entry in new.into_iter().chain(kept).filter(|entry| entry.file == Suite::MACHINE) {
@@ -149,7 +153,8 @@ mod tests {
     #[test]
     fn a_run_replaces_what_was_known_of_its_tests_only() {
         let old = [some("a", "passed", "1"), some("b", "failed", "1"), some("gone", "failed", "1")];
-        let entries = merged(&all(&["a", "b", "c"]), &old, vec![some("b", "passed", "2")]);
+        let new = vec![some("a", NOT_RUN, "2"), some("b", "passed", "2")];
+        let entries = merged(&all(&["a", "b", "c"]), &old, new);
         assert_eq!(
             entries,
             [some("a", "passed", "1"), some("b", "passed", "2"), some("c", "not run", "")]
