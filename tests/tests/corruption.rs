@@ -8,7 +8,7 @@ use drainctl_tests::{
     ctl::Outcome,
     fixture::Fixture,
     net::Attempt,
-    wait::{LIMIT, eventually, throughout},
+    wait::{LIMIT, eventually, patient, throughout},
 };
 
 const DRAIN: &[&str] = &["drain", "--port", "80", "--quiet", "0s"];
@@ -58,7 +58,9 @@ fn a_forgotten_flow_does_not_drain() -> Result<()> {
     let pair = fixture.pair()?;
     ensure!(fixture.await_agreement()?.flows() == 1);
     let (maps, netns) = (fixture.agent.maps()?, fixture.pod().netns.inode());
-    let mut drain = fixture.ctl().start(&[DRAIN, &["--timeout", "6s"]].concat())?;
+    // Long enough for what comes before its end.
+    let time = format!("{}s", patient(Duration::from_secs(6)).as_secs());
+    let mut drain = fixture.ctl().start(&[DRAIN, &["--timeout", &time]].concat())?;
     fixture.ctl().await_state(PORT, "rejecting")?;
     // In the middle of the drain, everything the tracker knows is lost.
     for flow in maps.flows(netns, PORT)? {
