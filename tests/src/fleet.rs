@@ -30,7 +30,7 @@ const BODY: &[u8] = b"served by a fleet\n";
 const SCRIPT: &str = r#"
 set -e
 echo "$DRAINCTL_ACTION $DRAINCTL_INSTANCE $DRAINCTL_STAGE" >> "$FLEET/commands"
-if test -e "$DIR/hold"; then while ! test -e "$DIR/go"; do sleep 0.05; done; fi
+if test -e "$DIR/hold"; then while test -d "$DIR" && ! test -e "$DIR/go"; do sleep 0.05; done; fi
 if test "$DRAINCTL_ACTION" = release; then
   if test -e "$DIR/broken"; then echo "no such artifact" >&2; exit 3; fi
   to=new
