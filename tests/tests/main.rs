@@ -47,6 +47,7 @@ mod retiring;
 mod rolling;
 mod rollout;
 mod rollout_input;
+mod rollout_stops;
 mod run;
 mod security;
 mod survive;

@@ -16,36 +16,46 @@ use drainctl_tests::{
 use serde_json::Value;
 
 /// An agent, servers, and where the command line runs.
-struct World {
-    agent: Agent,
-    host: Netns,
-    fleet: Fleet,
+pub(crate) struct World {
+    pub(crate) agent: Agent,
+    pub(crate) host: Netns,
+    pub(crate) fleet: Fleet,
 }
 
 impl World {
-    fn new(count: usize) -> Result<Self> {
+    pub(crate) fn new(count: usize) -> Result<Self> {
         Ok(Self { fleet: Fleet::new(count)?, agent: Agent::start()?, host: Netns::host()? })
     }
 
-    fn start(&self, more: &[&str]) -> Result<Running> {
+    pub(crate) fn start(&self, more: &[&str]) -> Result<Running> {
         let words = self.fleet.words(more);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.agent.ctl(&self.host).start(&words)
     }
 
-    fn run(&self, code: i32, more: &[&str]) -> Result<Outcome> {
+    pub(crate) fn run(&self, code: i32, more: &[&str]) -> Result<Outcome> {
         self.start(more)?.wait()?.expect(code)
     }
 
+    /// Waits until the command of an instance runs, and that is in the journal.
+    pub(crate) fn await_command(&self, name: &str) -> Result<()> {
+        let begun = format!(r#""event":"command","instance":"{name}""#);
+        eventually(LIMIT, &format!("the command of {name} runs"), || {
+            // It may not be there yet.
+            let journal = fs::read_to_string(self.fleet.path("inventory.yaml.journal"));
+            Ok(journal.unwrap_or_default().contains(&begun))
+        })
+    }
+
     /// The states of all services, in order.
-    fn states(&self) -> Result<Vec<String>> {
+    pub(crate) fn states(&self) -> Result<Vec<String>> {
         let pods = &self.fleet.cluster.pods;
         pods.iter().map(|pod| Ok(self.agent.ctl(&pod.netns).service(PORT)?.state)).collect()
     }
 }
 
 /// The lines of `--json`.
-fn lines(outcome: &Outcome) -> Result<Vec<Value>> {
+pub(crate) fn lines(outcome: &Outcome) -> Result<Vec<Value>> {
     outcome
         .stdout
         .lines()
@@ -54,7 +64,7 @@ fn lines(outcome: &Outcome) -> Result<Vec<Value>> {
 }
 
 /// The state of each instance in the report.
-fn reported(outcome: &Outcome) -> Result<Vec<String>> {
+pub(crate) fn reported(outcome: &Outcome) -> Result<Vec<String>> {
     let lines = lines(outcome)?;
     let report = lines.iter().find(|line| line["event"] == "report").context("no report")?;
     let instances = report["instances"].as_array().context("no instances")?;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use drainctl_tests::{
     ctl::{Outcome, Running},
     net,
+    tmux::Tmux,
     wait::{LIMIT, eventually, eventually_some},
 };
 use rustix::process::Signal;
@@ -75,5 +76,50 @@ fn a_signal_lets_what_is_under_way_end_and_a_second_one_leaves_it() -> Result<()
     let finished = resume(&world, &options)?.expect(0)?;
     ensure!(reported(&finished)? == ["released"; 3], "{finished}");
     ensure!(fleet.versions()? == ["version-new"; 3] && world.states()? == ["serving"; 3]);
+    Ok(())
+}
+
+/// A script that runs the rollout, for a terminal; it says how that has ended.
+fn script(world: &World, options: &[&str]) -> Result<String> {
+    let (program, socket) = (world.agent.dist().drainctl(), world.agent.socket());
+    let words = world.fleet.words(options);
+    let (verb, rest) = words.split_first().context("a verb")?;
+    let rest: Vec<String> = rest.iter().map(|word| format!("'{word}'")).collect();
+    let (program, socket, rest) = (program.display(), socket.display(), rest.join(" "));
+    let path = world.fleet.path("in-a-terminal.sh");
+    fs::write(&path, format!("{program} {verb} --agent {socket} {rest}\necho ended with $?\n"))?;
+    Ok(format!("clear; sh {}", path.display()))
+}
+
+#[test]
+fn a_person_is_asked_after_the_canaries() -> Result<()> {
+    let world = World::new(2)?;
+    let fleet = &world.fleet;
+    let asking = ["--canary", "1", "--canary-ask", "--json"];
+    let question = "the canaries are released (web-0); go on? [y/N]";
+    // There is nobody, and nobody's go is none.
+    let nobody = world.run(130, &asking)?.says(question)?.says("nobody answered")?;
+    ensure!(reported(&nobody)? == ["released", "untouched"], "{nobody}");
+    let asking = [&asking[..], &["--resume"]].concat();
+    let words = fleet.words(&asking);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let wrapper = ["sh", "-c", "echo no | \"$@\"", "sh"];
+    let no = world.agent.ctl(&world.host).under(&wrapper).run(&words)?.expect(130)?;
+    ensure!(reported(&no.says("the answer was not y")?)? == ["released", "untouched"]);
+
+    let tmux = Tmux::start(&world.host, 200, 50)?;
+    let run = script(&world, &["--canary", "1", "--canary-ask", "--resume"])?;
+    tmux.line(&run)?;
+    // The question is the last that is to be seen until somebody answers.
+    let asked = tmux.await_text(&[question])?;
+    ensure!(asked.trim_end().ends_with(question), "{asked}");
+    tmux.keys(&["C-c"])?;
+    tmux.await_text(&["interrupted by Ctrl-C", "untouched", "ended with 130"])?;
+    ensure!(fleet.versions()? == ["version-new", "version-old"]);
+    tmux.line(&run)?;
+    tmux.await_text(&[question])?;
+    tmux.line("y")?;
+    tmux.await_text(&["ended with 0"])?;
+    ensure!(fleet.versions()? == ["version-new"; 2] && world.states()? == ["serving"; 2]);
     Ok(())
 }

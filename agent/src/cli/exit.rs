@@ -51,7 +51,7 @@ Exit codes:
     9  the drain ended before the service was drained (undrain, lease, new instance, ...), or a registry
        that says \"abort\" could not be told
   any  of run and of hold -- COMMAND: that of the command; 127 or 126 if it could not be started
-  130  interrupted by Ctrl-C (of rollout: or by a no); the drain stays in place";
+  130  interrupted by Ctrl-C (of rollout: or by SIGTERM, or by a no); the drain stays in place";
 
 impl Exit {
     /// The number the process exits with.

@@ -99,7 +99,7 @@ async fn dispatch(
         Verb::Flows(args) => flows::run(args, &client()?, streams, json).await,
         Verb::Ready(args) => ready::run(args, &client()?, streams, json).await,
         Verb::Wait(args) => wait::run(args, &client()?, streams, json).await,
-        Verb::Rollout(args) => rollout::run(args, common, streams, interrupt).await,
+        Verb::Rollout(args) => rollout::run(args, common, streams).await,
         Verb::Doctor(args) => doctor::run(args, &client()?, streams, json).await,
         Verb::Completions(args) => Ok(manual::completions(args, streams)),
         Verb::Man(args) => manual::pages(args, streams, json),

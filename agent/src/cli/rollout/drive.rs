@@ -10,16 +10,17 @@ use tokio::{
 
 use super::{
     args::RolloutArgs,
-    command::Task,
+    command::{self, Task},
+    interrupts::Interrupts,
     journal::Entry,
-    plan::{Next, Pass},
+    plan::{Mark, Next, Pass},
     report::Report,
     shared::{Shared, Shown},
     worker::Worker,
 };
 use crate::cli::{
     exit::{Exit, Failure},
-    interrupted, text,
+    text,
 };
 
 /// What has ended.
@@ -63,12 +64,8 @@ impl<'a, 'b> Drive<'a, 'b> {
     ///
     /// # Errors
     /// The first thing that went wrong.
-    pub(super) async fn run(
-        mut self,
-        interrupt: impl Future<Output = ()>,
-    ) -> Result<Exit, Failure> {
-        let mut interrupt: std::pin::Pin<Box<dyn Future<Output = ()> + '_>> = Box::pin(interrupt);
-        let mut interrupts = 0;
+    pub(super) async fn run(mut self, mut interrupts: Interrupts) -> Result<Exit, Failure> {
+        let mut is_interrupted = false;
         loop {
             match self.shared.plan(|plan| plan.next()) {
                 Next::Begin(at) => self.begin(at),
@@ -79,14 +76,15 @@ impl<'a, 'b> Drive<'a, 'b> {
                     biased;
                     Some(shown) = self.shown.recv() => self.show(&shown),
                     Some(ended) = self.under_way.join_next() => self.ended(ended)?,
-                    () = &mut interrupt => {
-                        interrupts += 1;
-                        if interrupts > 1 {
+                    signal = interrupts.next() => {
+                        if std::mem::replace(&mut is_interrupted, true) {
                             break;
                         }
-                        interrupt = Box::pin(interrupted());
-                        self.stop(Failure::new(Exit::Interrupted, "interrupted"));
-                        self.report.note(None, "nothing new is begun; what is under way goes on to its end. Ctrl-C again: leave at once");
+                        let message = format!("interrupted by {signal}");
+                        self.stop(Failure::new(Exit::Interrupted, message));
+                        self.report.note(None, &format!(
+                            "{signal}: nothing new is begun; what is under way goes on to its end. Once more: leave at once"
+                        ));
                     }
                 },
             }
@@ -145,7 +143,7 @@ impl<'a, 'b> Drive<'a, 'b> {
                 }
             }
             let Some(question) = question else { return Ended::Judged(Ok(())) };
-            shared.note(None, format!("{question} [y/N]"));
+            shared.ask(question);
             Ended::Judged(yes().await)
         });
     }
@@ -179,6 +177,7 @@ impl<'a, 'b> Drive<'a, 'b> {
         while let Ok(shown) = self.shown.try_recv() {
             self.show(&shown);
         }
+        self.leave();
         let pass = self.shared.pass();
         let exit = self.failure.as_ref().map_or(Exit::Done, |failure| failure.exit);
         let outcome = match (&self.failure, pass) {
@@ -197,6 +196,27 @@ impl<'a, 'b> Drive<'a, 'b> {
             failure.exit,
             format!("stopped: {failure}. {}", self.args.how_to_go_on(pass, out)),
         ))
+    }
+
+    /// Says of those that are left in the middle what goes on without us.
+    fn leave(&mut self) {
+        let left = self.shared.plan(|plan| plan.left_running());
+        for (at, mark) in left {
+            let why = match mark {
+                Mark::Closing => "left while it was being drained; the drain goes on".to_owned(),
+                Mark::Running => match self.shared.command(at) {
+                    Some((pid, started)) if command::runs(pid, started) => {
+                        format!("left while its command ran, which goes on as process {pid}")
+                    }
+                    _ => "left while its command ran".to_owned(),
+                },
+                Mark::Ran => "left before it had become healthy".to_owned(),
+                // Why is known.
+                Mark::Failed => continue,
+                _ => "left between two steps".to_owned(),
+            };
+            self.report.left(at, why);
+        }
     }
 }
 
@@ -235,10 +255,16 @@ async fn yes() -> Result<(), Failure> {
     std::thread::spawn(move || {
         let mut line = String::new();
         let read = std::io::stdin().lock().read_line(&mut line);
-        let _ = tell.send(read.is_ok() && matches!(line.trim(), "y" | "Y" | "yes"));
+        let _ = tell.send(read.map(|_| line));
     });
+    let no = |why: String| Err(Failure::new(Exit::Interrupted, why));
     match told.await {
-        Ok(true) => Ok(()),
-        _ => Err(Failure::new(Exit::Interrupted, "the answer was not y")),
+        Ok(Ok(line)) if line.is_empty() => {
+            no("nobody answered: stdin is at its end (a person's go needs a terminal or a pipe)".into())
+        }
+        Ok(Ok(line)) if matches!(line.trim(), "y" | "Y" | "yes") => Ok(()),
+        Ok(Ok(_)) => no("the answer was not y".into()),
+        Ok(Err(error)) => no(format!("nobody can answer: cannot read stdin: {error}")),
+        Err(error) => no(error.to_string()),
     }
 }

@@ -1,12 +1,14 @@
 //! `drainctl rollout`: releases the instances of an inventory, one after the other or a few at a time.
 //!
 //! `inventory` says which there are, `preflight` whether they are there, `plan` (pure) what to do next, `worker` takes
-//! one through its steps (`gate` closes and opens it, `keeper` keeps it closed), `journal` remembers, `drive` has it all happen, and `report` shows it.
+//! one through its steps (`gate` closes and opens it, `keeper` keeps it closed), `journal` remembers, `drive` has it all happen until `interrupts`
+//! ask it to end, and `report` shows it.
 
 mod args;
 mod command;
 mod drive;
 mod gate;
+mod interrupts;
 mod inventory;
 mod journal;
 mod keeper;
@@ -27,6 +29,7 @@ use tokio::sync::mpsc;
 pub(super) use self::args::RolloutArgs;
 use self::{
     drive::Drive,
+    interrupts::Interrupts,
     inventory::{Identity, Instance},
     journal::{Journal, Past},
     plan::{Course, Pass, Plan, Rules},
@@ -50,7 +53,6 @@ pub(super) async fn run(
     args: &RolloutArgs,
     common: &Common,
     streams: &mut Streams<'_>,
-    interrupt: impl Future<Output = ()>,
 ) -> Result<Exit, Failure> {
     let args = Arc::new(args.clone());
     args.check()?;
@@ -73,6 +75,8 @@ pub(super) async fn run(
     let so_far = if args.goes_on() { past.clone() } else { Past::default() };
     let (courses, whys): (Vec<_>, Vec<_>) = names.iter().map(|name| so_far.course(name)).unzip();
     let notes = preflight::look(&workers, &courses, args.pass()).await?;
+    // Until here nothing was touched, and a signal just ends us.
+    let interrupts = Interrupts::new()?;
     let journal = args.begin(journal, &past, identities)?;
     let plan = Plan::new(args.rules(names.len()), courses, so_far.canaries_are_well());
     let (show, shown) = mpsc::unbounded_channel();
@@ -80,7 +84,7 @@ pub(super) async fn run(
     let mut report = Report::new(streams, common.json, names, whys);
     notes.iter().for_each(|note| report.note(None, note));
     let log = args.log_path("canaries");
-    Drive::new(shared, workers, args, shown, report, log).run(interrupt).await
+    Drive::new(shared, workers, args, shown, report, log).run(interrupts).await
 }
 
 fn looked(names: &[String], notes: &[String], streams: &mut Streams<'_>, json: bool) -> Exit {

@@ -304,6 +304,12 @@ impl Plan {
         self.courses[instance].apply(self.rules.pass, mark);
     }
 
+    /// What is under way, and how far each has come; not what nothing was done to.
+    pub(super) fn left_running(&self) -> Vec<(usize, Mark)> {
+        let out = self.running.iter().filter(|at| self.courses[**at].is_out());
+        out.filter_map(|at| Some((*at, self.courses[*at].last()?))).collect()
+    }
+
     /// It is not under way any more.
     pub(super) fn end(&mut self, instance: usize) {
         self.running.remove(&instance);

@@ -75,6 +75,8 @@ impl<'a, 'b> Report<'a, 'b> {
                 let name = instance.map(|at| self.names[at].clone());
                 self.note(name.as_deref(), text);
             }
+            // It stays to be seen until it is answered.
+            Shown::Ask { question } => return self.ask(question),
         }
         self.redraw(plan);
     }
@@ -89,8 +91,16 @@ impl<'a, 'b> Report<'a, 'b> {
         }
     }
 
-    /// Asks, on stderr in any case.
+    /// Why an instance is left in the middle.
+    pub(super) fn left(&mut self, at: usize, why: String) {
+        self.whys[at] = Some(why);
+    }
+
+    /// Asks, on stderr in any case: stdout may be a file.
     pub(super) fn ask(&mut self, question: &str) {
+        if self.json {
+            self.note(None, question);
+        }
         self.erase();
         self.streams.raw(&format!("drainctl: {question} [y/N] "));
     }

@@ -1,6 +1,9 @@
 //! What the tasks of a rollout share: the plan, the journal, and whom to tell.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -15,6 +18,8 @@ use crate::cli::exit::Failure;
 pub(super) enum Shown {
     /// An instance has come so far.
     Mark { instance: usize, mark: Mark, why: Option<String> },
+    /// A question to a person.
+    Ask { question: String },
     /// A remark; of an instance, or of all.
     Note { instance: Option<usize>, text: String },
 }
@@ -29,6 +34,8 @@ pub(super) struct Shared {
 struct State {
     plan: Plan,
     journal: Journal,
+    /// The process of the last command of each instance, and when it began.
+    commands: HashMap<usize, (u32, u64)>,
 }
 
 impl Shared {
@@ -38,7 +45,7 @@ impl Shared {
         journal: Journal,
         show: UnboundedSender<Shown>,
     ) -> Self {
-        Self { names, state: Mutex::new(State { plan, journal }), show }
+        Self { names, state: Mutex::new(State { plan, journal, commands: HashMap::new() }), show }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -77,12 +84,34 @@ impl Shared {
         Ok(())
     }
 
+    /// Writes down which process the command of an instance is.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub(super) fn began(&self, instance: usize, pid: u32, started: u64) -> Result<(), Failure> {
+        let mut state = self.state();
+        let name = self.names[instance].clone();
+        state.journal.append(&Entry::Command { instance: name, pid, started })?;
+        state.commands.insert(instance, (pid, started));
+        Ok(())
+    }
+
+    /// The process of the last command of an instance, and when it began.
+    pub(super) fn command(&self, instance: usize) -> Option<(u32, u64)> {
+        self.state().commands.get(&instance).copied()
+    }
+
     /// Writes down anything else.
     ///
     /// # Errors
     /// It could not be written.
     pub(super) fn write(&self, entry: &Entry) -> Result<(), Failure> {
         self.state().journal.append(entry)
+    }
+
+    /// A question to a person.
+    pub(super) fn ask(&self, question: String) {
+        let _ = self.show.send(Shown::Ask { question });
     }
 
     /// A remark.

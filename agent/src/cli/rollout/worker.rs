@@ -9,7 +9,6 @@ use super::{
     command::Task,
     gate::IF_UNREACHABLE,
     inventory::Instance,
-    journal::Entry,
     keeper::Keeper,
     plan::{Mark, Pass, Step},
     shared::Shared,
@@ -167,8 +166,7 @@ impl Worker {
         let script = script.clone().unwrap_or_default();
         let (log, limit) = (self.log.clone(), self.args.command_timeout);
         let task = Task { script, what, env, log, limit, ends_with_us: false };
-        let instance = self.instance.name.clone();
-        task.run(|pid, started| shared.write(&Entry::Command { instance, pid, started })).await
+        task.run(|pid, started| shared.began(self.at, pid, started)).await
     }
 
     fn env(&self) -> BTreeMap<String, String> {
