@@ -46,6 +46,7 @@ mod retire_zerocopy;
 mod retiring;
 mod rolling;
 mod rollout;
+mod rollout_agents;
 mod rollout_input;
 mod rollout_stops;
 mod run;

@@ -47,6 +47,12 @@ impl World {
         })
     }
 
+    /// Waits until so many commands were begun.
+    pub(crate) fn await_commands(&self, count: usize) -> Result<()> {
+        let begun = || Ok(self.fleet.commands()?.len() >= count);
+        eventually(LIMIT, "the command runs", begun)
+    }
+
     /// The states of all services, in order.
     pub(crate) fn states(&self) -> Result<Vec<String>> {
         let pods = &self.fleet.cluster.pods;

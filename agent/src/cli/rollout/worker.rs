@@ -188,16 +188,20 @@ impl Worker {
         let mut said = String::new();
         let until = Instant::now() + self.args.health.health_timeout;
         loop {
-            let why = match self.health().await {
+            let (exit, why) = match self.health().await {
                 Ok(None) => return Ok(()),
-                Ok(Some(why)) => why,
+                Ok(Some(why)) => (Exit::Deadline, why),
                 Err(failure) if failure.exit == Exit::NotPermitted => return Err(failure),
-                Err(failure) => failure.message, // It may be starting, or its agent.
+                // It may be starting, or its agent.
+                Err(failure) if failure.exit == Exit::Unreachable => {
+                    (Exit::Unreachable, failure.message)
+                }
+                Err(failure) => (Exit::Deadline, failure.message),
             };
             if Instant::now() + PAUSE > until {
                 let limit = text::duration(self.args.health.health_timeout.as_millis() as u64);
                 let message = format!("it has not become healthy within {limit}: {why}");
-                return Err(Failure::new(Exit::Deadline, message));
+                return Err(Failure::new(exit, message));
             }
             if why != said {
                 shared.note(Some(self.at), format!("not healthy yet: {why}"));
