@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use drainctl_tests::{
     ctl::{Outcome, Running},
-    net,
+    net::{self, Attempt},
     tmux::Tmux,
     wait::{LIMIT, eventually, eventually_some},
 };
@@ -87,7 +87,11 @@ fn script(world: &World, options: &[&str]) -> Result<String> {
     let rest: Vec<String> = rest.iter().map(|word| format!("'{word}'")).collect();
     let (program, socket, rest) = (program.display(), socket.display(), rest.join(" "));
     let path = world.fleet.path("in-a-terminal.sh");
-    fs::write(&path, format!("{program} {verb} --agent {socket} {rest}\necho ended with $?\n"))?;
+    // The terminal sends Ctrl-C to the shell too, which is to go on.
+    fs::write(
+        &path,
+        format!("trap : INT\n{program} {verb} --agent {socket} {rest}\necho ended with $?\n"),
+    )?;
     Ok(format!("clear; sh {}", path.display()))
 }
 
@@ -121,5 +125,107 @@ fn a_person_is_asked_after_the_canaries() -> Result<()> {
     tmux.line("y")?;
     tmux.await_text(&["ended with 0"])?;
     ensure!(fleet.versions()? == ["version-new"; 2] && world.states()? == ["serving"; 2]);
+    Ok(())
+}
+
+/// Fills the file system of the journal, whose last page is full too: the next line has no room.
+const FILL: &str = r#"
+if test -n "$SMALL"; then
+  while ! grep -q '"event":"command"' "$SMALL/journal"; do sleep 0.02; done
+  page=$(getconf PAGESIZE)
+  head -c $((page - $(stat -c %s "$SMALL/journal") % page)) /dev/zero | tr '\0' '\n' >> "$SMALL/journal"
+  cat /dev/zero > "$SMALL/fill" || true
+fi
+"#;
+
+/// Runs the rest on a small file system of its own at `$0`, and keeps the journal.
+const SMALL: &str = r#"
+mount -t tmpfs -o size=1m,$OPTIONS none "$0" || exit 99
+test -z "$FULL" || cat /dev/zero > "$0/fill"
+test -n "$FULL" || export SMALL="$0"
+"$@"
+code=$?
+cp "$0/journal" "$0.kept"
+exit $code
+"#;
+
+#[test]
+fn a_journal_that_cannot_be_written_stops_it() -> Result<()> {
+    let world = World::new(2)?;
+    let fleet = &world.fleet;
+    let small = fleet.path("small").display().to_string();
+    fs::create_dir(&small)?;
+    let script = fs::read_to_string(fleet.path("release.sh"))?;
+    fs::write(fleet.path("release.sh"), format!("{FILL}{script}"))?;
+    let journal = format!("{small}/journal");
+    let run = |setting: &str| -> Result<Outcome> {
+        let words = fleet.words(&["--journal", &journal, "--json"]);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let wrapper = ["env", setting, "unshare", "--mount", "sh", "-c", SMALL, &small];
+        world.agent.ctl(&world.host).under(&wrapper).run(&words)
+    };
+    // From the start: nothing is touched.
+    run("OPTIONS=ro")?.expect(2)?.says("Read-only file system")?.says("nothing was changed")?;
+    run("FULL=yes")?.expect(2)?.says("No space left")?.says("nothing was changed")?;
+    world.run(2, &["--journal", "/dev/null"])?.says("no regular file")?;
+    ensure!(world.states()? == ["serving"; 2] && fleet.commands()?.is_empty());
+
+    // While a command runs: what it has done stays, and nothing else is begun.
+    let full = run("OPTIONS=rw")?.expect(1)?.says("cannot write the journal")?;
+    ensure!(reported(&full)? == ["failed", "untouched"], "{full}");
+    ensure!(whys(&full)?[0].contains("No space left"), "{full}");
+    ensure!(world.states()? == ["drained", "serving"], "{:?}", world.states()?);
+    // What could be written is enough to go on.
+    let kept = format!("{small}.kept");
+    world.run(0, &["--journal", &kept, "--resume"])?;
+    ensure!(fleet.versions()? == ["version-new"; 2] && fleet.commands()?.len() == 3);
+    Ok(())
+}
+
+#[test]
+fn a_gate_that_opened_while_the_agent_was_gone_is_told_and_closed_again() -> Result<()> {
+    let mut world = World::new(1)?;
+    let addr = world.fleet.cluster.pods[0].addr();
+    for name in ["hold", "broken"] {
+        fs::write(world.fleet.folder(0).join(name), "")?;
+    }
+    let mut rollout = world.start(&[])?;
+    world.await_command("web-0")?;
+    world.agent.crash()?;
+    let client = &world.fleet.cluster.client;
+    ensure!(net::attempt(client, addr, LIMIT)? == Attempt::Refused);
+    // As when the lease is over, which takes longer.
+    ensure!(world.agent.uninstall()?.status.success());
+    ensure!(net::attempt(client, addr, LIMIT)? == Attempt::Connected);
+    world.agent.launch(&[])?;
+    let told = "port 80 has traffic before it is known to be healthy";
+    eventually(LIMIT, "it is told", || Ok(rollout.stderr()?.contains(told)))?;
+    fs::write(world.fleet.folder(0).join("go"), "")?;
+    let failed = rollout.wait()?.expect(1)?.says("failed  not closed")?;
+    ensure!(!failed.stderr.contains("kept out"), "{failed}");
+
+    fs::remove_file(world.fleet.folder(0).join("broken"))?;
+    let before = world.agent.metric("drained_total")?;
+    world.run(0, &["--resume"])?;
+    ensure!(world.agent.metric("drained_total")? == before + 1, "it was not drained again");
+    ensure!(world.fleet.versions()? == ["version-new"]);
+    Ok(())
+}
+
+#[test]
+fn what_somebody_else_drains_is_left_to_them() -> Result<()> {
+    let world = World::new(2)?;
+    fs::write(world.fleet.folder(0).join("hold"), "")?;
+    let rollout = world.start(&["--json"])?;
+    world.await_command("web-0")?;
+    let theirs = world.agent.ctl(&world.fleet.cluster.pods[1].netns);
+    theirs.expect(0, &["drain", "--port", "80", "--quiet", "0s"])?;
+    fs::write(world.fleet.folder(0).join("go"), "")?;
+    let stopped = rollout.wait()?.expect(8)?.says("web-1: port 80 is drained already")?;
+    ensure!(reported(&stopped)? == ["released", "untouched"], "{stopped}");
+    ensure!(world.states()? == ["serving", "drained"], "their drain is over");
+    ensure!(world.fleet.commands()?.len() == 1, "{:?}", world.fleet.commands()?);
+    theirs.expect(0, &["undrain", "--port", "80"])?;
+    world.run(0, &["--resume"])?;
     Ok(())
 }

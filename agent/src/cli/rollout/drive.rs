@@ -158,10 +158,10 @@ impl<'a, 'b> Drive<'a, 'b> {
                 }
             }
             Ended::Answered(at, Ok(())) => self.shared.plan(|plan| plan.grant(at)),
-            Ended::Judged(Ok(())) => {
-                self.shared.write(&Entry::Canary)?;
-                self.shared.plan(|plan| plan.pass_canaries());
-            }
+            Ended::Judged(Ok(())) => match self.shared.write(&Entry::Canary) {
+                Ok(()) => self.shared.plan(|plan| plan.pass_canaries()),
+                Err(failure) => self.stop(failure),
+            },
             Ended::Answered(_, Err(failure)) | Ended::Judged(Err(failure)) => self.stop(failure),
         }
         Ok(())
@@ -179,6 +179,9 @@ impl<'a, 'b> Drive<'a, 'b> {
         }
         self.leave();
         let pass = self.shared.pass();
+        if self.failure.is_none() {
+            self.failure = self.shared.write(&Entry::Finished { pass }).err();
+        }
         let exit = self.failure.as_ref().map_or(Exit::Done, |failure| failure.exit);
         let outcome = match (&self.failure, pass) {
             (Some(_), _) => "stopped",
@@ -187,10 +190,7 @@ impl<'a, 'b> Drive<'a, 'b> {
         };
         let Self { shared, report, .. } = &mut self;
         shared.plan(|plan| report.end(plan, outcome, exit.code()));
-        let Some(failure) = self.failure else {
-            self.shared.write(&Entry::Finished { pass })?;
-            return Ok(Exit::Done);
-        };
+        let Some(failure) = self.failure else { return Ok(Exit::Done) };
         let out = self.shared.plan(|plan| plan.kept_out());
         Err(Failure::new(
             failure.exit,
@@ -260,7 +260,8 @@ async fn yes() -> Result<(), Failure> {
     let no = |why: String| Err(Failure::new(Exit::Interrupted, why));
     match told.await {
         Ok(Ok(line)) if line.is_empty() => {
-            no("nobody answered: stdin is at its end (a person's go needs a terminal or a pipe)".into())
+            no("nobody answered: stdin is at its end (a person's go needs a terminal or a pipe)"
+                .into())
         }
         Ok(Ok(line)) if matches!(line.trim(), "y" | "Y" | "yes") => Ok(()),
         Ok(Ok(_)) => no("the answer was not y".into()),

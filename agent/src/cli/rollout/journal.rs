@@ -120,6 +120,10 @@ impl Journal {
         let fail = |why: &dyn std::fmt::Display| {
             usage(format!("cannot use the journal {}: {why}", path.display()))
         };
+        // A device or a pipe keeps nothing, or never ends.
+        if path.metadata().is_ok_and(|file| !file.is_file()) {
+            return Err(fail(&"it is no regular file"));
+        }
         let mut options = OpenOptions::new();
         let file = options.read(true).append(true).create(true).mode(0o600).open(path);
         let mut file = file.map_err(|error| fail(&error))?;
@@ -151,11 +155,13 @@ impl Journal {
             })?;
             journal = Self::open(&journal.path)?.0;
         }
-        journal.append(&Entry::Began { form: FORM, instances })?;
+        journal.append(&Entry::Began { form: FORM, instances }).map_err(before_anything)?;
         // The file itself must be found again, too.
         let folder = journal.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = File::open(folder.unwrap_or(Path::new(".")));
-        folder.and_then(|folder| folder.sync_all()).map_err(|error| journal.lost(&error))?;
+        folder
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| before_anything(journal.lost(&error)))?;
         Ok(journal)
     }
 
@@ -164,7 +170,7 @@ impl Journal {
     /// # Errors
     /// It could not be written.
     pub(super) fn begin_undo(mut self) -> Result<Self, Failure> {
-        self.append(&Entry::Undo)?;
+        self.append(&Entry::Undo).map_err(before_anything)?;
         Ok(self)
     }
 
@@ -239,8 +245,22 @@ fn parse(text: &[u8]) -> Result<Past, String> {
     }
 }
 
+/// The journal cannot be written from the start.
+fn before_anything(failure: Failure) -> Failure {
+    usage(failure.message)
+}
+
 fn usage(message: String) -> Failure {
     Failure::new(Exit::Usage, format!("{message}; nothing was changed"))
+}
+
+#[cfg(test)]
+impl Journal {
+    /// One that can only be read.
+    pub(super) fn unwritable(path: &Path) -> Self {
+        std::fs::write(path, "").unwrap();
+        Self { path: path.to_owned(), file: File::open(path).unwrap() }
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use super::{shared::Shared, worker::Worker};
 use crate::{
-    api::protocol::StreamEvent,
+    api::protocol::{StateName, StreamEvent},
     cli::{client::Client, services},
 };
 
@@ -30,32 +30,35 @@ impl Drop for Keeper {
 
 /// Whoever reads the events of a drain keeps its lease alive.
 async fn keep(worker: &Worker, shared: &Shared) {
-    let mut over = BTreeSet::new();
-    while over.len() < worker.instance.ports.len() {
-        let ids = ids(worker, &over).await;
-        if let Some((port, reason)) = read(&worker.client, &ids).await {
-            over.insert(port);
-            let at = Some(worker.at);
+    let mut open = BTreeSet::new();
+    while open.len() < worker.instance.ports.len() {
+        let (ids, found) = look(worker, &open).await;
+        let ended = read(&worker.client, &ids).await;
+        let found = found.into_iter().map(|port| (port, "nothing keeps it closed".to_owned()));
+        for (port, reason) in found.chain(ended) {
+            open.insert(port);
+            shared.plan(|plan| plan.leave_open(worker.at));
             let note =
-                format!("the traffic of port {port} came in again before it was to: {reason}");
-            shared.note(at, note);
-        } else {
-            sleep(PAUSE).await;
+                format!("port {port} has traffic before it is known to be healthy: {reason}");
+            shared.note(Some(worker.at), note);
         }
+        sleep(PAUSE).await;
     }
 }
 
-/// Those of its services that can be found now: the agent may restart, and a command may put a new network namespace in
-/// the place of the one that there was.
-async fn ids(worker: &Worker, over: &BTreeSet<u16>) -> Vec<String> {
-    let mut ids = Vec::new();
-    let Ok(target) = worker.target() else { return ids };
-    for &port in worker.instance.ports.iter().filter(|port| !over.contains(port)) {
-        if let Ok(service) = services::find(&worker.client, &target, port).await {
-            ids.push(service.id);
+/// The services that are draining, and the ports that serve although they were closed: a lease may be over because the
+/// agent was gone, and a command may put a new network namespace in the place of the one that there was.
+async fn look(worker: &Worker, open: &BTreeSet<u16>) -> (Vec<String>, Vec<u16>) {
+    let (mut ids, mut found) = (Vec::new(), Vec::new());
+    let Ok(target) = worker.target() else { return (ids, found) };
+    for &port in worker.instance.ports.iter().filter(|port| !open.contains(port)) {
+        match services::find(&worker.client, &target, port).await {
+            Ok(service) if service.state == StateName::Serving => found.push(port),
+            Ok(service) => ids.push(service.id),
+            Err(_) => {}
         }
     }
-    ids
+    (ids, found)
 }
 
 /// Follows them until a drain has ended, and says which and why; `None`: the stream has.

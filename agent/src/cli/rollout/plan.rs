@@ -37,6 +37,13 @@ pub(super) enum Mark {
     Reopened,
 }
 
+impl Mark {
+    /// Whether it says what has happened, and nothing is begun because of it.
+    pub(super) fn is_so_already(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Reopened)
+    }
+}
+
 /// What can be done to an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {

@@ -65,10 +65,11 @@ impl Shared {
         self.plan(|plan| plan.course(instance).first_step(plan.pass()))
     }
 
-    /// Writes down how far an instance has come, and only then has the plan know.
+    /// Writes down how far an instance has come, and only then has the plan know. What is so already the plan is told in
+    /// any case: the report is to say what is, not what could be written.
     ///
     /// # Errors
-    /// It could not be written.
+    /// It could not be written; then what the mark announces is not to be done.
     pub(super) fn mark(
         &self,
         instance: usize,
@@ -77,11 +78,14 @@ impl Shared {
     ) -> Result<(), Failure> {
         let mut state = self.state();
         let (name, pass) = (self.names[instance].clone(), state.plan.pass());
-        state.journal.append(&Entry::Step { instance: name, pass, mark, why: why.clone() })?;
-        state.plan.apply(instance, mark);
-        // Nobody may be there any more to be shown it.
-        let _ = self.show.send(Shown::Mark { instance, mark, why });
-        Ok(())
+        let step = Entry::Step { instance: name, pass, mark, why: why.clone() };
+        let written = state.journal.append(&step);
+        if written.is_ok() || mark.is_so_already() {
+            state.plan.apply(instance, mark);
+            // Nobody may be there any more to be shown it.
+            let _ = self.show.send(Shown::Mark { instance, mark, why });
+        }
+        written
     }
 
     /// Writes down which process the command of an instance is.
@@ -117,5 +121,37 @@ impl Shared {
     /// A remark.
     pub(super) fn note(&self, instance: Option<usize>, text: impl Into<String>) {
         let _ = self.show.send(Shown::Note { instance, text: text.into() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+    use crate::cli::rollout::plan::{Course, Rules};
+
+    #[test]
+    fn what_is_so_is_known_although_it_cannot_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::unwritable(&dir.path().join("journal"));
+        let rules = Rules { pass: Pass::Release, canary: 0, batch: 1, max_out: 1, ask: false };
+        let plan = Plan::new(rules, vec![Course::default()], true);
+        let (show, mut shown) = unbounded_channel();
+        let shared = Shared::new(vec!["a".into()], plan, journal, show);
+        let table = [
+            (Mark::Closing, None),
+            (Mark::Running, None),
+            (Mark::Done, Some(Mark::Done)),
+            (Mark::Healthy, Some(Mark::Done)),
+            (Mark::Failed, Some(Mark::Failed)),
+            (Mark::Reopened, Some(Mark::Reopened)),
+        ];
+        for (mark, known) in table {
+            let failure = shared.mark(0, mark, None).unwrap_err();
+            assert!(failure.message.contains("cannot write the journal"), "{failure}");
+            assert_eq!(shared.plan(|plan| plan.course(0).last()), known, "{mark:?}");
+            assert_eq!(shown.try_recv().is_ok(), known == Some(mark), "{mark:?}");
+        }
     }
 }

@@ -51,27 +51,29 @@ impl Worker {
     pub(super) async fn run(self, shared: Arc<Shared>) -> Result<(), Failure> {
         let Some(first) = shared.first_step(self.at) else { return Ok(()) };
         let Err(failure) = self.steps(first, &shared).await else { return Ok(()) };
+        // It is done, and only that could not be written.
+        if shared.first_step(self.at).is_none() {
+            return Err(failure);
+        }
         if !self.is_out(&shared) {
             shared.note(Some(self.at), format!("nothing was done to it: {failure}"));
             return Err(failure);
         }
-        let written = shared.mark(self.at, Mark::Failed, Some(failure.message.clone()));
+        // Should the journal be lost, the gate is opened all the same.
+        if let Err(lost) = shared.mark(self.at, Mark::Failed, Some(failure.message.clone())) {
+            shared.note(Some(self.at), lost.message);
+        }
         // A drain with other options is not for us to end.
         let reopens = failure.exit != Exit::Conflict
             && shared.plan(|plan| plan.course(self.at).may_reopen(plan.pass()));
-        // Should the journal be lost, the gate is opened all the same.
-        let is_open = reopens
-            && match self.open(&shared).await {
+        if reopens {
+            match self.open(&shared).await {
                 Err(error) if error.exit != Exit::NoSuchService => {
                     let note = format!("its traffic cannot be let in again: {error}");
                     shared.note(Some(self.at), note);
-                    false
                 }
-                _ => true,
-            };
-        written?;
-        if is_open {
-            shared.mark(self.at, Mark::Reopened, None)?;
+                _ => drop(shared.mark(self.at, Mark::Reopened, None)),
+            }
         }
         Err(failure)
     }
