@@ -1,6 +1,8 @@
 //! Health checks of the agent: they reach a server behind a closed gate, when everybody else is refused, and do not
 //! count.
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 use drainctl_tests::{
     agent::Agent,
@@ -133,6 +135,48 @@ fn a_server_is_asked_where_it_listens() -> Result<()> {
         ensure!(fixture.agent.metric("probes_passed_total")? == passed + 1, "{local}");
         fixture.ctl().expect(0, &["ready", "--port", &port_option])?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_server_with_tls_is_asked_over_tls_whoever_signed_its_certificate() -> Result<()> {
+    let cluster = Cluster::single()?;
+    let agent = Agent::start()?;
+    let pod = &cluster.pods[0];
+    let _nginx = Nginx::start_with_kernel_tls(pod)?;
+    let ctl = agent.ctl(&pod.netns);
+    ctl.expect(0, &["drain", "--port", "80", "--quiet", "0s", "--keep-closed"])?;
+    let ask = |tls: bool, host: &str| {
+        let netns = pod.netns.inode();
+        check(
+            &agent,
+            &json!({ "port": PORT, "netns": netns, "path": "/ready", "host": host, "tls": tls }),
+        )
+    };
+    for host in ["localhost:80", "web.example.org", "10.0.0.1", "[fd00::1]:80"] {
+        let answer = ask(true, host)?;
+        ensure!(answer["status"] == 200 && answer["healthy"] == true, "{host}: {answer}");
+    }
+    // nginx says so to who does not speak TLS.
+    ensure!(ask(false, "localhost")?["status"] == 400);
+    ctl.expect(0, &["ready", "--port", "80"])?;
+    ctl.expect(0, &["undrain", "--port", "80"])?;
+
+    let inventory = agent.dir().join("inventory.yaml");
+    let netns = pod.netns.path().display();
+    fs::write(&inventory, format!("instances:\n- {{name: web, netns: {netns}, ports: [80]}}\n"))?;
+    let inventory = inventory.to_str().context("a path")?;
+    for (scheme, says_a_word) in [("https", false), ("http", true)] {
+        let health = format!("{scheme}://web.example.org:80/ready");
+        let checked = ctl.expect(0, &["rollout", inventory, "--check", "--health", &health])?;
+        ensure!(checked.stderr.contains("HTTP status 400") == says_a_word, "{checked}");
+    }
+    // A server that does not speak TLS is not well.
+    let plain = Server::start(&pod.netns, Listening::on(pod.v4, 8081))?;
+    let asked = json!({ "port": 8081, "netns": pod.netns.inode(), "path": "/", "tls": true, "timeout_ms": 300 });
+    let answer = check(&agent, &asked)?;
+    ensure!(answer["healthy"] == false && answer["listening"] == true, "{answer}");
+    drop(plain);
     Ok(())
 }
 

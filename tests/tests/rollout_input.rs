@@ -158,7 +158,7 @@ fn what_is_wrong_with_an_inventory_is_found_before_anything_is_touched() -> Resu
         (&["--resume"], 2, "no rollout"),
         (&["--undo"], 2, "rollback"),
         (&["--timeout", "2h"], 2, "lease"),
-        (&["--health", "https://web/"], 2, "TLS"),
+        (&["--health", "ftp://web/"], 2, "a path"),
     ];
     for (more, code, words) in options {
         remote.rollout(&inventory, more)?.expect(code)?.says(words)?;

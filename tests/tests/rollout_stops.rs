@@ -140,7 +140,7 @@ fi
 
 /// Runs the rest on a small file system of its own at `$0`, and keeps the journal.
 const SMALL: &str = r#"
-mount -t tmpfs -o size=1m,$OPTIONS none "$0" || exit 99
+mount -t tmpfs -o size=1m,${OPTIONS:-rw} none "$0" || exit 99
 test -z "$FULL" || cat /dev/zero > "$0/fill"
 test -n "$FULL" || export SMALL="$0"
 "$@"

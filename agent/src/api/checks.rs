@@ -1,5 +1,7 @@
 //! `POST /v1/checks`: does a service answer? The agent asks it from inside its network namespace, closed gate or not.
 
+mod tls;
+
 use std::{
     collections::HashMap,
     io,
@@ -13,7 +15,12 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::{Request, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::{
     app::App,
@@ -82,6 +89,8 @@ impl Drop for Permit {
 struct Question {
     /// `None`: that it accepts is enough.
     request: Option<Request<Empty<Bytes>>>,
+    /// Over TLS, with a server of this name.
+    tls: Option<ServerName<'static>>,
     /// Statuses that are as wanted; none: all below 400.
     expect: Vec<u16>,
     timeout: Duration,
@@ -161,13 +170,11 @@ impl Question {
             return Err(error);
         }
         let Some(request) = self.request.clone() else { return Ok(None) };
-        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(io::Error::other)?;
-        let answer = async { sender.send_request(request).await.map_err(io::Error::other) };
-        tokio::select! {
-            answer = answer => Ok(Some(answer?.status())),
-            Err(error) = connection => Err(io::Error::other(error)),
-        }
+        let status = match &self.tls {
+            None => status(stream, request).await,
+            Some(name) => status(tls::connect(stream, name.clone()).await?, request).await,
+        };
+        status.map(Some)
     }
 
     fn judge(
@@ -195,6 +202,19 @@ impl Question {
     }
 }
 
+async fn status(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Empty<Bytes>>,
+) -> io::Result<StatusCode> {
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(io::Error::other)?;
+    let answer = async { sender.send_request(request).await.map_err(io::Error::other) };
+    tokio::select! {
+        answer = answer => Ok(answer?.status()),
+        Err(error) = connection => Err(io::Error::other(error)),
+    }
+}
+
 impl TryFrom<&CheckRequest> for Question {
     type Error = String;
 
@@ -207,10 +227,10 @@ impl TryFrom<&CheckRequest> for Question {
             return Err(format!("{wrong} is no status of HTTP; it is 100 to 599"));
         }
         let Some(path) = &asked.path else {
-            if asked.host.is_some() || !asked.expect.is_empty() {
-                return Err("host and expect are of a request, which path would name".into());
+            if asked.host.is_some() || asked.tls || !asked.expect.is_empty() {
+                return Err("host, tls and expect are of a request, which path would name".into());
             }
-            return Ok(Self { request: None, expect: Vec::new(), timeout });
+            return Ok(Self { request: None, tls: None, expect: Vec::new(), timeout });
         };
         let is_path = path.starts_with('/') && path.bytes().all(is_of_path);
         let uri: Option<Uri> = is_path.then(|| path.parse().ok()).flatten();
@@ -221,13 +241,14 @@ impl TryFrom<&CheckRequest> for Question {
         {
             return Err(format!("{host:?} is no name of a host, with or without a port"));
         }
+        let tls = asked.tls.then(|| tls::name(&host)).transpose()?;
         let request = Request::get(uri)
             .header(header::HOST, host)
             .header(header::USER_AGENT, concat!("drainctl/", env!("CARGO_PKG_VERSION")))
             .header(header::CONNECTION, "close")
             .body(Empty::new())
             .map_err(|error| format!("path and host make no request: {error}"))?;
-        Ok(Self { request: Some(request), expect: asked.expect.clone(), timeout })
+        Ok(Self { request: Some(request), tls, expect: asked.expect.clone(), timeout })
     }
 }
 
@@ -276,6 +297,8 @@ mod tests {
             ("for ever", CheckRequest { timeout_ms: Some(5001), ..asked() }, false),
             ("no status", CheckRequest { expect: vec![42], ..asked() }, false),
             ("no request", CheckRequest { path: None, expect: vec![200], ..asked() }, false),
+            ("over TLS", CheckRequest { tls: true, host: Some("web:443".into()), ..asked() }, true),
+            ("TLS without a request", CheckRequest { path: None, tls: true, ..asked() }, false),
         ];
         for (what, request, is_good) in table {
             assert_eq!(Question::try_from(&request).is_ok(), is_good, "{what}");

@@ -25,6 +25,9 @@ pub struct CheckRequest {
     /// The header Host; left out: `localhost` and the port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// Whether to ask over TLS. The server's certificate is not verified.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
     /// Statuses that are as wanted, 100 to 599; empty: 200 to 399.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expect: Vec<u16>,

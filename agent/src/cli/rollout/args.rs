@@ -85,7 +85,8 @@ pub(super) struct Pace {
 #[command(next_help_heading = "When an instance is well")]
 pub(super) struct HealthArgs {
     /// What its agent asks it for, from inside its network namespace, before any client can: the path, on its first port, or
-    /// http://HOST:PORT/PATH, HOST being what the request says. 200 to 399 is well [default: it is enough that its ports accept]
+    /// http://HOST:PORT/PATH, HOST being what the request says, or https://, whose certificate is not verified. 200 to 399 is well
+    /// [default: it is enough that its ports accept]
     #[arg(long, value_name = "PATH|URL")]
     pub(super) health: Option<Health>,
     /// How long it may take to become well after --release
@@ -156,6 +157,7 @@ pub(super) struct Health {
     pub(super) host: Option<String>,
     /// `None`: the instance's first port.
     pub(super) port: Option<u16>,
+    pub(super) tls: bool,
     pub(super) path: String,
 }
 
@@ -164,21 +166,20 @@ impl FromStr for Health {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.starts_with('/') {
-            return Ok(Self { host: None, port: None, path: text.into() });
+            return Ok(Self { host: None, port: None, tls: false, path: text.into() });
         }
-        if text.starts_with("https:") {
-            return Err(
-                "the agent asks without TLS; name a port without, or leave --health out".into()
-            );
-        }
-        let uri: Option<Uri> =
-            text.parse().ok().filter(|uri: &Uri| uri.scheme_str() == Some("http"));
         let wrong =
             || "a path such as /healthz, or a URL such as http://localhost:8081/healthz".to_owned();
-        let uri = uri.ok_or_else(wrong)?;
+        let uri: Uri = text.parse().map_err(|_| wrong())?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(wrong()),
+        };
         let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let host = uri.authority().map(|authority| authority.as_str().to_owned());
-        Ok(Self { host, port: Some(uri.port_u16().unwrap_or(80)), path })
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        Ok(Self { host, port: Some(port), tls, path })
     }
 }
 
@@ -199,14 +200,15 @@ mod tests {
 
     #[test]
     fn what_is_asked_for() {
-        let health = |host: Option<&str>, port, path: &str| {
-            Ok(Health { host: host.map(str::to_owned), port, path: path.into() })
+        let health = |host: Option<&str>, port, tls, path: &str| {
+            Ok(Health { host: host.map(str::to_owned), port, tls, path: path.into() })
         };
-        assert_eq!("/healthz?full=1".parse(), health(None, None, "/healthz?full=1"));
+        assert_eq!("/healthz?full=1".parse(), health(None, None, false, "/healthz?full=1"));
         let url = "http://web:8081/up";
-        assert_eq!(url.parse(), health(Some("web:8081"), Some(8081), "/up"));
-        assert_eq!("http://web".parse(), health(Some("web"), Some(80), "/"));
-        for wrong in ["healthz", "https://web/up", "ftp://web/", ""] {
+        assert_eq!(url.parse(), health(Some("web:8081"), Some(8081), false, "/up"));
+        assert_eq!("http://web".parse(), health(Some("web"), Some(80), false, "/"));
+        assert_eq!("https://web/up".parse(), health(Some("web"), Some(443), true, "/up"));
+        for wrong in ["healthz", "ftp://web/", "https:", ""] {
             assert!(wrong.parse::<Health>().is_err(), "{wrong:?}");
         }
     }

@@ -236,8 +236,8 @@ impl Worker {
         let mut questions: Vec<_> = self.instance.ports.iter().copied().map(question).collect();
         if let Some(health) = &self.args.health.health {
             let port = health.port.unwrap_or(self.instance.ports[0]);
-            let (path, host) = (Some(health.path.clone()), health.host.clone());
-            questions.push(CheckRequest { path, host, ..question(port) });
+            let (path, host, tls) = (Some(health.path.clone()), health.host.clone(), health.tls);
+            questions.push(CheckRequest { path, host, tls, ..question(port) });
         }
         questions
     }
