@@ -4,7 +4,7 @@
 //! The rooms, from the inside out: [`drain`] is the pure core (no I/O, no clock), [`kernel`] the only
 //! place that talks to eBPF and netlink, [`executor`] carries out what the core decides, [`api`] is the
 //! HTTP interface, [`carry`] takes late
-//! connections to a peer, [`registries`] tells registries of drains, [`pods`] knows which pod is which, [`daemon`] the agent's life from start to stop, and [`cli`] the command line.
+//! connections to a peer, [`registries`] tells registries of drains, [`pods`] knows which pod is which, [`daemon`] the agent's life from start to stop, [`flags`] its options, and [`cli`] the command line.
 pub mod api;
 pub mod carry;
 pub mod cli;
@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod drain;
 pub mod executor;
 mod failpoint;
+pub mod flags;
 pub mod hook;
 pub mod install;
 pub mod kernel;

@@ -1,6 +1,7 @@
 //! `completions` and `man`: what the command line says of itself, for shells and for man(1).
 
 use clap::CommandFactory as _;
+use clap_mangen::Man;
 use serde_json::json;
 
 use super::{
@@ -8,6 +9,7 @@ use super::{
     exit::{Exit, Failure},
     text::Streams,
 };
+use crate::flags::Flags;
 
 /// Runs `completions`.
 pub(super) fn completions(args: &CompletionsArgs, streams: &mut Streams) -> Exit {
@@ -26,14 +28,19 @@ pub(super) fn pages(args: &ManArgs, streams: &mut Streams, as_json: bool) -> Res
     if !args.dir.is_dir() {
         return Err(Failure::new(Exit::Usage, format!("{dir} is no folder; make it first")));
     }
-    let command = Cli::command().disable_help_subcommand(true);
-    clap_mangen::generate_to(command, &args.dir).map_err(|error| {
+    let drainctl = Cli::command().disable_help_subcommand(true);
+    // A daemon's page is in section 8 (man-pages(7)).
+    let agent = Man::new(Flags::command()).section("8");
+    let written = clap_mangen::generate_to(drainctl, &args.dir)
+        .and_then(|()| agent.generate_to(&args.dir).map(drop));
+    written.map_err(|error| {
         Failure::new(Exit::Internal, format!("cannot write manual pages to {dir}: {error}"))
     })?;
     if as_json {
         streams.say(&json!({ "dir": args.dir }).to_string());
     } else {
-        streams.say(&format!("wrote drainctl(1) and a page for each verb to {dir}"));
+        streams
+            .say(&format!("wrote drainctl(1), a page for each verb, and drain-agent(8) to {dir}"));
     }
     Ok(Exit::Done)
 }
