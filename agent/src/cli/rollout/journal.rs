@@ -146,23 +146,30 @@ impl Journal {
     /// The files cannot be renamed or written.
     pub(super) fn begin(self, past: &Past, instances: Vec<Identity>) -> Result<Self, Failure> {
         let mut journal = self;
+        let mut old = None;
         if !past.entries.is_empty() {
-            let mut old = journal.path.clone().into_os_string();
-            old.push(".old");
-            let renamed = std::fs::rename(&journal.path, &old);
-            renamed.map_err(|error| {
+            let mut name = journal.path.clone().into_os_string();
+            name.push(".old");
+            std::fs::rename(&journal.path, &name).map_err(|error| {
                 usage(format!("cannot rename {}: {error}", journal.path.display()))
             })?;
+            old = Some(name);
             journal = Self::open(&journal.path)?.0;
         }
-        journal.append(&Entry::Began { form: FORM, instances }).map_err(before_anything)?;
-        // The file itself must be found again, too.
-        let folder = journal.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = File::open(folder.unwrap_or(Path::new(".")));
-        folder
-            .and_then(|folder| folder.sync_all())
-            .map_err(|error| before_anything(journal.lost(&error)))?;
+        journal.write_first(instances).map_err(|failure| {
+            // What is over can be undone still.
+            drop(old.map(|old| std::fs::rename(old, &journal.path)));
+            before_anything(failure)
+        })?;
         Ok(journal)
+    }
+
+    fn write_first(&mut self, instances: Vec<Identity>) -> Result<(), Failure> {
+        self.append(&Entry::Began { form: FORM, instances })?;
+        // The file itself must be found again, too.
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = File::open(folder.unwrap_or(Path::new(".")));
+        folder.and_then(|folder| folder.sync_all()).map_err(|error| self.lost(&error))
     }
 
     /// From here on it is undone.

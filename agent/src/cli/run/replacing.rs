@@ -1,12 +1,15 @@
 //! A restart in place: the new version is started, takes over, and the old one is drained and stopped.
 
 use std::{
+    future::poll_fn,
+    pin::Pin,
     sync::atomic::{AtomicBool, Ordering},
+    task::Poll,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Server, drain_on_stderr};
 use crate::{
@@ -29,6 +32,28 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long the agent may take to notice that nobody but the new version is left. It looks once a second.
 const NOTICED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long the agent may take to answer a request that is of no use any more.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+
+/// How far the agent has taken part.
+#[derive(Default)]
+struct Part {
+    /// A request is under way, or was granted: it may have handed over.
+    asked: AtomicBool,
+    /// It has handed over.
+    accepted: AtomicBool,
+}
+
+impl Part {
+    fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    fn has_accepted(&self) -> bool {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
 
 /// What becomes of a second SIGHUP.
 const UNDER_WAY: &str = "drainctl: SIGHUP: a restart is under way already";
@@ -58,10 +83,10 @@ impl Server<'_> {
             "drainctl: SIGHUP: the new version is process {}; it takes over when it listens",
             new.as_raw_nonzero()
         ));
-        let accepted = AtomicBool::new(false);
+        let part = Part::default();
         let mut stop = None;
-        match self.hand_over(new, &accepted, &mut stop, streams).await {
-            Handover::Over(Err(failure)) if !accepted.load(Ordering::Relaxed) => {
+        match self.hand_over(new, &part, &mut stop, streams).await {
+            Handover::Over(Err(failure)) if !part.has_accepted() => {
                 streams.note(&format!("drainctl: no restart: {failure}; the old version goes on"));
                 let ended = self.give_up(new, streams).await;
                 // The agent may have heard of it all the same.
@@ -72,14 +97,7 @@ impl Server<'_> {
             }
             Handover::Over(result) => self.retire(old, new, result, stop, streams).await,
             Handover::Ended(ended, code) if ended == new => {
-                streams.note(&format!(
-                    "drainctl: no restart: the new version ended with code {code}; the old version goes on"
-                ));
-                if accepted.load(Ordering::Relaxed) {
-                    self.take_back(streams).await;
-                }
-                // It may have ended after it had handed over.
-                (!self.children.is_running(self.pid)).then_some(code)
+                self.go_on_without(code, part.is_asked(), stop, streams).await
             }
             Handover::Ended(_, code) => {
                 streams.note(&format!(
@@ -90,6 +108,9 @@ impl Server<'_> {
             }
             Handover::Stop(signal) => {
                 streams.note(&format!("drainctl: {}: no restart", name(signal)));
+                if part.is_asked() {
+                    self.take_back(streams).await;
+                }
                 match self.give_up(new, streams).await {
                     Some(code) => Some(code),
                     None => Some(self.stop(signal, streams).await),
@@ -98,30 +119,60 @@ impl Server<'_> {
         }
     }
 
+    /// The new version has ended, with this exit code: the old one goes on, or stops if we are to. Returns an exit code if
+    /// there is nothing left to attend to.
+    async fn go_on_without(
+        &mut self,
+        code: u8,
+        may_have_handed_over: bool,
+        stop: Option<Signal>,
+        streams: &mut Streams<'_>,
+    ) -> Option<u8> {
+        let then = if stop.is_some() { "is drained and stopped" } else { "goes on" };
+        streams.note(&format!(
+            "drainctl: no restart: the new version ended with code {code}; the old version {then}"
+        ));
+        if may_have_handed_over {
+            self.take_back(streams).await;
+        }
+        // It may have ended after it had handed over.
+        if !self.children.is_running(self.pid) {
+            return Some(code);
+        }
+        match stop {
+            Some(signal) => Some(self.stop(signal, streams).await),
+            None => None,
+        }
+    }
+
     /// Until the new version has taken over and the old one is drained.
     async fn hand_over(
         &mut self,
         new: Pid,
-        accepted: &AtomicBool,
+        part: &Part,
         stop: &mut Option<Signal>,
         streams: &mut Streams<'_>,
     ) -> Handover {
         let args = handoff(&self.args.drain, new);
         let limit = Instant::now() + self.args.ready_timeout;
         let client = self.client.clone();
-        let drain = drain_when_it_listens(&args, &client, self.json, accepted, limit);
+        let drain = drain_when_it_listens(&args, &client, self.json, part, limit);
         tokio::pin!(drain);
         loop {
             tokio::select! {
                 result = &mut drain => return Handover::Over(result),
                 happened = self.children.next() => match happened {
-                    Happened::Ended(ended, code) if ended == new => return Handover::Ended(ended, code),
+                    Happened::Ended(ended, code) if ended == new => {
+                        answered(drain.as_mut(), part).await;
+                        return Handover::Ended(ended, code);
+                    }
                     // What it had is drained, then.
-                    Happened::Ended(ended, _) if ended == self.pid && accepted.load(Ordering::Relaxed) => {}
+                    Happened::Ended(ended, _) if ended == self.pid && part.has_accepted() => {}
                     Happened::Ended(ended, code) if ended == self.pid => return Handover::Ended(ended, code),
                     Happened::Ended(..) => {}
                     Happened::Told(signal @ (Signal::TERM | Signal::INT)) => {
-                        if !accepted.load(Ordering::Relaxed) {
+                        if !part.has_accepted() {
+                            answered(drain.as_mut(), part).await;
                             return Handover::Stop(signal);
                         }
                         if stop.replace(signal).is_some() {
@@ -259,15 +310,30 @@ async fn drain_when_it_listens(
     args: &DrainArgs,
     client: &Client,
     json: bool,
-    accepted: &AtomicBool,
+    part: &Part,
     limit: Instant,
 ) -> Result<Exit, Failure> {
     loop {
-        match drain_on_stderr(args, client, json, accepted).await {
+        part.asked.store(true, Ordering::Relaxed);
+        match drain_on_stderr(args, client, json, &part.accepted).await {
             Err(Failure { exit: Exit::NoSuchService | Exit::Conflict, .. })
                 if Instant::now() < limit => {}
             result => return result,
         }
+        part.asked.store(false, Ordering::Relaxed);
         sleep(PAUSE).await;
+    }
+}
+
+/// Waits until the agent has said yes or no: what it grants after nobody asks any more would close the ports for nobody.
+async fn answered(mut drain: Pin<&mut impl Future<Output = Result<Exit, Failure>>>, part: &Part) {
+    let answered = poll_fn(|context| {
+        let is_over = drain.as_mut().poll(context).is_ready();
+        let is_answered = is_over || part.has_accepted() || !part.is_asked();
+        if is_answered { Poll::Ready(()) } else { Poll::Pending }
+    });
+    if part.is_asked() && !part.has_accepted() {
+        // One that does not answer is asked to take it back, at least.
+        let _ = timeout(ANSWERED_WITHIN, answered).await;
     }
 }
