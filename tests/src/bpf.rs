@@ -1,7 +1,10 @@
 //! The agent's BPF maps from outside, by bpftool: to check that the tracker itself has counted, and
 //! to spoil its counts on purpose.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -48,19 +51,16 @@ impl AgentMaps {
     pub fn of(pid: u32) -> Result<Self> {
         let (mut flows, mut services, mut followed, mut sockets) = (None, None, None, Vec::new());
         let (mut peers, mut targets) = (None, None);
-        for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-            // Descriptors come and go while the agent works.
-            let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
-            let id = info.lines().find_map(|line| line.strip_prefix("map_id:"));
-            let Some(id) = id.and_then(|id| id.trim().parse::<u32>().ok()) else { continue };
-            // Those of another test in this process may go meanwhile.
-            let Ok(name) = name(id) else { continue };
+        let ids = map_ids(pid)?;
+        let names = names()?;
+        for id in ids {
+            // Those of another test in this process may be gone by now.
+            let Some(name) = names.get(&id) else { continue };
             match name.as_str() {
                 "FLOWS" => flows = Some(id),
                 "SERVICES" => services = Some(id),
                 "FOLLOWED" => followed = Some(id),
-                // One map may have several descriptors.
-                "SOCKETS" if !sockets.contains(&id) => sockets.push(id),
+                "SOCKETS" => sockets.push(id),
                 "PEERS" => peers = Some(id),
                 "TARGETS" => targets = Some(id),
                 _ => {}
@@ -180,10 +180,27 @@ fn service_key(netns: u32, port: u16) -> Vec<u8> {
     key
 }
 
-fn name(id: u32) -> Result<String> {
-    let text = cmd::run("bpftool", &["-j", "map", "show", "id", &id.to_string()])?;
-    let map: Value = serde_json::from_str(&text)?;
-    Ok(map["name"].as_str().unwrap_or_default().to_owned())
+/// The maps that a process has descriptors of.
+fn map_ids(pid: u32) -> Result<BTreeSet<u32>> {
+    let mut ids = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // Descriptors come and go while the agent works.
+        let Ok(info) = fs::read_to_string(entry?.path()) else { continue };
+        let id = info.lines().find_map(|line| line.strip_prefix("map_id:"));
+        ids.extend(id.and_then(|id| id.trim().parse::<u32>().ok()));
+    }
+    Ok(ids)
+}
+
+/// The names of all maps of this machine, asked for at once: each call of bpftool looks through all processes.
+fn names() -> Result<BTreeMap<u32, String>> {
+    let text = cmd::run("bpftool", &["-j", "map", "show"])?;
+    let maps: Vec<Value> = serde_json::from_str(&text).context("bpftool map show")?;
+    let pair = |map: &Value| {
+        let id = u32::try_from(map["id"].as_u64()?).ok()?;
+        Some((id, map["name"].as_str()?.to_owned()))
+    };
+    Ok(maps.iter().filter_map(pair).collect())
 }
 
 /// Keys and values of a map.
