@@ -93,10 +93,11 @@ fn no_request_fails_when_the_server_is_replaced_in_place() -> Result<()> {
         nginx.rewrite("reuseport", new)?;
         let before = server.stderr()?.matches("has taken over").count();
         server.signal(Signal::HUP)?;
-        eventually(LIMIT, "it is replaced", || {
+        let is = eventually(LIMIT, "it is replaced", || {
             ensure!(server.is_running()?, "it ended: {}", server.stderr()?);
             Ok(server.stderr()?.matches("has taken over").count() > before)
-        })?;
+        });
+        is.with_context(|| server.stderr().unwrap_or_default())?;
         ensure!(version(&cluster, pod)? == format!("{new} at 80\n"));
         agent.ctl(&pod.netns).await_state(PORT, "serving")?;
     }
@@ -196,9 +197,10 @@ fn newest(server: &mut Running, count: usize) -> Result<Pid> {
 fn hand_over(server: &mut Running, ctl: &Ctl<'_>, count: usize) -> Result<Pid> {
     server.signal(Signal::HUP)?;
     let pid = newest(server, count)?;
-    ctl.await_service(PORT, "it is handed over", |service| {
+    let is = ctl.await_service(PORT, "it is handed over", |service| {
         service.drain.as_ref().is_some_and(|drain| service.state == "rejecting" && drain.takers > 0)
-    })?;
+    });
+    is.with_context(|| server.stderr().unwrap_or_default())?;
     Ok(pid)
 }
 

@@ -220,7 +220,9 @@ fn check_shared(
     }
     let others = processes()?.into_iter().filter(|other| !family.contains(other));
     for other in others.filter(|other| lives_in(*other, service.netns)) {
-        if sockets(other).any(|(inode, _)| inodes.contains(&inode)) {
+        let shares = || sockets(other).any(|(inode, _)| inodes.contains(&inode));
+        // A server that is starting may have started it since we looked, and it may have ended since.
+        if shares() && !descendants(pid as i32)?.contains(&other) && shares() {
             return Err(HandoffError::Shared { pid, port: service.port, other }.into());
         }
     }
