@@ -18,7 +18,7 @@ use drainctl_tests::{
 
 use crate::{
     programs::{Empty, Kind, cost},
-    stats::{Bar, Sides, interleave},
+    stats::{Bar, Side, Sides, interleave},
     table::Row,
 };
 
@@ -52,7 +52,7 @@ pub(crate) fn gate_cost() -> Result<Vec<Row>> {
         Box::new(|| measure(&ours, pid)),
         Box::new(|| measure(&empty, process::id())),
     ])?;
-    Ok(vec![difference("gate: a refused lookup, less an empty program", &sides, 100.0)])
+    Ok(vec![difference("gate: a refused lookup, less an empty program", &sides, Some(100.0))])
 }
 
 /// Connects to a port that refuses, so often.
@@ -72,10 +72,9 @@ pub(crate) fn refused(netns: &Netns, count: usize) -> Result<()> {
 pub(crate) fn tracker_cost() -> Result<Vec<Row>> {
     let _stats = enable_stats(Stats::RunTime)?;
     let name = "tracker: a connection, less an empty program";
-    let usual = difference(name, &tracked(&[])?, 600.0);
-    let name = "the same, with `--max-flows 4096`";
+    let usual = difference(name, &tracked(&[])?, Some(600.0));
     let small = tracked(&["--max-flows", "4096"])?;
-    Ok(vec![usual, Row { bar: None, ..difference(name, &small, 600.0) }])
+    Ok(vec![usual, difference("the same, with `--max-flows 4096`", &small, None)])
 }
 
 /// Nanoseconds a connection, of an agent with these options and of an empty program beside it.
@@ -95,8 +94,8 @@ fn tracked(options: &[&str]) -> Result<Sides> {
     interleave(&mut [Box::new(|| measure(pid)), Box::new(|| measure(process::id()))])
 }
 
-/// How many nanoseconds more than the other side, against a bar.
-fn difference(name: &str, sides: &Sides, bar: f64) -> Row {
+/// How many nanoseconds more than the other side, against a bar if there is one.
+fn difference(name: &str, sides: &Sides, bar: Option<f64>) -> Row {
     let less = |ours: f64, other: f64| ours - other;
     Row {
         name: name.into(),
@@ -106,7 +105,7 @@ fn difference(name: &str, sides: &Sides, bar: f64) -> Row {
         other: Some(sides.middle(1)),
         figure: sides.compared(1, less),
         noise: Some(sides.noise(less)),
-        bar: Some(Bar::AtMost(bar)),
+        bar: bar.map(Bar::AtMost),
     }
 }
 
@@ -139,7 +138,7 @@ fn churn(netns: &Netns, server: &Server, count: usize) -> Result<()> {
 /// New connections a second, one request each, with the agent and without; and what attaching any program to the same place
 /// costs: the kernel then fills in a context a dozen times for each connection.
 pub(crate) fn connections() -> Result<Vec<Row>> {
-    let sides = throughput(&["-H", "Connection: close"])?;
+    let sides = throughput(&["-H", "Connection: close"], true)?;
     let name = "connections, one request each: with / without";
     let empty = "the same: with the agent / with an empty program";
     Ok(vec![ratio(name, &sides, 1, Some(0.97)), ratio(empty, &sides, 2, None)])
@@ -147,12 +146,12 @@ pub(crate) fn connections() -> Result<Vec<Row>> {
 
 /// Requests a second on keep-alive connections, with the agent and without.
 pub(crate) fn keep_alive() -> Result<Vec<Row>> {
-    let sides = throughput(&[])?;
+    let sides = throughput(&[], false)?;
     Ok(vec![ratio("keep-alive requests: with / without", &sides, 1, Some(0.99))])
 }
 
-/// Requests a second that wrk gets out of nginx with the agent, without, and with an empty program in the agent's place.
-fn throughput(options: &[&str]) -> Result<Sides> {
+/// Requests a second that wrk gets out of nginx with the agent, without, and if wanted with an empty program in the agent's place.
+fn throughput(options: &[&str], beside_empty: bool) -> Result<Sides> {
     let netns = Arc::new(Netns::new()?);
     netns.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
     netns.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
@@ -167,7 +166,11 @@ fn throughput(options: &[&str]) -> Result<Sides> {
         nothing.attach_ops()?;
         wrk(&netns, options)
     };
-    interleave(&mut [Box::new(with), Box::new(|| wrk(&netns, options)), Box::new(empty)])
+    let mut sides: Vec<Side<'_>> = vec![Box::new(with), Box::new(|| wrk(&netns, options))];
+    if beside_empty {
+        sides.push(Box::new(empty));
+    }
+    interleave(&mut sides)
 }
 
 /// The second of two runs: the first takes what starting or stopping an agent has stirred up.
