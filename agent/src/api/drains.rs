@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 use crate::{
     carry::CarryCounts,
     drain::{HoldName, Leaving, Service, Spec},
-    executor::{DrainError, Executor, HoldRequest, Owner, Status, Totals, Update},
+    executor::{DrainError, Executor, HoldRequest, Owner, Stand, Status, Totals, Update},
     registries::RegistryCounts,
 };
 
@@ -25,6 +25,10 @@ pub trait Drains: Send + Sync + 'static {
         &self,
         services: Vec<Service>,
     ) -> impl Future<Output = Result<Vec<Status>, DrainError>> + Send;
+    fn stand(
+        &self,
+        service: Service,
+    ) -> impl Future<Output = Result<Option<Stand>, DrainError>> + Send;
     fn prove(&self, service: Service) -> impl Future<Output = Result<Status, DrainError>> + Send;
     fn leaving(
         &self,
@@ -61,6 +65,10 @@ impl Drains for Executor {
 
     async fn status(&self, services: Vec<Service>) -> Result<Vec<Status>, DrainError> {
         Self::status(self, services).await
+    }
+
+    async fn stand(&self, service: Service) -> Result<Option<Stand>, DrainError> {
+        Self::stand(self, service).await
     }
 
     async fn prove(&self, service: Service) -> Result<Status, DrainError> {

@@ -22,7 +22,7 @@ use crate::{
     drain::{
         Boot, Ending, Exempt, Hold, HoldName, Leaving, RetireReport, Service, Spec, SpecRequest,
     },
-    executor::{DrainError, DrainView, HoldRequest, Owner, Status, Totals, Update},
+    executor::{DrainError, DrainView, HoldRequest, Owner, Stand, Status, Totals, Update},
     kernel::{Admitted, Class, Protocol, Socket, Steered, TcpState},
     pods::Pods,
     registries::RegistryCounts,
@@ -263,6 +263,10 @@ impl Drains for FakeDrains {
         let time = *self.looks_take.lock().unwrap();
         tokio::time::sleep(time).await;
         Ok(services.into_iter().map(|service| self.get(service)).collect())
+    }
+    async fn stand(&self, service: Service) -> Result<Option<Stand>, DrainError> {
+        let Status { state, drain, .. } = self.get(service);
+        Ok(drain.map(|drain| (state, drain)))
     }
     async fn prove(&self, service: Service) -> Result<Status, DrainError> {
         Ok(self.get(service))

@@ -1,5 +1,4 @@
-//! Carries out what the core decides: one task owns every drain, feeds its machine with events, and turns
-//! actions into kernel operations.
+//! Carries out what the core decides: one task owns every drain, feeds its machine with events, and runs its actions.
 
 mod accept;
 mod adopt;
@@ -126,6 +125,9 @@ pub struct Status {
     /// The drain.
     pub drain: Option<DrainView>,
 }
+
+/// A drain and the state that it is in.
+pub type Stand = (StateName, DrainView);
 
 /// A drain as it is now.
 #[derive(Clone, Debug)]
@@ -312,6 +314,14 @@ impl Executor {
     /// [`DrainError::Stopping`] only.
     pub async fn standing(&self) -> Result<Vec<(Service, StateName)>, DrainError> {
         self.ask(|reply| Command::Standing { reply }).await
+    }
+
+    /// Where the service's drain stands, if there is one; nobody looks at its connections for that.
+    ///
+    /// # Errors
+    /// [`DrainError::Stopping`] only.
+    pub async fn stand(&self, service: Service) -> Result<Option<Stand>, DrainError> {
+        self.ask(|reply| Command::Stand { service, reply }).await
     }
 
     /// Tells the service's drain, if there is one, what Kubernetes does about its server.

@@ -14,7 +14,7 @@ use tokio::{
 use tracing::{error, info};
 
 use super::{
-    DrainError, Owner, Status, Totals, Update,
+    DrainError, Owner, Stand, Status, Totals, Update,
     accept::{Checked, Request, Waiting},
     entry::Entry,
     holds::{Held, HoldRequest},
@@ -66,6 +66,10 @@ pub(super) enum Command {
     },
     Standing {
         reply: oneshot::Sender<Vec<(Service, StateName)>>,
+    },
+    Stand {
+        service: Service,
+        reply: oneshot::Sender<Option<Stand>>,
     },
     Endpoint {
         service: Service,
@@ -214,6 +218,11 @@ impl Task {
                     |service: &Service| self.entries.get(service).map(|e| e.machine.state());
                 let services = self.draining().into_iter();
                 let _ = reply.send(services.filter_map(|s| Some((s, state(&s)?))).collect());
+            }
+            Command::Stand { service, reply } => {
+                let entry = self.entries.get(&service).filter(|entry| entry.is_draining());
+                // Whoever asked may have gone away.
+                let _ = reply.send(entry.map(|entry| (entry.machine.state(), entry.view())));
             }
             Command::Endpoint { service, endpoint } => {
                 if self.is_draining(service) {

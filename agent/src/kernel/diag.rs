@@ -19,6 +19,9 @@ use super::{Class, KernelError, Listener, Look, Socket, SocketInfo, TcpState, ma
 
 /// `TCP_LISTEN` (`include/net/tcp_states.h`).
 const TCP_LISTEN: u8 = 10;
+/// What a look shows: sockets that listen, and all that somebody may still wait for.
+const SHOWN: StateFlags = StateFlags::all()
+    .difference(StateFlags::TIME_WAIT.union(StateFlags::CLOSE).union(StateFlags::SYN_SENT));
 /// A dump that changed under us is asked for again, this often.
 pub(super) const TRIES: usize = 5;
 /// Larger than any message of a dump (`NLMSG_GOODSIZE` and what `recvmsg` made the kernel grow to).
@@ -36,6 +39,28 @@ pub(super) fn look(ports: &[u16], marks: Option<&Asked<'_>>) -> Result<Look, Ker
         look.sockets.extend(found.sockets);
     }
     Ok(look)
+}
+
+/// Whether a socket of the namespace this thread is in listens on this port. The kernel goes through its table of listeners
+/// for that, and not through that of connections (`inet_diag_dump_icsk`).
+pub(super) fn listens(port: u16) -> Result<bool, KernelError> {
+    for family in [AF_INET, AF_INET6] {
+        let found = (0..TRIES).find_map(|_| {
+            let mut found = false;
+            let request = request(family, &[port], StateFlags::LISTEN, None);
+            let each = &mut |response: &InetResponse| found |= response.header.state == TCP_LISTEN;
+            let walked = walk(&request, each);
+            // What was found is there, whatever else has changed.
+            walked.map(|is_whole| (is_whole || found).then_some(found)).transpose()
+        });
+        let found = found.unwrap_or(Err(DumpError::Interrupted));
+        let found = found
+            .map_err(|e| KernelError::op("ask inet_diag for listeners of family", family, e))?;
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn add(look: &mut Look, response: &InetResponse, marks: Option<&Asked<'_>>) {
@@ -129,7 +154,7 @@ fn dump_whole(family: u8, ports: &[u16], marks: Option<&Asked<'_>>) -> Result<Lo
 fn dump(family: u8, ports: &[u16], marks: Option<&Asked<'_>>) -> Result<Option<Look>, DumpError> {
     let mut look = Look::default();
     let each = &mut |response: &InetResponse| add(&mut look, response, marks);
-    let is_whole = walk(&request(family, ports, marks), each)?;
+    let is_whole = walk(&request(family, ports, SHOWN, marks), each)?;
     Ok(is_whole.then_some(look))
 }
 
@@ -182,15 +207,13 @@ impl Dump<'_> {
     }
 }
 
-fn request(family: u8, ports: &[u16], marks: Option<&Asked<'_>>) -> Vec<u8> {
+fn request(family: u8, ports: &[u16], states: StateFlags, marks: Option<&Asked<'_>>) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     if let [port] = ports {
         socket_id.source_port = *port;
     }
-    let states = StateFlags::all()
-        .difference(StateFlags::TIME_WAIT | StateFlags::CLOSE | StateFlags::SYN_SENT);
     let request = InetRequest {
         family,
         protocol: IPPROTO_TCP,

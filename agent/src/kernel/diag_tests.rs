@@ -144,7 +144,7 @@ fn a_dump_that_failed_is_never_an_empty_look() {
 #[test]
 fn a_request_names_family_port_and_states() {
     for family in [AF_INET, AF_INET6] {
-        let bytes = request(family, &[8080], None);
+        let bytes = request(family, &[8080], SHOWN, None);
         // nlmsghdr (16 bytes), then struct inet_diag_req_v2 (56 bytes).
         assert_eq!(bytes.len(), 72);
         assert_eq!(bytes[..4], 72_u32.to_ne_bytes());
@@ -156,5 +156,19 @@ fn a_request_names_family_port_and_states() {
         assert_eq!(asked, [1, 3, 4, 5, 8, 9, 10, 11], "all but SYN_SENT, TIME_WAIT and CLOSE");
         assert_eq!(bytes[24..26], 8080_u16.to_be_bytes(), "local port");
         assert_eq!(bytes[26..28], [0; 2], "any port of the peer");
+    }
+}
+
+#[test]
+fn a_listener_is_found_and_a_connection_is_none() {
+    for any in ["127.0.0.1:0", "[::1]:0"] {
+        let listener = std::net::TcpListener::bind(any).unwrap();
+        let addr = listener.local_addr().unwrap();
+        assert!(listens(addr.port()).unwrap(), "{addr}");
+        let client = std::net::TcpStream::connect(addr).unwrap();
+        let server = listener.accept().unwrap();
+        drop(listener);
+        assert!(!listens(addr.port()).unwrap(), "{addr}");
+        drop((client, server));
     }
 }

@@ -37,7 +37,7 @@ use super::{
     straggling::{
         Listening, Outgoing, connect_here, is_own_here, listen_here, reset_at_close, socket_for,
     },
-    sys,
+    sys::{self, AsUser},
     tracker::{Tracker, tracked},
 };
 use crate::drain::{Admission, Boot, Handoff, Service};
@@ -162,6 +162,10 @@ impl Kernel for Linux {
         self.peers.sort_out(netns, &mut look);
         self.peers.note_clients(netns, port, &look, self.now());
         Ok(look)
+    }
+
+    fn listens(&self, service: Service) -> Result<bool, KernelError> {
+        self.namespaces.inside(service.netns, || diag::listens(service.port))
     }
 
     fn outbound(&self, netns: u32, to: &[SocketAddr]) -> Result<Vec<u64>, KernelError> {
@@ -313,13 +317,13 @@ impl Kernel for Linux {
         let hop = self.hops.load()?;
         self.namespaces.inside(netns, || {
             // Its sockets are that user's.
-            let _user = act_as(uid)?;
+            let _user = AsUser::begin(uid)?;
             connect_here(target, &hop, token)
         })
     }
 
     fn can_act_as(&self, uid: u32) -> Result<(), KernelError> {
-        act_as(uid).map(drop)
+        AsUser::begin(uid).map(drop)
     }
 
     fn own_addresses(&self, netns: u32, addrs: &[IpAddr]) -> Result<Vec<IpAddr>, KernelError> {
@@ -390,9 +394,4 @@ impl Kernel for Linux {
 /// A panic in another thread does not make kernel state unusable.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn act_as(uid: u32) -> Result<sys::AsUser, KernelError> {
-    sys::AsUser::begin(uid)
-        .map_err(|e| KernelError::op("(for lack of CAP_SETUID?) act as the user", uid, e))
 }

@@ -107,6 +107,13 @@ pub trait Kernel: Send + Sync + 'static {
     /// The namespace is gone, or the dump failed or was interrupted too often to be whole.
     fn look(&self, netns: u32, port: Option<u16>) -> Result<Look, KernelError>;
 
+    /// Whether anything listens on the service's port. What [`Kernel::look`] shows of listeners, for those who ask again and
+    /// again: the kernel does not go through the connections of the node for it.
+    ///
+    /// # Errors
+    /// As [`Kernel::look`].
+    fn listens(&self, service: Service) -> Result<bool, KernelError>;
+
     /// How many connections of the namespace lead to each of these addresses, from SYN_SENT until our last byte and FIN
     /// are acked; whoever opened them. Asked as [`Kernel::look`] asks.
     ///

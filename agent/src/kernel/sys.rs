@@ -10,6 +10,8 @@ use std::{
     path::Path,
 };
 
+use super::KernelError;
+
 /// Commands of `bpf(2)` (`enum bpf_cmd`).
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_UPDATE: libc::c_int = 29;
@@ -212,10 +214,14 @@ impl AsUser {
     ///
     /// # Errors
     /// It may not (`CAP_SETUID`).
-    pub(super) fn begin(uid: u32) -> io::Result<Self> {
+    pub(super) fn begin(uid: u32) -> Result<Self, KernelError> {
         let user = Self { before: set_fsuid(uid) };
         // What was asked for is what was before, or it has failed.
-        if set_fsuid(uid) == uid { Ok(user) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+        if set_fsuid(uid) == uid {
+            return Ok(user);
+        }
+        let error = io::Error::from(io::ErrorKind::PermissionDenied);
+        Err(KernelError::op("(for lack of CAP_SETUID?) act as the user", uid, error))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
         protocol::PodName,
     },
     drain::{Boot, Service, StateName},
-    executor::Status,
+    executor::Stand,
 };
 
 /// How long a load balancer may take to ask, and to take the answer.
@@ -119,7 +119,7 @@ async fn serve_one<D: Drains>(stream: TcpStream, app: &App<D>) {
 /// has not begun to listen, must not take anybody out.
 async fn answer<D: Drains>(app: &App<D>, line: &str) -> String {
     match ask(app, line).await {
-        Ok((status, weight)) => format!("{}\n", words(&status, weight, app.kernel.now())),
+        Ok((drain, weight)) => format!("{}\n", words(drain.as_ref(), weight, app.kernel.now())),
         Err(error) => {
             tracing::debug!(question = line, error = error.message(), "an agent check in vain");
             "\n".to_owned()
@@ -127,21 +127,27 @@ async fn answer<D: Drains>(app: &App<D>, line: &str) -> String {
     }
 }
 
-async fn ask<D: Drains>(app: &App<D>, line: &str) -> Result<(Status, Weight), ApiError> {
+/// Asked by every load balancer for every server, and so answered without a look at its connections.
+async fn ask<D: Drains>(app: &App<D>, line: &str) -> Result<(Option<Stand>, Weight), ApiError> {
     let uri: Uri = format!("/?{line}").parse().map_err(|_| ApiError::usage("it is no query"))?;
     let question = Query::<Question>::try_from_uri(&uri);
     let Query(question) = question.map_err(|error| ApiError::usage(error.body_text()))?;
     let Question { port, netns, pod, container, weight } = question;
     let place = PlaceQuery { netns, pod, container }.one()?;
     let netns = app.place(place, &Caller::remote()).await?;
-    Ok((app.existing(Service { netns, port }).await?, weight))
+    let service = Service { netns, port };
+    let drain = app.drains.stand(service).await?;
+    if drain.is_none() && !app.kernel(move |kernel| kernel.listens(service)).await? {
+        return Err(ApiError::no_such_service(service));
+    }
+    Ok((drain, weight))
 }
 
 /// `ready` takes back an earlier `drain`, `up` an earlier `down`.
-fn words(status: &Status, weight: Weight, now: Boot) -> String {
-    match (status.state, &status.drain) {
-        (StateName::Serving, _) => "up ready 100%".to_owned(),
-        (StateName::Settling, Some(drain)) if weight == Weight::Fall => {
+fn words(drain: Option<&Stand>, weight: Weight, now: Boot) -> String {
+    match drain {
+        None | Some((StateName::Serving, _)) => "up ready 100%".to_owned(),
+        Some((StateName::Settling, drain)) if weight == Weight::Fall => {
             let (age, whole) = (now.since(drain.started), drain.min_settle);
             let left = whole.saturating_sub(age).as_millis() * 100 / whole.as_millis().max(1);
             // With any weight at all there would be no quiet time, and the gate would not close.

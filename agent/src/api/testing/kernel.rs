@@ -52,6 +52,9 @@ impl Kernel for FakeKernel {
         let listeners = asked.map(listener).collect();
         Ok(Look { listeners, sockets: self.sockets.clone() })
     }
+    fn listens(&self, service: Service) -> Result<bool, KernelError> {
+        Ok([WEB, ROOTS, FOREIGN].contains(&service))
+    }
     fn outbound(&self, _: u32, to: &[SocketAddr]) -> Result<Vec<u64>, KernelError> {
         Ok(vec![0; to.len()])
     }

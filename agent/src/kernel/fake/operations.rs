@@ -58,6 +58,12 @@ impl Kernel for FakeKernel {
         Ok(look)
     }
 
+    fn listens(&self, service: Service) -> Result<bool, KernelError> {
+        let model = self.enter(Op::Look)?;
+        model.netns_exists(service.netns)?;
+        Ok(!model.look(service.netns, Some(service.port)).listeners.is_empty())
+    }
+
     fn outbound(&self, netns: u32, to: &[SocketAddr]) -> Result<Vec<u64>, KernelError> {
         let model = self.enter(Op::Outbound)?;
         model.netns_exists(netns)?;
