@@ -119,8 +119,12 @@ fn by_tls_and_a_token_and_nothing_is_touched_where_it_does_not_let_in() -> Resul
     checked.expect(0)?.says("1 instance")?;
     remote.ensure_untouched()?;
     remote.rollout(&inventory, &access)?.expect(0)?.says("released")?;
+    // Without an inventory.
+    let (port, journal) = (remote.port.to_string(), remote.path("journal"));
+    let words = [&access[..], &["--port", &port, "--journal", &journal]].concat();
+    remote.rollout(&url, &words)?.expect(0)?.says("released")?;
     let trace = fs::read_to_string(remote.path("trace"))?;
-    ensure!(trace == format!("--host {}\n", remote.port), "{trace}");
+    ensure!(trace == format!("--host {}\n", remote.port).repeat(2), "{trace}");
     let addr = SocketAddr::from(([127, 0, 0, 1], remote.port));
     ensure!(net::attempt(&remote.host, addr, LIMIT)? == Attempt::Connected);
     Ok(())

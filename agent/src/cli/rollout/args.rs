@@ -13,9 +13,13 @@ use crate::cli::{
 /// Arguments of `rollout`.
 #[derive(Clone, Debug, Args)]
 pub(in crate::cli) struct RolloutArgs {
-    /// The inventory (YAML): which instances there are, by which agents, on which ports. Its order is that of the rollout
-    #[arg(value_name = "FILE")]
-    pub(super) inventory: PathBuf,
+    /// The inventory (YAML): which instances there are, by which agents, on which ports; or the URLs of agents, the node of
+    /// each being an instance (with --port). Their order is that of the rollout
+    #[arg(value_name = "FILE|URL", required = true)]
+    pub(super) instances: Vec<String>,
+    /// Of instances that are named by URLs: TCP ports, 1 to 65535; several as 80,443 or by repeating the option
+    #[arg(long = "port", value_name = "PORT", value_delimiter = ',', value_parser = value::port)]
+    pub(super) ports: Vec<u16>,
     /// Run by `sh -c` for each drained instance: replaces it by the new version. Must bear being run again. The instance is in the
     /// variables DRAINCTL_INSTANCE, DRAINCTL_AGENT, DRAINCTL_TARGET, DRAINCTL_PORTS, DRAINCTL_STAGE and its own `vars`
     #[arg(long, value_name = "CMD", required_unless_present_any = ["undo", "check"])]
@@ -36,7 +40,7 @@ pub(in crate::cli) struct RolloutArgs {
     /// Only look: is the inventory right, does every agent answer and let us, does every instance serve?
     #[arg(long)]
     pub(super) check: bool,
-    /// Where each step is written down before it is done [default: FILE.journal]
+    /// Where each step is written down before it is done [default: FILE.journal; with URLs: drainctl-rollout.journal]
     #[arg(long, value_name = "FILE")]
     pub(super) journal: Option<PathBuf>,
     #[command(flatten)]

@@ -223,11 +223,12 @@ impl<'a, 'b> Drive<'a, 'b> {
 impl RolloutArgs {
     /// What a person can do now.
     pub(super) fn how_to_go_on(&self, pass: Pass, out: usize) -> String {
-        let file = text::quoted(&self.inventory.display().to_string());
+        let words: Vec<String> = self.instances.iter().map(|word| text::quoted(word)).collect();
+        let which = words.join(" ");
         let (go_on, back) = match pass {
             Pass::Release => (
                 "--resume",
-                format!(", or take it back: drainctl rollout {file} --undo --rollback …"),
+                format!(", or take it back: drainctl rollout {which} --undo --rollback …"),
             ),
             Pass::Undo => ("--undo", String::new()),
         };

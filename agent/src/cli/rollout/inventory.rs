@@ -1,5 +1,5 @@
-//! The inventory: which instances there are, as a YAML file says it. Whatever is wrong with it is found before anybody
-//! is asked anything.
+//! The inventory: which instances there are, as a YAML file or the URLs of their agents say it. Whatever is wrong with it
+//! is found before anybody is asked anything.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -34,7 +34,7 @@ struct File {
     instances: Vec<Entry>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
     name: String,
@@ -92,18 +92,62 @@ impl Instance {
     }
 }
 
-/// Reads the file.
+/// The instances that these words of the command line name: a file, or URLs with these ports.
 ///
 /// # Errors
-/// It cannot be read, or what it says makes no sense (exit code 2); then with everything that is wrong.
-pub(super) fn read(path: &Path, agent: &AgentAddress) -> Result<Vec<Instance>, Failure> {
+/// The file cannot be read, or what is said makes no sense (exit code 2); then with everything that is wrong.
+pub(super) fn find(
+    words: &[String],
+    ports: &[u16],
+    agent: &AgentAddress,
+) -> Result<Vec<Instance>, Failure> {
+    let Some(path) = file(words) else {
+        return by_urls(words, ports).map_err(usage);
+    };
     let fail = |why: String| usage(format!("cannot use the inventory {}: {why}", path.display()));
+    if !ports.is_empty() {
+        return Err(fail("it names the ports of its instances itself: leave --port out".into()));
+    }
     let text = fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
     parse(&text, agent).map_err(fail)
 }
 
+/// The file, if it is one that is named.
+pub(super) fn file(words: &[String]) -> Option<&Path> {
+    match words {
+        [word] if !word.contains("://") => Some(Path::new(word)),
+        _ => None,
+    }
+}
+
+/// Each agent's node is one instance.
+fn by_urls(urls: &[String], ports: &[u16]) -> Result<Vec<Instance>, String> {
+    if ports.is_empty() {
+        return Err(
+            "instances that are named by URLs need --port, which of their ports it is about".into(),
+        );
+    }
+    let entry = |text: &String| match text.parse::<AgentAddress>()? {
+        AgentAddress::Url(url) => Ok(Entry {
+            name: format!("{}-{}", url.host.replace(':', "-"), url.port),
+            agent: Some(text.clone()),
+            host: true,
+            ..Entry::default()
+        }),
+        AgentAddress::Socket(_) => {
+            Err(format!("{text:?} is no URL of an agent: name one inventory, or URLs only"))
+        }
+    };
+    let instances = urls.iter().map(entry).collect::<Result<_, String>>()?;
+    let file = File { agent: None, ports: ports.to_vec(), instances };
+    checked(file, &AgentAddress::default())
+}
+
 fn parse(text: &str, agent: &AgentAddress) -> Result<Vec<Instance>, String> {
-    let file: File = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+    checked(serde_saphyr::from_str(text).map_err(|error| error.to_string())?, agent)
+}
+
+fn checked(file: File, agent: &AgentAddress) -> Result<Vec<Instance>, String> {
     if file.instances.is_empty() || file.instances.len() > MOST {
         return Err(format!(
             "it has {} instances; a rollout has 1 to {MOST}",
@@ -215,6 +259,31 @@ mod tests {
         assert_eq!((two.agent.to_string(), two.place()), ("/run/a.sock".into(), "--host".into()));
         assert_eq!(two.ports, [80, 443]);
         assert_eq!(two.vars["N"], "2");
+    }
+
+    #[test]
+    fn urls_are_instances_too() {
+        let find = |words: &[&str], ports: &[u16]| {
+            let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+            find(&words, ports, &AgentAddress::default()).map_err(|failure| failure.message)
+        };
+        let instances =
+            find(&["https://web-1:9443", "https://[fd00::2]:9443"], &[80, 443]).unwrap();
+        let [one, two] = instances.as_slice() else { panic!("{instances:?}") };
+        assert_eq!((&*one.name, &*two.name), ("web-1-9443", "fd00--2-9443"));
+        assert_eq!(two.agent.to_string(), "https://[fd00::2]:9443");
+        assert_eq!((two.place(), &*two.ports), ("--host".into(), &[80, 443][..]));
+        let table: [(&[&str], &[u16], &str); 5] = [
+            (&["https://web-1:9443"], &[], "need --port"),
+            (&["https://web-1:9443", "https://web-1:9443"], &[80], "is there twice"),
+            (&["https://web-1:9443", "web.yaml"], &[80], "name one inventory, or URLs only"),
+            (&["https://web-1:no"], &[80], "no"),
+            (&["web.yaml"], &[80], "leave --port out"),
+        ];
+        for (words, ports, why) in table {
+            let error = find(words, ports).expect_err(why);
+            assert!(error.contains(why) && error.contains("nothing was changed"), "{error}");
+        }
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub(super) async fn run(
 ) -> Result<Exit, Failure> {
     let args = Arc::new(args.clone());
     args.check()?;
-    let instances = inventory::read(&args.inventory, &common.agent)?;
+    let instances = inventory::find(&args.instances, &args.ports, &common.agent)?;
     let names: Vec<String> = instances.iter().map(|instance| instance.name.clone()).collect();
     let identities: Vec<Identity> = instances.iter().map(Instance::identity).collect();
     let workers = workers(instances, &args, &common.access)?;
@@ -217,7 +217,11 @@ impl RolloutArgs {
     }
 
     fn journal_path(&self) -> PathBuf {
-        self.journal.clone().unwrap_or_else(|| with_end(&self.inventory, ".journal"))
+        let beside = || match inventory::file(&self.instances) {
+            Some(file) => with_end(file, ".journal"),
+            None => "drainctl-rollout.journal".into(),
+        };
+        self.journal.clone().unwrap_or_else(beside)
     }
 
     /// Where what the commands of an instance print goes.
