@@ -1,12 +1,15 @@
 """Clients of the agent that mean harm, or are broken: hundreds of connections of each kind, opened again when the
 agent ends them. Arguments: the socket, and an id of a service. Says `attacking` once all have been tried."""
 
+import resource
 import select
 import socket
 import sys
 import time
 
 path, service = sys.argv[1:]
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 EACH = 286  # of seven kinds: 2,000
 
 HEAD = "HTTP/1.1\r\nHost: agent\r\n"

@@ -21,7 +21,7 @@ use rustix::thread::set_thread_res_uid;
 use crate::{
     cmd,
     netns::Netns,
-    wait::{LIMIT, patient},
+    wait::{LIMIT, eventually, patient},
 };
 
 /// A listening socket in a namespace, one that accepts only when told to.
@@ -72,7 +72,11 @@ impl Server {
         if how.addr.is_ipv6() {
             sockopt::set_ipv6_v6only(&fd, how.v6_only)?;
         }
-        bind(&fd, &how.addr).with_context(|| format!("bind {}", how.addr))?;
+        // What was closed just now is still open in a child that a test beside has started, until that executes its program.
+        eventually(LIMIT, "the address is free", || match bind(&fd, &how.addr) {
+            Err(Errno::ADDRINUSE) => Ok(false),
+            bound => bound.map(|()| true).with_context(|| format!("bind {}", how.addr)),
+        })?;
         start_listening(&fd, how.backlog)?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(LIMIT))?;
         Ok(Self { listener: TcpListener::from(fd) })
@@ -242,6 +246,8 @@ pub fn attempt(netns: &Netns, addr: SocketAddr, limit: Duration) -> Result<Attem
     netns.run(|| match TcpStream::connect_timeout(&addr, limit) {
         Ok(_) => Ok(Attempt::Connected),
         Err(error) => match error.kind() {
+            // It was established, and who accepted it died before connect(2) returned.
+            ErrorKind::ConnectionReset => Ok(Attempt::Connected),
             ErrorKind::ConnectionRefused => Ok(Attempt::Refused),
             ErrorKind::TimedOut | ErrorKind::WouldBlock => Ok(Attempt::Unanswered),
             _ => Err(error).with_context(|| format!("connect to {addr}")),

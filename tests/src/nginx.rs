@@ -56,6 +56,8 @@ impl Nginx {
     /// Starts nginx on port 80 of a pod; it speaks TLS there and has the kernel encrypt, if that can.
     pub fn start_with_kernel_tls(pod: &Pod) -> Result<Self> {
         let certified = Authority::new()?.sign()?;
+        // Else the first connection that asks for it loads it, which may take long. Not every kernel has it.
+        let _ = Command::new("modprobe").args(["--quiet", "tls"]).status();
         Self::start_here(Arc::clone(&pod.netns), &[PORT], "ssl", "1", Some(&certified))
     }
 

@@ -17,6 +17,7 @@ use crate::{
     netns::Netns,
     nginx::Nginx,
     ss::Sockets,
+    wait::is_slow,
 };
 
 /// How late the rules follow, pod by pod.
@@ -177,7 +178,8 @@ pub fn restart_one<S: Server>(
 ) -> Result<Restart> {
     let all: Vec<usize> = (0..servers.len()).collect();
     let others: Vec<usize> = all.iter().copied().filter(|other| *other != index).collect();
-    let delay = ENDPOINT_DELAYS[index % ENDPOINT_DELAYS.len()];
+    // In an emulated machine drainctl would start later than the rules follow.
+    let delay = ENDPOINT_DELAYS[index % ENDPOINT_DELAYS.len()] * if is_slow() { 3 } else { 1 };
     let (pod, server) = (&cluster.pods[index], &mut servers[index]);
     let (begun, start) = (Timeline::now(), Instant::now());
     let drained_after = thread::scope(|scope| {

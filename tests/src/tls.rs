@@ -36,6 +36,8 @@ impl TlsClient {
     pub fn connect(netns: &Netns, addr: SocketAddr) -> Result<Self> {
         let mut command = Command::new("timeout");
         command.args([LIMIT_SECS, "openssl", "s_client", "-quiet", "-connect", &addr.to_string()]);
+        // It ends with its input, whether `timeout` is still there to end it or not.
+        command.arg("-no_ign_eof");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = netns.run(|| command.spawn().context("start openssl"))?;
         let requests = child.stdin.take().context("its input is piped")?;

@@ -16,7 +16,12 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 /// A limit for this machine: ten times as long where `DRAINCTL_SLOW` is set, as it is in virtual machines without hardware
 /// support. [`eventually`] does that by itself.
 pub fn patient(limit: Duration) -> Duration {
-    limit * if std::env::var_os("DRAINCTL_SLOW").is_some() { 10 } else { 1 }
+    limit * if is_slow() { 10 } else { 1 }
+}
+
+/// Whether this machine is emulated: `DRAINCTL_SLOW` is set.
+pub fn is_slow() -> bool {
+    std::env::var_os("DRAINCTL_SLOW").is_some()
 }
 
 /// Waits until `condition` holds; an error when it does not within `limit`, or when it cannot be told.

@@ -150,7 +150,8 @@ fn a_server_with_tls_is_asked_over_tls_whoever_signed_its_certificate() -> Resul
         let netns = pod.netns.inode();
         check(
             &agent,
-            &json!({ "port": PORT, "netns": netns, "path": "/ready", "host": host, "tls": tls }),
+            // A handshake takes long where each instruction does.
+            &json!({ "port": PORT, "netns": netns, "path": "/ready", "host": host, "tls": tls, "timeout_ms": 5000 }),
         )
     };
     for host in ["localhost:80", "web.example.org", "10.0.0.1", "[fd00::1]:80"] {

@@ -17,7 +17,8 @@ const HOLD: &[&str] = &["hold", "--port", "80", "--name", "batch-42"];
 /// Longer than the `--ttl` of [`working`], twice.
 const WHILE: Duration = Duration::from_secs(7);
 /// Works until it is told to stop, and ends with a code of its own.
-const WORK: &[&str] = &["--", "sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done"];
+const WORK: &[&str] =
+    &["--", "sh", "-c", "trap 'exit 7' TERM; echo begun; while :; do sleep 0.05; done"];
 
 fn holds(fixture: &Fixture) -> Result<Vec<Hold>> {
     Ok(fixture.ctl().find(PORT)?.map_or_else(Vec::new, |service| service.holds))
@@ -25,8 +26,9 @@ fn holds(fixture: &Fixture) -> Result<Vec<Hold>> {
 
 /// Work that holds port 80, for 3 seconds if nobody renewed it.
 fn working(fixture: &Fixture) -> Result<Running> {
-    let work = fixture.ctl().start(&[HOLD, &["--ttl", "3s"], WORK].concat())?;
-    eventually(LIMIT, "port 80 is held", || Ok(holds(fixture)?.len() == 1))?;
+    let mut work = fixture.ctl().start(&[HOLD, &["--ttl", "3s"], WORK].concat())?;
+    eventually(LIMIT, "the work has begun", || Ok(work.stdout()?.contains("begun")))?;
+    ensure!(holds(fixture)?.len() == 1, "port 80 is not held");
     Ok(work)
 }
 

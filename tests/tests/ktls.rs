@@ -2,7 +2,7 @@
 //!
 //! Not every machine's kernel can do that, so `cargo xtask vm` runs these, on kernels that can.
 
-use std::{net::SocketAddr, process::Command};
+use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use drainctl_tests::{
@@ -25,8 +25,6 @@ struct World {
 
 impl World {
     fn new() -> Result<Self> {
-        // It comes with the first socket that asks for it, but its counters are looked at before.
-        let _ = Command::new("modprobe").arg("tls").status();
         let cluster = Cluster::single()?;
         let server = Nginx::start_with_kernel_tls(&cluster.pods[0])?;
         Ok(Self { agent: Agent::start()?, _server: server, cluster })
