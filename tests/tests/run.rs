@@ -277,6 +277,32 @@ fn who_is_told_to_stop_in_a_restart_stops_whatever_comes_of_it() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn who_is_told_to_stop_before_the_agent_has_answered_goes_by_the_answer() -> Result<()> {
+    let cluster = Cluster::single()?;
+    let pod = &cluster.pods[0];
+    let agent = Agent::start()?;
+    let nginx = prepare(pod, "old")?;
+    let mut server = run(&agent, pod, &nginx, &HELD)?;
+    Nginx::await_answer(&cluster.client, pod.addr())?;
+    let mut kept = http::Client::connect(&cluster.client, pod.addr())?;
+    kept.get("/ready")?;
+    nginx.rewrite("reuseport", "new")?;
+    agent.pause()?;
+    server.signal(Signal::HUP)?;
+    let listens = || Ok(version(&cluster, pod)? == "new at 80\n");
+    eventually(LIMIT, "the new version listens beside the old one", listens)?;
+    server.signal(Signal::TERM)?;
+    agent.resume()?;
+    let said = "once more stops the old one at once";
+    eventually(LIMIT, "it waits for the old one", || Ok(server.stderr()?.contains(said)))?;
+    ensure!(server.is_running()? && kept.get("/ready")?.status == 200);
+    drop(kept);
+    server.wait()?.expect(0)?.says("has taken over, and the old one has ended")?;
+    ensure!(!nginx::accepts(&pod.netns, PORT)?);
+    Ok(())
+}
+
 /// Starts the rest, or something that never listens.
 const MUTE: &str = r#"if test -e "$0"; then exec sleep 600; fi; exec "$@""#;
 

@@ -171,12 +171,15 @@ impl Server<'_> {
                     Happened::Ended(ended, code) if ended == self.pid => return Handover::Ended(ended, code),
                     Happened::Ended(..) => {}
                     Happened::Told(signal @ (Signal::TERM | Signal::INT)) => {
+                        let over = answered(drain.as_mut(), part).await;
                         if !part.has_accepted() {
-                            answered(drain.as_mut(), part).await;
                             return Handover::Stop(signal);
                         }
                         if stop.replace(signal).is_some() {
                             return Handover::Over(Ok(Exit::Deadline));
+                        }
+                        if let Some(result) = over {
+                            return Handover::Over(result);
                         }
                         streams.note(&format!(
                             "drainctl: {}: the new version is stopped as soon as the old one is drained; once more stops \
@@ -326,14 +329,19 @@ async fn drain_when_it_listens(
 }
 
 /// Waits until the agent has said yes or no: what it grants after nobody asks any more would close the ports for nobody.
-async fn answered(mut drain: Pin<&mut impl Future<Output = Result<Exit, Failure>>>, part: &Part) {
-    let answered = poll_fn(|context| {
-        let is_over = drain.as_mut().poll(context).is_ready();
-        let is_answered = is_over || part.has_accepted() || !part.is_asked();
-        if is_answered { Poll::Ready(()) } else { Poll::Pending }
+/// Returns what came of the drain, if that is over with the answer.
+async fn answered(
+    mut drain: Pin<&mut impl Future<Output = Result<Exit, Failure>>>,
+    part: &Part,
+) -> Option<Result<Exit, Failure>> {
+    let answered = poll_fn(|context| match drain.as_mut().poll(context) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending if part.has_accepted() || !part.is_asked() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
     });
-    if part.is_asked() && !part.has_accepted() {
-        // One that does not answer is asked to take it back, at least.
-        let _ = timeout(ANSWERED_WITHIN, answered).await;
+    if !part.is_asked() || part.has_accepted() {
+        return None;
     }
+    // One that does not answer is asked to take it back, at least.
+    timeout(ANSWERED_WITHIN, answered).await.unwrap_or_default()
 }
