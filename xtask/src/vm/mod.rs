@@ -13,7 +13,7 @@ pub(crate) mod stats;
 mod suite;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -46,7 +46,7 @@ pub(crate) struct Options {
     /// Every kernel, one after the other.
     #[arg(long, conflicts_with = "kernels")]
     all: bool,
-    /// Makes this page anew (docs/kernels.md) of what came of each test when it last ran on each kernel.
+    /// Keeps what came of each test beside this page (docs/kernels.md: in docs/kernels), and makes the page anew of it.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Takes the binaries of the last build as they are.
@@ -77,9 +77,7 @@ pub(crate) fn run(shell: &Shell, workspace: &Workspace, options: &Options) -> Re
             if !options.no_build {
                 build::run(shell, workspace, &build::Options::default())?;
             }
-            let tested = test(shell, workspace, &kernels, names);
-            options.out.iter().try_for_each(|page| page::write(workspace, page))?;
-            tested
+            test(shell, workspace, &kernels, names, options.out.as_deref())
         }
         _ => kernels
             .iter()
@@ -93,6 +91,7 @@ fn test(
     workspace: &Workspace,
     kernels: &[&'static Kernel],
     names: &[String],
+    page: Option<&Path>,
 ) -> Result<()> {
     let suite = Suite::build(shell, workspace, names)?;
     if suite.has(PROXIED) {
@@ -104,7 +103,10 @@ fn test(
         shell.stage(format_args!("Linux {}: tests", machine.release()));
         let lines = machine.run(&suite.script(workspace, kernel, ""))?;
         let rows = suite.results(kernel, &lines);
-        Record::keep(workspace, kernel, machine.release(), &suite, &rows)?;
+        if let Some(page) = page {
+            Record::keep(page, kernel, machine.release(), &suite, &rows)?;
+            page::write(page)?;
+        }
         table.add(kernel, &machine, rows);
     }
     print!("{table}");

@@ -11,7 +11,6 @@ use super::{
     record::{Entry, Record},
     suite::reason,
 };
-use crate::workspace::Workspace;
 
 /// Everything behind this line of the page is made by us.
 const MARK: &str = "<!-- What follows is made by `cargo xtask vm --all --out docs/kernels.md`. -->";
@@ -23,14 +22,14 @@ const WORDS: [&str; 4] = ["passed", "lacks", "failed", "not run"];
 ///
 /// # Errors
 /// It is not there, or has no mark.
-pub(super) fn write(workspace: &Workspace, page: &Path) -> Result<()> {
+pub(super) fn write(page: &Path) -> Result<()> {
     let text = fs::read_to_string(page).with_context(|| format!("read {}", page.display()))?;
     let (ours, _) = text
         .split_once(MARK)
         .with_context(|| format!("{} has no line {MARK:?}", page.display()))?;
     let mut runs = Vec::new();
     for kernel in &KERNELS {
-        runs.extend(Record::read(workspace, kernel)?.map(|record| Run::new(kernel, record)));
+        runs.extend(Record::read(page, kernel)?.map(|record| Run::new(kernel, record)));
     }
     ensure!(!runs.is_empty(), "no kernel has run a test yet");
     let page_text = format!("{ours}{MARK}\n{}", tables(&runs));

@@ -1,7 +1,11 @@
-//! What came of each test on a kernel when it last ran there, kept in the target folder: a run of everything takes long, and
-//! what failed is run again by its name.
+//! What came of each test on a kernel when it last ran there, kept beside the page that is made of it (docs/kernels): a run of
+//! everything takes long, and what failed is run again by its name.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -43,12 +47,12 @@ pub(super) fn commit(workspace: &Workspace) -> String {
 }
 
 impl Record {
-    /// What is kept of a kernel, if anything is.
+    /// What is kept of a kernel for this page, if anything is.
     ///
     /// # Errors
     /// It was written by somebody else.
-    pub(super) fn read(workspace: &Workspace, kernel: &Kernel) -> Result<Option<Self>> {
-        match fs::read_to_string(path(workspace, kernel)) {
+    pub(super) fn read(page: &Path, kernel: &Kernel) -> Result<Option<Self>> {
+        match fs::read_to_string(path(page, kernel)) {
             Ok(text) => Self::parse(&text).map(Some),
             Err(_) => Ok(None),
         }
@@ -68,21 +72,21 @@ impl Record {
     /// Puts what came of a run, of all tests or some, in the place of what was known of them.
     ///
     /// # Errors
-    /// The target folder cannot be read or written to.
+    /// The page's folder cannot be read or written to.
     pub(super) fn keep(
-        workspace: &Workspace,
+        page: &Path,
         kernel: &Kernel,
         release: &str,
         suite: &Suite,
         rows: &[Row],
     ) -> Result<()> {
-        let old = Self::read(workspace, kernel)?.filter(|old| old.release == release);
+        let old = Self::read(page, kernel)?.filter(|old| old.release == release);
         let old = old.map_or_else(Vec::new, |old| old.entries);
         let new: Vec<Entry> = rows.iter().map(|row| entry(row, suite.commit())).collect();
         let record = Self { release: release.to_owned(), entries: merged(suite.all(), &old, new) };
-        let path = path(workspace, kernel);
+        let path = path(page, kernel);
         let place = || format!("write {}", path.display());
-        fs::create_dir_all(workspace.target.join("vm")).with_context(place)?;
+        fs::create_dir_all(page.with_extension("")).with_context(place)?;
         fs::write(&path, record.text()).with_context(place)
     }
 
@@ -95,8 +99,9 @@ impl Record {
     }
 }
 
-fn path(workspace: &Workspace, kernel: &Kernel) -> PathBuf {
-    workspace.target.join("vm").join(kernel.name)
+/// Of docs/kernels.md, docs/kernels/6.1.txt.
+fn path(page: &Path, kernel: &Kernel) -> PathBuf {
+    page.with_extension("").join(format!("{}.txt", kernel.name))
 }
 
 fn entry(row: &Row, commit: &str) -> Entry {
