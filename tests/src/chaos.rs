@@ -21,7 +21,7 @@ use crate::{
     net::{self, Acceptor, Attempt, Pair},
     netns::Netns,
     nginx::{BODY, Nginx},
-    wait::{LIMIT, eventually},
+    wait::{LIMIT, eventually, patient},
 };
 
 /// Where the new server of a handoff listens, and one that nobody drains.
@@ -191,7 +191,8 @@ fn play(
     }
     let leaving = random.below(3).min(held.len() as u64);
     held.drain(..leaving as usize);
-    thread::sleep(Duration::from_micros(random.below(60_000))); // not a wait for a state: a random moment
+    let moment = Duration::from_micros(random.below(60_000)); // `drainctl` starts, asks, and has its answer within it
+    thread::sleep(patient(moment)); // not a wait for a state: a random moment
     fixture.agent.crash()?;
     fixture.agent.launch(&[])?;
     // It may have found an agent before, after, or none at all.

@@ -20,6 +20,7 @@ use crate::{
     cmd, http,
     kubeproxy::Mode,
     load::{Load, Manner, Plan, Tally},
+    wait::is_slow,
 };
 
 /// What `GET /ok` answers.
@@ -103,8 +104,10 @@ impl Fleet {
         let script = format!("sh {}", self.path("release.sh").display());
         let inventory = self.path("inventory.yaml").display().to_string();
         let words = ["rollout", &inventory, "--release", &script, "--rollback", &script];
+        // Rules follow later in an emulated machine.
+        let settle = if is_slow() { "5s" } else { "500ms" };
         let health =
-            ["--health", "/ok", "--min-settle", "500ms", "--quiet", "1s", "--timeout", "40s"];
+            ["--health", "/ok", "--min-settle", settle, "--quiet", "1s", "--timeout", "40s"];
         words.iter().chain(&health).chain(more).map(|word| (*word).to_owned()).collect()
     }
 
