@@ -2,7 +2,7 @@
 
 use crate::ServiceKey;
 
-/// One accepted TCP connection; value of the `FLOWS` map, keyed by socket cookie.
+/// One accepted TCP connection; value of the `FLOWS` map, keyed by socket cookie, or part of a [`Slot`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
@@ -23,6 +23,54 @@ impl Flow {
     pub const END_UNSEEN: u32 = 2;
 }
 
+/// A place for one flow: value of the `SLOTS` array, at the index that the lower bits of its socket cookie say. The kernel
+/// hands out cookies one after the other (`sock_gen_cookie`), so that flows that begin one after the other share cache lines.
+/// What finds its slot taken is in `FLOWS`; no flow is in both.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Whose it is: see [`Slot::owner`]. 0: nobody's. Changed by compare-and-exchange only.
+    pub owner: u64,
+    /// The flow. The class of its service is always 0: the owner has it.
+    pub flow: Flow,
+}
+
+impl Slot {
+    /// A bit of the owner: the flow is being written, and counts as not there yet.
+    pub const BUSY: u64 = 1 << 63;
+    /// Most slots that there are.
+    pub const MOST: u32 = 65_536;
+    /// Bits of the owner that are the cookie. At a million sockets a second the kernel needs two thousand years for more.
+    const COOKIE: u64 = (1 << Self::CLASS) - 1;
+    /// Where those of the class begin.
+    const CLASS: u32 = 56;
+
+    /// The owner of the slot that has the flow with this cookie, of this [`class`](crate::class).
+    #[inline(always)]
+    pub const fn owner(cookie: u64, class: u16) -> u64 {
+        (cookie & Self::COOKIE) | (class as u64) << Self::CLASS
+    }
+
+    /// The class of the flow with this cookie, if this is the owner of its slot.
+    #[inline(always)]
+    pub const fn class(owner: u64, cookie: u64) -> Option<u16> {
+        let is = owner & (Self::COOKIE | Self::BUSY) == cookie;
+        if is { Some((owner >> Self::CLASS) as u16) } else { None }
+    }
+
+    /// The flow that is in it, and its cookie.
+    #[inline(always)]
+    pub const fn get(&self) -> Option<(u64, Flow)> {
+        let cookie = self.owner & Self::COOKIE;
+        match Self::class(self.owner, cookie) {
+            Some(class) if cookie != 0 => {
+                Some((cookie, Flow { service: self.flow.service.of_class(class), ..self.flow }))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Counters of one service; value of the `SERVICES` map. Changed in the kernel by atomic adds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,7 +79,7 @@ pub struct ServiceCounts {
     pub flows: i64,
     /// Connections ever accepted.
     pub accepted: u64,
-    /// Connections accepted that found no room in `FLOWS`: while any is unaccounted for, the
+    /// Connections accepted that found no room, neither in `SLOTS` nor in `FLOWS`: while any is unaccounted for, the
     /// counts above are not to be trusted.
     pub lost: u64,
     /// Boot time in nanoseconds of the newest accepted connection; 0 if none came.
@@ -157,6 +205,26 @@ impl Repair {
 }
 
 const _: () = assert!(size_of::<Flow>() == 24);
+const _: () = assert!(size_of::<Slot>() == 32);
 const _: () = assert!(size_of::<ServiceCounts>() == 56);
 const _: () = assert!(size_of::<Event>() == 24);
 const _: () = assert!(size_of::<Repair>() == 56);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::class;
+
+    #[test]
+    fn a_slot_has_the_flow_that_owns_it() {
+        let flow = Flow { service: ServiceKey::new(7, 80), since_ns: 1, flags: 0, zero: 0 };
+        let of = |owner| Slot { owner, flow };
+        let owner = Slot::owner(0x1_0005, class::STEERED);
+        let steered = Flow { service: flow.service.of_class(class::STEERED), ..flow };
+        assert_eq!(of(owner).get(), Some((0x1_0005, steered)));
+        assert_eq!(Slot::class(owner, 0x1_0005), Some(class::STEERED));
+        assert_eq!(Slot::class(owner, 0x2_0005), None, "another one of the same place");
+        assert_eq!((of(0).get(), of(owner | Slot::BUSY).get()), (None, None));
+        assert_eq!(Slot::class(owner | Slot::BUSY, 0x1_0005), None);
+    }
+}

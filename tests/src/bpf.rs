@@ -14,6 +14,7 @@ use crate::cmd;
 /// The tracker's maps of one agent.
 #[derive(Clone, Debug)]
 pub struct AgentMaps {
+    slots: u32,
     flows: u32,
     services: u32,
     followed: Option<u32>,
@@ -23,11 +24,14 @@ pub struct AgentMaps {
     targets: Option<u32>,
 }
 
-/// One entry of `FLOWS`.
+/// One flow, of `SLOTS` or `FLOWS`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// Socket cookie.
-    pub cookie: u64,
+    /// Its map.
+    map: u32,
+    /// Its key there.
+    key: Vec<u8>,
+    is_in_slot: bool,
     /// Inode number of the network namespace.
     pub netns: u32,
     /// TCP port.
@@ -49,14 +53,15 @@ pub struct Counts {
 impl AgentMaps {
     /// Finds the maps of the agent with this process id by its file descriptors.
     pub fn of(pid: u32) -> Result<Self> {
-        let (mut flows, mut services, mut followed, mut sockets) = (None, None, None, Vec::new());
-        let (mut peers, mut targets) = (None, None);
+        let (mut slots, mut flows, mut services, mut followed) = (None, None, None, None);
+        let (mut sockets, mut peers, mut targets) = (Vec::new(), None, None);
         let ids = map_ids(pid)?;
         let names = names()?;
         for id in ids {
             // Those of another test in this process may be gone by now.
             let Some(name) = names.get(&id) else { continue };
             match name.as_str() {
+                "SLOTS" => slots = Some(id),
                 "FLOWS" => flows = Some(id),
                 "SERVICES" => services = Some(id),
                 "FOLLOWED" => followed = Some(id),
@@ -66,22 +71,25 @@ impl AgentMaps {
                 _ => {}
             }
         }
+        let slots = slots.context("the agent has no map SLOTS")?;
         let flows = flows.context("the agent has no map FLOWS")?;
         let services = services.context("the agent has no map SERVICES")?;
-        Ok(Self { flows, services, followed, sockets, peers, targets })
+        Ok(Self { slots, flows, services, followed, sockets, peers, targets })
     }
 
     /// Flows of one service.
     pub fn flows(&self, netns: u32, port: u16) -> Result<Vec<Flow>> {
         let mut flows = Vec::new();
-        for (key, value) in dump(self.flows)? {
-            let flow = Flow {
-                cookie: u64::from_ne_bytes(part(&key, 0)?),
-                netns: u32::from_ne_bytes(part(&value, 0)?),
-                port: u16::from_ne_bytes(part(&value, 4)?),
-            };
-            if (flow.netns, flow.port) == (netns, port) {
-                flows.push(flow);
+        for (map, is_in_slot) in [(self.slots, true), (self.flows, false)] {
+            for (key, value) in dump(map)? {
+                // A slot begins with its owner, who is zero if there is none.
+                let at = if is_in_slot { 8 } else { 0 };
+                let is_there = !is_in_slot || u64::from_ne_bytes(part(&value, 0)?) != 0;
+                let netns_of = u32::from_ne_bytes(part(&value, at)?);
+                let port_of = u16::from_ne_bytes(part(&value, at + 4)?);
+                if is_there && (netns_of, port_of) == (netns, port) {
+                    flows.push(Flow { map, key, is_in_slot, netns, port });
+                }
             }
         }
         Ok(flows)
@@ -126,10 +134,14 @@ impl AgentMaps {
 
     /// Forgets a flow behind the tracker's back.
     pub fn delete_flow(&self, flow: &Flow) -> Result<()> {
-        let key = hex(&flow.cookie.to_ne_bytes());
-        let id = self.flows.to_string();
-        let mut args = vec!["map", "delete", "id", &id, "key", "hex"];
+        let (map, key) = (flow.map.to_string(), hex(&flow.key));
+        let verb = if flow.is_in_slot { "update" } else { "delete" };
+        let mut args = vec!["map", verb, "id", &map, "key", "hex"];
         args.extend(key.iter().map(String::as_str));
+        if flow.is_in_slot {
+            args.extend(["value", "hex"]);
+            args.extend(["00"; 32]);
+        }
         cmd::run("bpftool", &args).map(drop)
     }
 

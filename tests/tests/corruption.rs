@@ -100,7 +100,8 @@ fn a_full_map_is_unknown_and_never_drained() -> Result<()> {
     ensure!(fixture.attempt()? == Attempt::Connected);
     ensure!(fixture.await_agreement()?.flows() == 0);
     ensure!(fixture.service()?.unknown.is_none());
-    let pairs = fixture.pairs(100)?;
+    // There are as many slots.
+    let pairs = fixture.pairs(200)?;
     let service = fixture
         .ctl()
         .await_service(PORT, "the full map is reported", |service| service.unknown.is_some())?;

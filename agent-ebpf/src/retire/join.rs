@@ -23,7 +23,7 @@ use drainctl_common::{
 use crate::{
     iter::IterContext,
     maps::{FLOWS, FOLLOWED, RETIRING, SOCKETS},
-    netns,
+    netns, slots,
     sock::TcpSock,
 };
 
@@ -115,7 +115,8 @@ unsafe extern "C" fn join(ctx: *mut IterContext) -> i32 {
 #[inline(always)]
 fn is_exempt(cookie: u64, rule: &Rule) -> bool {
     // SAFETY: the class is read at once; if the flow ends meanwhile, it is nobody's any more.
-    unsafe { FLOWS.get(cookie) }.is_some_and(|flow| match flow.service.class {
+    let hashed = || unsafe { FLOWS.get(cookie) }.map(|flow| flow.service.class);
+    slots::class(cookie).or_else(hashed).is_some_and(|class| match class {
         class::COUNTED => false,
         class::STEERED => rule.what & Rule::CARRIED == 0,
         _ => true,

@@ -18,6 +18,8 @@ mod message;
 mod netns;
 #[path = "../program.rs"]
 mod program;
+#[path = "../slots.rs"]
+mod slots;
 mod sock;
 mod tell;
 

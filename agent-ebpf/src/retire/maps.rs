@@ -11,7 +11,7 @@ use drainctl_common::{
     track::Flow,
 };
 
-/// The tracker's map of every flow, which only the tracker changes.
+/// The tracker's map of flows that are in no slot, which only the tracker changes.
 #[map]
 pub(crate) static FLOWS: HashMap<u64, Flow> = HashMap::with_max_entries(262_144, 0);
 

@@ -47,19 +47,20 @@ unsafe extern "C" fn adopt(ctx: *mut IterContext) -> i32 {
 }
 
 /// The same for kernels where an iterator may neither set socket options (before Linux 6.1) nor give a socket its cookie
-/// (before 5.12): what it adopts ends unseen, and must have been looked at by inet_diag, which gives it one.
+/// (before 5.12): what it adopts ends unseen, and must have been looked at by inet_diag, which gives it one. Without the socket's
+/// lock, nothing but the hash map keeps it from counting a flow twice that is just being established.
 ///
 /// # Safety
 /// Only for the kernel to call.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
-unsafe extern "C" fn adopt_unseen(ctx: *mut IterContext) -> i32 {
+unsafe extern "C" fn adopt_old(ctx: *mut IterContext) -> i32 {
     // SAFETY: the caller's promise.
     unsafe { visit::<false>(ctx) }
 }
 
 #[inline(always)]
-unsafe fn visit<const SOCKOPT: bool>(ctx: *mut IterContext) -> i32 {
+unsafe fn visit<const MODERN: bool>(ctx: *mut IterContext) -> i32 {
     // SAFETY: the context is valid, and the verifier checks each access.
     let (seq, common) = unsafe { ((*(*ctx).meta).seq, (*ctx).sk_common) };
     if common.is_null() {
@@ -78,8 +79,8 @@ unsafe fn visit<const SOCKOPT: bool>(ctx: *mut IterContext) -> i32 {
     // SAFETY: `sock` came from the helper.
     let service = ServiceKey::new(unsafe { netns::inum(sock) }, port);
     let Some(counts) = flows::counts(&service) else { return 0 };
-    // SAFETY: `sock` is a full socket, locked where SOCKOPT is true.
-    let seen = SOCKOPT && unsafe { ask_for_states(sock) };
+    // SAFETY: `sock` is a full socket, locked where MODERN is true.
+    let seen = MODERN && unsafe { ask_for_states(sock) };
     if state == TCP_LISTEN {
         return 0;
     }
@@ -87,7 +88,7 @@ unsafe fn visit<const SOCKOPT: bool>(ctx: *mut IterContext) -> i32 {
     if !seen {
         flags |= Flow::END_UNSEEN;
     }
-    let cookie = if SOCKOPT {
+    let cookie = if MODERN {
         // SAFETY: `sock` is a full socket.
         unsafe { bpf_get_socket_cookie(sock) }
     } else {
@@ -97,7 +98,10 @@ unsafe fn visit<const SOCKOPT: bool>(ctx: *mut IterContext) -> i32 {
         return 0; // Established since that look: `track` has counted it, and the next look would tell if not.
     }
     let flow = Flow { service, since_ns: flows::now(), flags, zero: 0 };
-    match flows::count(counts, cookie, &flow) {
+    if MODERN && flows::is_hashed(cookie) {
+        return 0;
+    }
+    match flows::count::<MODERN>(counts, cookie, &flow) {
         // SAFETY: `seq` belongs to this walk. A full buffer makes the kernel call us again for this
         // socket, which is Known by then.
         Counted::New => unsafe {

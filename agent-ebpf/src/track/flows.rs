@@ -13,9 +13,9 @@ use drainctl_common::{
     track::{Event, Flow, ServiceCounts, fault, next, watch},
 };
 
-use crate::counter;
+use crate::{counter, placed};
 
-/// Every flow, by socket cookie. Sized by the agent (`--max-flows`).
+/// Flows that are in no slot, by socket cookie. Sized by the agent (`--max-flows`).
 #[map]
 static FLOWS: HashMap<u64, Flow> = HashMap::with_max_entries(262_144, 0);
 
@@ -104,19 +104,32 @@ pub(crate) fn counts_or_new(service: &ServiceKey) -> Option<*mut ServiceCounts> 
     counts
 }
 
-/// Counts a flow, once.
+/// Counts a flow, once. It is new, or in the place where it would be put now: see [`is_hashed`].
 #[inline(always)]
-pub(crate) fn count(counts: *mut ServiceCounts, cookie: u64, flow: &Flow) -> Counted {
+pub(crate) fn count<const SLOTS: bool>(
+    counts: *mut ServiceCounts,
+    cookie: u64,
+    flow: &Flow,
+) -> Counted {
+    let placed = if SLOTS { placed::put(cookie, flow) } else { None };
     // NOEXIST: overwriting an entry would hide a leak.
-    match FLOWS.insert(cookie, flow, u64::from(BPF_NOEXIST)) {
-        Ok(()) => {
-            // SAFETY: `counts` points to a live map value.
-            unsafe { add(&raw mut (*counts).flows, 1) };
-            Counted::New
-        }
-        Err(EEXIST) => Counted::Known,
-        Err(_) => Counted::NoRoom,
+    let counted =
+        placed.unwrap_or_else(|| match FLOWS.insert(cookie, flow, u64::from(BPF_NOEXIST)) {
+            Ok(()) => Counted::New,
+            Err(EEXIST) => Counted::Known,
+            Err(_) => Counted::NoRoom,
+        });
+    if let Counted::New = counted {
+        // SAFETY: `counts` points to a live map value.
+        unsafe { add(&raw mut (*counts).flows, 1) };
     }
+    counted
+}
+
+/// Whether a flow is in the hash map. Its slot was taken when it came, and may be free by now.
+#[inline(always)]
+pub(crate) fn is_hashed(cookie: u64) -> bool {
+    FLOWS.get_ptr(cookie).is_some()
 }
 
 /// A flow found no room: until it is accounted for, the counts of its service are not to be trusted. Returns
@@ -133,11 +146,13 @@ pub(crate) fn lose(counts: *mut ServiceCounts) -> u64 {
 
 /// Uncounts a flow that has ended, and returns under what it was counted; one that is not known is none of ours.
 #[inline(always)]
-pub(crate) fn uncount(cookie: u64) -> Option<ServiceKey> {
-    let flow = copy(cookie)?;
-    if FLOWS.remove(cookie).is_err() {
-        return None; // Somebody else was faster, and has uncounted it.
-    }
+pub(crate) fn uncount<const SLOTS: bool>(cookie: u64) -> Option<ServiceKey> {
+    let placed = if SLOTS { placed::take(cookie) } else { None };
+    let flow = placed.or_else(|| {
+        let flow = copy(cookie)?;
+        // Else somebody else was faster, and has uncounted it.
+        FLOWS.remove(cookie).is_ok().then_some(flow)
+    })?;
     if let Some(counts) = counts(&flow.service) {
         // SAFETY: `counts` points to a live map value.
         unsafe { add(&raw mut (*counts).flows, -1) };
@@ -149,15 +164,21 @@ pub(crate) fn uncount(cookie: u64) -> Option<ServiceKey> {
 /// Counts a flow in another class of its service; false if it is in it already, is not known, or found no
 /// room. Only the agent moves flows, one at a time.
 #[inline(always)]
-pub(crate) fn move_to(cookie: u64, class: u16) -> bool {
-    let Some(flow) = copy(cookie) else { return false };
+pub(crate) fn move_to<const SLOTS: bool>(cookie: u64, class: u16) -> bool {
+    let placed = if SLOTS { placed::get(cookie) } else { None };
+    let Some(flow) = placed.or_else(|| copy(cookie)) else { return false };
     let moved = Flow { service: flow.service.of_class(class), ..flow };
     if moved.service.class == flow.service.class {
         return false;
     }
     let Some(to) = counts_or_new(&moved.service) else { return false };
-    // EXIST: a flow that has ended meanwhile must not come back.
-    if FLOWS.insert(cookie, moved, u64::from(BPF_EXIST)).is_err() {
+    let is_moved = if placed.is_some() {
+        placed::reclass(cookie, flow.service.class, class)
+    } else {
+        // EXIST: a flow that has ended meanwhile must not come back.
+        FLOWS.insert(cookie, moved, u64::from(BPF_EXIST)).is_ok()
+    };
+    if !is_moved {
         return false;
     }
     // SAFETY: `to` points to a live map value.

@@ -7,6 +7,8 @@
 //! - `probe` (`sock_ops`, attached to the kubelet's cgroup) notes which connections are probes, which do not
 //!   keep a service from being drained.
 //! - `repair` lets the agent remove what is no longer there, with the same atomic adds.
+//!
+//! `track_old`, `adopt_old` and `repair_old` are the same for kernels before Linux 6.1.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
 #![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "see counter.rs"))]
@@ -24,12 +26,15 @@ mod marks;
 mod netns;
 #[path = "../peers.rs"]
 mod peers;
+mod placed;
 mod probe;
 #[path = "../probes.rs"]
 mod probes;
 #[path = "../program.rs"]
 mod program;
 mod repair;
+#[path = "../slots.rs"]
+mod slots;
 mod sock_ops;
 
 /// The host's compiler type-checks these files, so that `cargo check` needs no eBPF toolchain.

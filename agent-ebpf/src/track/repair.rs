@@ -10,11 +10,22 @@ use crate::flows;
 /// only an atomic add in the kernel keeps them right. Returns 1 if the named flow was removed or moved.
 #[classifier]
 fn repair(ctx: TcContext) -> i32 {
+    carry_out::<true>(&ctx)
+}
+
+/// The same without slots: see [`placed`](crate::placed).
+#[classifier]
+fn repair_old(ctx: TcContext) -> i32 {
+    carry_out::<false>(&ctx)
+}
+
+#[inline(always)]
+fn carry_out<const SLOTS: bool>(ctx: &TcContext) -> i32 {
     let Ok(order) = ctx.load::<Repair>(0) else { return -1 };
     let changed = match (order.cookie, order.remove) {
         (0, _) => false,
-        (cookie, 0) => flows::move_to(cookie, order.service.class),
-        (cookie, _) => flows::uncount(cookie).is_some(),
+        (cookie, 0) => flows::move_to::<SLOTS>(cookie, order.service.class),
+        (cookie, _) => flows::uncount::<SLOTS>(cookie).is_some(),
     };
     if let Some(counts) = flows::counts(&order.service) {
         // SAFETY: `counts` points to a live map value.

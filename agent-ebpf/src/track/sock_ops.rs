@@ -33,17 +33,28 @@ const TCP_LISTEN: u32 = 10;
 /// 0 would override the reply of another `sock_ops` program, for example to `BPF_SOCK_OPS_TIMEOUT_INIT`.
 #[sock_ops]
 fn track(ctx: SockOpsContext) -> u32 {
+    attend::<true>(&ctx)
+}
+
+/// The same without slots: see [`placed`](crate::placed).
+#[sock_ops]
+fn track_old(ctx: SockOpsContext) -> u32 {
+    attend::<false>(&ctx)
+}
+
+#[inline(always)]
+fn attend<const SLOTS: bool>(ctx: &SockOpsContext) -> u32 {
     match ctx.op() {
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established(&ctx),
-        BPF_SOCK_OPS_STATE_CB => state_changed(&ctx),
-        BPF_SOCK_OPS_TCP_LISTEN_CB => listening(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => established::<SLOTS>(ctx),
+        BPF_SOCK_OPS_STATE_CB => state_changed::<SLOTS>(ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listening(ctx),
         _ => {}
     }
     1
 }
 
 #[inline(always)]
-fn established(ctx: &SockOpsContext) {
+fn established<const SLOTS: bool>(ctx: &SockOpsContext) {
     let Some(service) = service(ctx) else {
         flows::fault(fault::NO_NETNS);
         return;
@@ -52,9 +63,9 @@ fn established(ctx: &SockOpsContext) {
     ask_for_states(ctx);
     let class = class::of(ctx, &service, counts);
     if class == COUNTED {
-        counted(ctx, &service, counts);
+        counted::<SLOTS>(ctx, &service, counts);
     } else {
-        exempt(ctx, &service.of_class(class));
+        exempt::<SLOTS>(ctx, &service.of_class(class));
     }
     // SAFETY: `counts` points to a live map value.
     let watch = unsafe { (&raw const (*counts).watch).read_volatile() };
@@ -65,7 +76,11 @@ fn established(ctx: &SockOpsContext) {
 
 /// Counts a flow of the service.
 #[inline(always)]
-fn counted(ctx: &SockOpsContext, service: &ServiceKey, counts: *mut ServiceCounts) {
+fn counted<const SLOTS: bool>(
+    ctx: &SockOpsContext,
+    service: &ServiceKey,
+    counts: *mut ServiceCounts,
+) {
     let now = flows::now();
     // SAFETY: `counts` points to a live map value.
     unsafe {
@@ -74,7 +89,7 @@ fn counted(ctx: &SockOpsContext, service: &ServiceKey, counts: *mut ServiceCount
         counter::add(&raw mut (*counts).accepted, 1);
     }
     let flow = Flow { service: *service, since_ns: now, flags: 0, zero: 0 };
-    if let Counted::NoRoom = flows::count(counts, cookie(ctx), &flow) {
+    if let Counted::NoRoom = flows::count::<SLOTS>(counts, cookie(ctx), &flow) {
         let lost = flows::lose(counts);
         if lost & (lost - 1) == 0 {
             let ServiceKey { netns, port, .. } = *service;
@@ -94,27 +109,27 @@ fn counted(ctx: &SockOpsContext, service: &ServiceKey, counts: *mut ServiceCount
 
 /// Counts a flow that does not keep its service from being drained.
 #[inline(always)]
-fn exempt(ctx: &SockOpsContext, service: &ServiceKey) {
+fn exempt<const SLOTS: bool>(ctx: &SockOpsContext, service: &ServiceKey) {
     let Some(counts) = flows::counts_or_new(service) else { return };
     // SAFETY: `counts` points to a live map value.
     unsafe { counter::add(&raw mut (*counts).accepted, 1) };
     let flow = Flow { service: *service, since_ns: flows::now(), flags: 0, zero: 0 };
-    if let Counted::NoRoom = flows::count(counts, cookie(ctx), &flow) {
+    if let Counted::NoRoom = flows::count::<SLOTS>(counts, cookie(ctx), &flow) {
         flows::lose(counts);
     }
 }
 
 #[inline(always)]
-fn state_changed(ctx: &SockOpsContext) {
+fn state_changed<const SLOTS: bool>(ctx: &SockOpsContext) {
     match (ctx.arg(0), ctx.arg(1)) {
         (TCP_LISTEN, TCP_CLOSE) => tell_of_listener(ctx, Event::UNLISTENED),
         // In FIN_WAIT2 our last byte and FIN are acknowledged. Whether a process still holds the socket, only
         // a look can tell.
-        (_, TCP_FIN_WAIT2) => clients::remember_end(ctx, flows::uncount(cookie(ctx))),
+        (_, TCP_FIN_WAIT2) => clients::remember_end(ctx, flows::uncount::<SLOTS>(cookie(ctx))),
         // It was uncounted when it came to FIN_WAIT2, of which we are told whenever we are told of this.
         (TCP_FIN_WAIT2, TCP_CLOSE) => flows::go_on(ctx, next::ENDED),
         (_, TCP_CLOSE) => {
-            clients::remember_end(ctx, flows::uncount(cookie(ctx)));
+            clients::remember_end(ctx, flows::uncount::<SLOTS>(cookie(ctx)));
             flows::go_on(ctx, next::ENDED);
         }
         _ => {}

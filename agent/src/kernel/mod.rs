@@ -44,6 +44,7 @@ mod retiring;
 mod scans;
 mod settle;
 mod shared;
+mod slots;
 mod start;
 mod steer;
 mod straggling;

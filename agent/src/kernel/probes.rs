@@ -112,7 +112,7 @@ impl Probes {
             self.pins.links(PROGRAM)?.iter().try_for_each(|path| detach(path))?;
             self.forget(|noted| noted & CHECK == 0)?;
         }
-        tracker.attach(PROGRAM, &folder, &self.pins)?;
+        tracker.attach(PROGRAM, PROGRAM, &folder, &self.pins)?;
         tracing::info!(cgroup = %folder.display(), "connections that are opened in the kubelet's cgroup do not count");
         self.attached = Some(Attached { kubelet, folder, inode });
         self.said = None;

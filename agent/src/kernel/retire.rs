@@ -19,6 +19,7 @@ use super::{
     offsets::{Offsets, RetireOffsets},
     pins::Pins,
     scans::Scans,
+    slots::SLOTS,
     sys,
     tracker::{FLOWS, Sizes, Tracker, key},
     walk::Walkable,
@@ -278,6 +279,7 @@ impl Programs {
 
 fn load(pins: &Pins, sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelError> {
     let ours = RetireOffsets::read()?;
+    let slots = sizes.slots(pins)?;
     let mut loader = EbpfLoader::new();
     pins.share(&mut loader, &PINNED);
     loader
@@ -302,6 +304,9 @@ fn load(pins: &Pins, sizes: Sizes, offsets: &Offsets) -> Result<Ebpf, KernelErro
         .override_global("OFF_NOTSENT_LOWAT", &ours.notsent_lowat, true)
         .override_global("OFF_NET_NOTSENT_LOWAT", &ours.net_notsent_lowat, true)
         .override_global("OFF_BYTES_RECEIVED", &ours.bytes_received, true)
+        .override_global("SLOT_MASK", &(slots - 1), true)
+        .map_pin_path(SLOTS, pins.path(SLOTS))
+        .map_max_entries(SLOTS, slots)
         .map_pin_path(FLOWS, pins.path(FLOWS))
         .map_max_entries(FLOWS, sizes.max_flows)
         .map_max_entries("FOLLOWED", sizes.max_flows)

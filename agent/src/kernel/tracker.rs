@@ -21,9 +21,10 @@ use drainctl_common::{
     ServiceKey, class,
     peers::{Peer, PeerKey},
     probe::ProbeKey,
-    track::{Flow, Repair, ServiceCounts, fault},
+    track::{Flow, Repair, ServiceCounts, Slot, fault},
 };
 
+use self::loading::Variant;
 use super::{
     Class, Faults, KernelError, Tracked,
     loaded::{address, begin_scan, exists, finish_scan, is_full, is_missing, lookup, map, program},
@@ -31,11 +32,12 @@ use super::{
     offsets::Offsets,
     pins::{Pins, detach, keep, replace},
     records::Records,
+    slots::{SLOTS, Slots},
     walk::Walkable,
 };
 use crate::drain::{Boot, Service};
 
-/// The map of flows, which the retire programs read too.
+/// The map of flows that are in no slot, which the retire programs read too.
 pub(super) const FLOWS: &str = "FLOWS";
 
 /// The marks of sockets.
@@ -61,8 +63,9 @@ pub(super) struct ProbeMaps {
 /// The loaded and attached tracker.
 pub(super) struct Tracker {
     ebpf: Ebpf,
-    /// `adopt`, or the variant that this kernel allows.
-    adopt: &'static str,
+    /// What this kernel can run.
+    variant: &'static Variant,
+    slots: Slots,
     flows: Walkable<u64, Flow>,
     services: HashMap<MapData, ServiceKey, ServiceCounts>,
     faults: Array<MapData, u64>,
@@ -81,6 +84,16 @@ pub(super) struct Sizes {
     pub(super) client_history: u32,
 }
 
+impl Sizes {
+    /// How many slots there are: as many as an earlier agent has made, if one has.
+    pub(super) fn slots(self, pins: &Pins) -> Result<u32, KernelError> {
+        if pins.path(SLOTS).exists() {
+            return pins.max_entries(SLOTS);
+        }
+        Ok(1 << self.max_flows.min(Slot::MOST).ilog2())
+    }
+}
+
 impl Tracker {
     /// Loads the programs and has the counting one run at the root of cgroup v2, in the place of that of an
     /// earlier agent if there is one.
@@ -91,9 +104,10 @@ impl Tracker {
         offsets: &Offsets,
     ) -> Result<Self, KernelError> {
         let mut ebpf = loading::load(pins, sizes, offsets)?;
-        let adopt = loading::load_programs(&mut ebpf)?;
+        let variant = loading::load_programs(&mut ebpf)?;
         let mut tracker = Self {
-            adopt,
+            variant,
+            slots: map(&mut ebpf, SLOTS, Slots::new)?,
             flows: map(&mut ebpf, FLOWS, Walkable::new)?,
             services: map(&mut ebpf, "SERVICES", HashMap::try_from)?,
             faults: map(&mut ebpf, "FAULTS", Array::try_from)?,
@@ -101,7 +115,7 @@ impl Tracker {
             ebpf,
         };
         tracker.read_watches()?;
-        tracker.attach("track", cgroup, pins)?;
+        tracker.attach(variant.track, "track", cgroup, pins)?;
         Ok(tracker)
     }
 
@@ -114,18 +128,19 @@ impl Tracker {
         })
     }
 
-    /// Has a program of this name run for the sockets of a cgroup, in the place of that of an earlier agent if there is
-    /// one, and at no other cgroup any more. It goes on when we are gone.
+    /// Has a program run for the sockets of a cgroup, in the place of that of an earlier agent if there is one by this link
+    /// name, and at no other cgroup any more. It goes on when we are gone.
     pub(super) fn attach(
         &mut self,
         name: &'static str,
+        link: &str,
         cgroup: &Path,
         pins: &Pins,
     ) -> Result<(), KernelError> {
         let fail = |e| KernelError::op("attach to cgroup", cgroup.display(), e);
         let dir = File::open(cgroup).map_err(|e| KernelError::op("open", cgroup.display(), e))?;
         let inode = dir.metadata().map_err(|e| KernelError::op("open", cgroup.display(), e))?.ino();
-        let (before, ours) = (pins.links(name)?, pins.link(name, inode));
+        let (before, ours) = (pins.links(link)?, pins.link(link, inode));
         let program: &mut SockOps = program(&mut self.ebpf, name)?;
         if before.contains(&ours) {
             let fd = program.fd().map_err(|e| fail(Box::new(e)))?;
@@ -223,23 +238,28 @@ impl Tracker {
     /// Takes in the flows of all known services in the network namespace of this thread; returns how many
     /// were new.
     pub(super) fn adopt(&mut self) -> Result<u64, KernelError> {
-        let scan = begin_scan(&mut self.ebpf, self.adopt)?;
-        finish_scan(scan, self.adopt)
+        let scan = begin_scan(&mut self.ebpf, self.variant.adopt)?;
+        finish_scan(scan, self.variant.adopt)
     }
 
     /// The flow with this cookie.
     pub(super) fn flow(&self, cookie: u64) -> Result<Option<Flow>, KernelError> {
-        lookup(&self.flows.map, &cookie, "FLOWS")
+        match self.slots.get(cookie) {
+            Some(flow) => Ok(Some(flow)),
+            None => lookup(&self.flows.map, &cookie, FLOWS),
+        }
     }
 
-    /// All flows of a service, of whatever class, by cookie. Walks the whole map.
+    /// All flows of a service, of whatever class, by cookie. Walks both maps as a whole.
     pub(super) fn flows_of(&self, service: Service) -> Result<Vec<(u64, Flow)>, KernelError> {
         let mut flows = std::collections::HashMap::new();
-        self.flows.for_each("FLOWS", |cookie, flow: Flow| {
+        let mut each = |cookie, flow: Flow| {
             if flow.service.of_class(class::COUNTED) == key(service) {
                 flows.insert(cookie, flow);
             }
-        })?;
+        };
+        self.slots.for_each(&mut each);
+        self.flows.for_each(FLOWS, each)?;
         Ok(flows.into_iter().collect())
     }
 
@@ -276,7 +296,7 @@ impl Tracker {
         let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
             KernelError::op("change the counters of", service, e)
         };
-        let program: &mut SchedClassifier = program(&mut self.ebpf, "repair")?;
+        let program: &mut SchedClassifier = program(&mut self.ebpf, self.variant.repair)?;
         let options = TestRunOptions { data_in: Some(order.as_bytes()), ..TestRunOptions::new() };
         let run = program.test_run(options).map_err(|e| fail(e.into()))?;
         match run.return_value {
