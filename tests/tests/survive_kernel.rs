@@ -19,7 +19,7 @@ use drainctl_tests::{
     bpffs::Bpffs,
     net::{Attempt, Listening, Pair, Server, attempt},
     netns::Netns,
-    wait::{LIMIT, eventually, throughout},
+    wait::{LIMIT, eventually, eventually_some, throughout},
 };
 
 const PORT: u16 = 8080;
@@ -64,7 +64,13 @@ impl Place {
             client_history: 64,
             version: Some(version),
         };
-        let dir = PinDir::claim(&self.bpffs.pin_dir())?;
+        // The claim of the agent before is held by a child, too, that a test beside has started, until that executes its program.
+        let dir = eventually_some(LIMIT, "the pin directory is free", || {
+            match PinDir::claim(&self.bpffs.pin_dir()) {
+                Err(error) if error.to_string().contains("another agent is running") => Ok(None),
+                claimed => Ok(Some(claimed?)),
+            }
+        })?;
         let (linux, _) = kernel::open(&config, &dir)?;
         Ok(Running { linux, _dir: dir })
     }

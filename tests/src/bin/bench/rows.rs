@@ -52,7 +52,7 @@ pub(crate) fn gate_cost() -> Result<Vec<Row>> {
         Box::new(|| measure(&ours, pid)),
         Box::new(|| measure(&empty, process::id())),
     ])?;
-    Ok(vec![difference("gate: a refused lookup, less an empty program", &sides, Some(100.0))])
+    Ok(vec![difference("gate: a refused lookup, less an empty program", &sides, 100.0)])
 }
 
 /// Connects to a port that refuses, so often.
@@ -67,20 +67,11 @@ pub(crate) fn refused(netns: &Netns, count: usize) -> Result<()> {
     })
 }
 
-/// Cost of one connection, opened and closed, less what an empty program costs in the same calls; as the agent is, and with
-/// room for few connections, so that the map of flows fits into a CPU's cache.
+/// Cost of one connection, opened and closed, less what an empty program costs in the same calls.
 pub(crate) fn tracker_cost() -> Result<Vec<Row>> {
     let _stats = enable_stats(Stats::RunTime)?;
-    let name = "tracker: a connection, less an empty program";
-    let usual = difference(name, &tracked(&[])?, Some(600.0));
-    let small = tracked(&["--max-flows", "4096"])?;
-    Ok(vec![usual, difference("the same, with `--max-flows 4096`", &small, None)])
-}
-
-/// Nanoseconds a connection, of an agent with these options and of an empty program beside it.
-fn tracked(options: &[&str]) -> Result<Sides> {
     let netns = Netns::new()?;
-    let mut agent = Agent::start_with(options)?;
+    let mut agent = Agent::start()?;
     agent.be_quiet();
     let mut nothing = Empty::load()?;
     nothing.attach_ops()?;
@@ -91,11 +82,12 @@ fn tracked(options: &[&str]) -> Result<Sides> {
         Ok(cost(pid, Kind::SockOps)?.since(before).ns() / CONNECTIONS as f64)
     };
     let pid = agent.pid()?;
-    interleave(&mut [Box::new(|| measure(pid)), Box::new(|| measure(process::id()))])
+    let sides = interleave(&mut [Box::new(|| measure(pid)), Box::new(|| measure(process::id()))])?;
+    Ok(vec![difference("tracker: a connection, less an empty program", &sides, 600.0)])
 }
 
-/// How many nanoseconds more than the other side, against a bar if there is one.
-fn difference(name: &str, sides: &Sides, bar: Option<f64>) -> Row {
+/// How many nanoseconds more than the other side, against a bar.
+fn difference(name: &str, sides: &Sides, bar: f64) -> Row {
     let less = |ours: f64, other: f64| ours - other;
     Row {
         name: name.into(),
@@ -105,7 +97,7 @@ fn difference(name: &str, sides: &Sides, bar: Option<f64>) -> Row {
         other: Some(sides.middle(1)),
         figure: sides.compared(1, less),
         noise: Some(sides.noise(less)),
-        bar: bar.map(Bar::AtMost),
+        bar: Some(Bar::AtMost(bar)),
     }
 }
 
