@@ -241,6 +241,14 @@ fn a_new_version_that_dies_gives_the_ports_back_and_a_signal_waits_for_the_old_o
     Ok(())
 }
 
+/// Waits until a server that was told to stop waits for its old version, which goes on meanwhile.
+fn await_both(server: &mut Running, kept: &mut http::Client) -> Result<()> {
+    let said = "once more stops the old one at once";
+    eventually(LIMIT, "it waits for the old one", || Ok(server.stderr()?.contains(said)))?;
+    ensure!(server.is_running()? && kept.get("/ready")?.status == 200);
+    Ok(())
+}
+
 #[test]
 fn who_is_told_to_stop_in_a_restart_stops_whatever_comes_of_it() -> Result<()> {
     let cluster = Cluster::single()?;
@@ -254,9 +262,7 @@ fn who_is_told_to_stop_in_a_restart_stops_whatever_comes_of_it() -> Result<()> {
         kept.get("/ready")?;
         let new = hand_over(&mut server, &agent.ctl(&pod.netns), 1)?;
         server.signal(Signal::TERM)?;
-        let said = "once more stops the old one at once";
-        eventually(LIMIT, "it waits for the old one", || Ok(server.stderr()?.contains(said)))?;
-        ensure!(server.is_running()? && kept.get("/ready")?.status == 200);
+        await_both(&mut server, &mut kept)?;
         Ok((server, new, kept))
     };
     // Told once more: for the old version nothing is waited for.
@@ -294,9 +300,7 @@ fn who_is_told_to_stop_before_the_agent_has_answered_goes_by_the_answer() -> Res
     eventually(LIMIT, "the new version listens beside the old one", listens)?;
     server.signal(Signal::TERM)?;
     agent.resume()?;
-    let said = "once more stops the old one at once";
-    eventually(LIMIT, "it waits for the old one", || Ok(server.stderr()?.contains(said)))?;
-    ensure!(server.is_running()? && kept.get("/ready")?.status == 200);
+    await_both(&mut server, &mut kept)?;
     drop(kept);
     server.wait()?.expect(0)?.says("has taken over, and the old one has ended")?;
     ensure!(!nginx::accepts(&pod.netns, PORT)?);
