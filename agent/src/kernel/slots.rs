@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering, fence},
 };
 
-use aya::maps::{Map, MapError};
+use aya::maps::{Map, MapData, MapError};
 use drainctl_common::track::{Flow, Slot};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -19,6 +19,8 @@ pub(super) struct Slots {
     first: NonNull<Slot>,
     /// A power of two.
     count: usize,
+    /// Tools find out who uses a map by descriptors, not by memory.
+    _map: MapData,
 }
 
 // SAFETY: the memory belongs to the process, and may be read by any of its threads.
@@ -39,7 +41,7 @@ impl Slots {
         let memory = memory.map_err(|error| MapError::IoError(error.into()))?;
         let first = NonNull::new(memory.cast());
         let first = first.ok_or_else(|| MapError::IoError(io::ErrorKind::OutOfMemory.into()))?;
-        Ok(Self { first, count })
+        Ok(Self { first, count, _map: data })
     }
 
     /// The flow with this cookie, if it is in its slot.
