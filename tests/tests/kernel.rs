@@ -227,13 +227,14 @@ fn lost_flows_are_accounted_for_once_there_is_room() -> Result<()> {
     ensure!(linux.faults()?.flows_full >= full.lost);
     linux.reconcile(*service, &look()?)?;
     ensure!(linux.tracked(*service)?.lost > 0, "still no room");
-    // Some of those that found their slot taken, which is free then, and some of those that found no room at all.
-    let kept: Vec<_> = pairs.drain(10..20).collect();
+    // Some of those that found their slot taken, which is free then, and some of those that found no room at all; not
+    // more than there is room for where a kernel has no slots.
+    let kept: Vec<_> = pairs.drain(10..18).collect();
     drop(pairs);
-    eventually(LIMIT, "ten flows are left, and known, each once", || {
+    eventually(LIMIT, "eight flows are left, and known, each once", || {
         linux.reconcile(*service, &look()?)?;
         let tracked = linux.tracked(*service)?;
-        Ok((tracked.flows, tracked.lost) == (10, 0))
+        Ok((tracked.flows, tracked.lost) == (8, 0))
     })?;
     drop(kept);
     eventually(LIMIT, "their end is seen", || Ok(linux.tracked(*service)?.flows == 0))
