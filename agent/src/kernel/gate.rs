@@ -96,10 +96,12 @@ impl Gates {
         }
         for pin in left {
             let ports = rules.remove(&pin.slot).unwrap_or_default();
-            if !ports.is_empty() && is_alive(&pin)? {
-                // Loaded first: the old program refuses until the new one does.
-                let mut instance = load_instance(&self.pins, pin.slot)?;
-                replace(&self.pins.gate(&pin), instance.fd()?)?;
+            // Loaded first: the old program refuses until the new one does.
+            let instance = match !ports.is_empty() && is_alive(&pin)? {
+                true => self.go_on(&pin)?,
+                false => None,
+            };
+            if let Some(instance) = instance {
                 failpoint::pass("adopt: gate replaced");
                 let netns = pin.netns;
                 let attached = Attached { instance, pin, ports: BTreeMap::new() };
@@ -121,6 +123,14 @@ impl Gates {
             }
         }
         Ok(())
+    }
+
+    /// Puts a program of ours behind the gate of an earlier agent, unless its namespace is gone: before Linux 5.14 another
+    /// one can have its number, and even its name, and only the link tells.
+    fn go_on(&self, pin: &GatePin) -> Result<Option<Instance>, KernelError> {
+        let mut instance = load_instance(&self.pins, pin.slot)?;
+        let replaced = replace(&self.pins.gate(pin), instance.fd()?)?;
+        Ok(replaced.then_some(instance))
     }
 
     /// Every service with a rule, and until when its gate is closed if it is.

@@ -18,6 +18,7 @@ use aya::{EbpfLoader, maps::MapData, programs::links::FdLink};
 use drainctl_common::ABI;
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, flock, fstat, open, statfs},
+    io::Errno,
     mount::{MountFlags, mount},
     process::geteuid,
 };
@@ -115,7 +116,7 @@ impl PinDir {
         }
         // A bpffs holds no files of ours, but the lock of its folder will do.
         match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(PinDirError::InUse(path.to_owned())),
+            Err(Errno::WOULDBLOCK) => return Err(PinDirError::InUse(path.to_owned())),
             locked => locked.map_err(|e| fail("lock", path)(e.into()))?,
         }
         Ok(Self { path: path.to_owned(), _dir: dir })
@@ -302,11 +303,14 @@ pub(super) fn keep(link: FdLink, path: &Path) -> Result<(), KernelError> {
     link.pin(path).map(drop).map_err(|e| KernelError::op("pin", path.display(), e))
 }
 
-/// Puts another program behind a pinned link, in one step.
-pub(super) fn replace(path: &Path, program: BorrowedFd<'_>) -> Result<(), KernelError> {
+/// Puts another program behind a pinned link, in one step; false if what the link was for is gone (`ENOLINK`).
+pub(super) fn replace(path: &Path, program: BorrowedFd<'_>) -> Result<bool, KernelError> {
     let link = sys::pinned(path);
-    link.and_then(|link| sys::update_link(link.as_fd(), program))
-        .map_err(|e| KernelError::op("replace the program of", path.display(), e))
+    match link.and_then(|link| sys::update_link(link.as_fd(), program)) {
+        Ok(()) => Ok(true),
+        Err(e) if Errno::from_io_error(&e) == Some(Errno::NOLINK) => Ok(false),
+        Err(e) => Err(KernelError::op("replace the program of", path.display(), e)),
+    }
 }
 
 /// Detaches a pinned link and removes it. When it returns, its program does not run any more for new packets: to

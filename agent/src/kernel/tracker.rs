@@ -142,10 +142,9 @@ impl Tracker {
         let inode = dir.metadata().map_err(|e| KernelError::op("open", cgroup.display(), e))?.ino();
         let (before, ours) = (pins.links(link)?, pins.link(link, inode));
         let program: &mut SockOps = program(&mut self.ebpf, name)?;
-        if before.contains(&ours) {
-            let fd = program.fd().map_err(|e| fail(Box::new(e)))?;
-            replace(&ours, fd.as_fd())?;
-        } else {
+        let fd = program.fd().map_err(|e| fail(Box::new(e)))?;
+        if !before.contains(&ours) || !replace(&ours, fd.as_fd())? {
+            detach(&ours)?;
             // Single is what a bpf_link wants; programs of others stay attached beside it.
             let link = program.attach(dir, CgroupAttachMode::Single);
             let link = link.and_then(|id| program.take_link(id)).map_err(|e| fail(Box::new(e)))?;
