@@ -263,3 +263,15 @@ fn a_namespace_that_is_gone_is_said_to_be_gone() -> Result<()> {
     ));
     Ok(linux.open_gate(service)?)
 }
+
+#[test]
+fn what_this_kernel_lacks_is_said_with_the_version_that_has_it() -> Result<()> {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_str()?;
+    let numbers: Vec<u32> = release.split(['.', '-']).map_while(|word| word.parse().ok()).collect();
+    let lacks = Fixture::new()?.linux.retire_lacks().telling;
+    let expected = "this kernel has no bpf_loop (it came with Linux 5.17)";
+    let expected = (numbers < vec![5, 17]).then_some(expected);
+    ensure!(lacks.as_deref() == expected, "Linux {release}: {lacks:?}");
+    Ok(())
+}

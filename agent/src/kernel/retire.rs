@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, sync::Mutex, time::Duration};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{HashMap, MapData, MapError, ProgramArray, SockHash},
-    programs::{Iter, SkMsg, SockOps},
+    programs::{Iter, ProgramType, SkMsg, SockOps},
+    sys::{BpfHelper, is_helper_supported},
 };
 use drainctl_common::{ServiceKey, retire::Rule, track::next};
 
@@ -186,6 +187,7 @@ impl Loaded {
         offsets: &Offsets,
         tracker: ProgramArray<MapData>,
     ) -> Result<Self, KernelError> {
+        ensure_loops()?;
         let mut ebpf = load(pins, sizes, offsets)?;
         let btf =
             Btf::from_sys_fs().map_err(|e| KernelError::op("read", "BTF of the kernel", e))?;
@@ -274,6 +276,15 @@ impl Programs {
             }
         }
         Ok(())
+    }
+}
+
+/// What a message holds is read in loops.
+fn ensure_loops() -> Result<(), KernelError> {
+    match is_helper_supported(ProgramType::SkMsg, BpfHelper::BPF_FUNC_loop) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(KernelError::TooOld { feature: "bpf_loop", since: "5.17" }),
+        Err(e) => Err(KernelError::op("ask the kernel for", "bpf_loop", e)),
     }
 }
 
