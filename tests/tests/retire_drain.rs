@@ -259,3 +259,18 @@ fn processes_may_come_go_and_die_meanwhile() -> Result<()> {
     drain.wait()?.expect(0)?;
     Ok(())
 }
+
+/// No program of the kernel has a part in it: also where nobody can be told (before Linux 5.17).
+#[test]
+fn a_quiet_connection_gets_its_fin_on_every_kernel() -> Result<()> {
+    let fixture = Fixture::new()?;
+    let held = Held::connect(&fixture)?;
+    let quiet = [&options("quiet")[..], &["--quiet", "0s", "--quiet-flow-after", "1s"]].concat();
+    let drain = fixture.ctl().start(&[&["drain", "--port", "80"], &quiet[..]].concat())?;
+    held.wire.await_end()?;
+    let retire = fixture.ctl().retire(PORT)?;
+    ensure!((retire.fin_sent, retire.told_by_header) == (1, 0), "{retire:?}");
+    drop(held);
+    drain.wait()?.expect(0)?;
+    Ok(())
+}

@@ -2,7 +2,12 @@
 //!
 //! It is made of what is kept of earlier runs ([`Record`]), and says which commits they were of.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -64,6 +69,17 @@ impl Run {
             .map_or_else(|| "–".to_owned(), |tests| counts(tests.iter()).replace(" passed", ""))
     }
 
+    /// What came of a test, and why, in brackets.
+    fn why<'a>(&self, entry: &'a Entry) -> (&'a str, String) {
+        let Entry { file, test, word, .. } = entry;
+        let why = match (word.as_str(), reason(self.kernel, file, test)) {
+            ("passed" | "not run", _) => String::new(),
+            (_, Some(reason)) => format!(" ({reason})"),
+            (_, None) => " (no reason is known)".into(),
+        };
+        (word, why)
+    }
+
     /// How many tests ran on which commit.
     fn commits(&self) -> String {
         let mut commits: BTreeMap<&str, usize> = BTreeMap::new();
@@ -107,18 +123,22 @@ fn tables(runs: &[Run]) -> String {
     text + &others(runs)
 }
 
-/// A line for each test that has not passed.
+/// A line for each reason why tests have not passed, with their names.
 fn others(runs: &[Run]) -> String {
     let mut text = String::new();
     for run in runs {
-        for Entry { file, test, word, .. } in run.entries().filter(|entry| entry.word != "passed") {
-            let why = match (word.as_str(), reason(run.kernel, file, test)) {
-                ("not run", _) => "",
-                (_, Some(reason)) => &format!(": {reason}"),
-                (_, None) => ": no reason is known",
-            };
-            let name = run.kernel.name;
-            let _ = writeln!(text, "- Linux {name}, `{file}::{test}` {word}{why}");
+        let mut reasons: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+        for (file, entries) in &run.files {
+            let whys: BTreeSet<_> = entries.iter().map(|entry| run.why(entry)).collect();
+            let all_alike = whys.len() == 1;
+            for entry in entries.iter().filter(|entry| entry.word != "passed") {
+                let test = if all_alike { "*" } else { &entry.test };
+                reasons.entry(run.why(entry)).or_default().insert(format!("`{file}::{test}`"));
+            }
+        }
+        for ((word, why), names) in reasons {
+            let names = names.into_iter().collect::<Vec<_>>().join(", ");
+            let _ = writeln!(text, "- Linux {}, {word}{why}: {names}", run.kernel.name);
         }
     }
     if text.is_empty() { text } else { format!("\nAll others:\n\n{text}") }
@@ -131,14 +151,15 @@ mod tests {
     #[test]
     fn what_is_kept_becomes_a_table() {
         let text = "6.1.0\ngate\ta\tpassed\t1a\ngate\tb\tpassed\t1a\ncount\tc\tfailed\t2b\n\
-                    count\td\tpassed\t1a\ncount\te\tnot run\t\n";
+                    count\td\tpassed\t1a\ncount\te\tnot run\t\nrun\tf\tnot run\t\nrun\tg\tnot run\t\n";
         let record = Record::parse(text).expect("it is whole");
         let page = tables(&[Run::new(&KERNELS[1], record)]);
         assert!(page.contains("| tests | 6.1.0 |"), "{page}");
         assert!(page.contains("| `gate` | 2 |"), "{page}");
         assert!(page.contains("| `count` | 1, 1 failed, 1 not run |"), "{page}");
-        assert!(page.contains("| all | 3 passed, 1 failed, 1 not run |"), "{page}");
+        assert!(page.contains("| all | 3 passed, 1 failed, 3 not run |"), "{page}");
         assert!(page.contains("- Linux 6.1: 3 on `1a`, 1 on `2b`\n"), "{page}");
-        assert!(page.contains("- Linux 6.1, `count::c` failed: no reason is known"), "{page}");
+        assert!(page.contains("- Linux 6.1, failed (no reason is known): `count::c`\n"), "{page}");
+        assert!(page.contains("- Linux 6.1, not run: `count::e`, `run::*`\n"), "{page}");
     }
 }
