@@ -144,8 +144,8 @@ fn kernel(facts: &Facts) -> Check {
     Check::of(
         "kernel",
         &facts.kernel,
-        |(release, version)| (*version >= (6, 1), format!("Linux {release}")),
-        "drainctl is tested from Linux 6.1 on; the next lines say whether this one has what is needed",
+        |(release, version)| (*version >= (5, 10), format!("Linux {release}")),
+        "drainctl is tested from Linux 5.10 on; the next lines say whether this one has what is needed",
     )
     .optional()
 }
