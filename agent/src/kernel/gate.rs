@@ -96,11 +96,8 @@ impl Gates {
         }
         for pin in left {
             let ports = rules.remove(&pin.slot).unwrap_or_default();
-            // Loaded first: the old program refuses until the new one does.
-            let instance = match !ports.is_empty() && is_alive(&pin)? {
-                true => self.go_on(&pin)?,
-                false => None,
-            };
+            let wanted = !ports.is_empty() && is_alive(&pin)?;
+            let instance = if wanted { self.go_on(&pin)? } else { None };
             if let Some(instance) = instance {
                 failpoint::pass("adopt: gate replaced");
                 let netns = pin.netns;
@@ -126,8 +123,9 @@ impl Gates {
     }
 
     /// Puts a program of ours behind the gate of an earlier agent, unless its namespace is gone: before Linux 5.14 another
-    /// one can have its number, and even its name, and only the link tells.
+    /// one can have its number, and only the link tells.
     fn go_on(&self, pin: &GatePin) -> Result<Option<Instance>, KernelError> {
+        // Loaded first: the old program refuses until the new one does.
         let mut instance = load_instance(&self.pins, pin.slot)?;
         let replaced = replace(&self.pins.gate(pin), instance.fd()?)?;
         Ok(replaced.then_some(instance))

@@ -144,7 +144,7 @@ impl Tracker {
         let program: &mut SockOps = program(&mut self.ebpf, name)?;
         let fd = program.fd().map_err(|e| fail(Box::new(e)))?;
         if !before.contains(&ours) || !replace(&ours, fd.as_fd())? {
-            detach(&ours)?;
+            detach(&ours)?; // Nothing, or a link whose cgroup is gone.
             // Single is what a bpf_link wants; programs of others stay attached beside it.
             let link = program.attach(dir, CgroupAttachMode::Single);
             let link = link.and_then(|id| program.take_link(id)).map_err(|e| fail(Box::new(e)))?;
