@@ -3,64 +3,64 @@
 use std::{net::SocketAddr, time::Duration};
 
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    DecodeError, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, Parseable as _,
 };
-use netlink_packet_sock_diag::{
-    SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
-    inet::{
-        ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
-        nlas::{Nla, TcpInfo},
-    },
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetResponse, StateFlags,
+    nlas::{Nla, TcpInfo},
 };
 use netlink_sys::{Socket as Netlink, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
 use super::{Class, KernelError, Listener, Look, Socket, SocketInfo, TcpState, marks::Asked};
 
+/// `TCPDIAG_GETSOCK` (`include/uapi/linux/inet_diag.h`) asks for sockets of IPv4 and IPv6 together (`inet_diag_dump_compat`).
+/// The newer `SOCK_DIAG_BY_FAMILY` asks for one family, and the kernel goes through the tables of the whole node for each.
+const GETSOCK: u16 = 18;
 /// `TCP_LISTEN` (`include/net/tcp_states.h`).
 const TCP_LISTEN: u8 = 10;
 /// What a look shows: sockets that listen, and all that somebody may still wait for.
 const SHOWN: StateFlags = StateFlags::all()
     .difference(StateFlags::TIME_WAIT.union(StateFlags::CLOSE).union(StateFlags::SYN_SENT));
 /// A dump that changed under us is asked for again, this often.
-pub(super) const TRIES: usize = 5;
+const TRIES: usize = 5;
 /// Larger than any message of a dump (`NLMSG_GOODSIZE` and what `recvmsg` made the kernel grow to).
 const BUFFER: usize = 64 * 1024;
 
 /// Looks at all TCP sockets of the namespace this thread is in with one of these local ports, or with any if none is
 /// named. Without `marks`, all connections are [`Class::Counted`].
 pub(super) fn look(ports: &[u16], marks: Option<&Asked<'_>>) -> Result<Look, KernelError> {
-    let mut look = Look::default();
-    // Sockets bound to `::` are AF_INET6 also where the peer came by IPv4 (v4-mapped).
-    for family in [AF_INET, AF_INET6] {
-        let found = dump_whole(family, ports, marks)
-            .map_err(|e| KernelError::op("ask inet_diag for TCP sockets of family", family, e))?;
-        look.listeners.extend(found.listeners);
-        look.sockets.extend(found.sockets);
+    let request = look_request(ports, marks);
+    until_whole(|| {
+        let mut look = Look::default();
+        let is_whole = walk(&request, &mut |response| add(&mut look, response, marks))?;
+        Ok(is_whole.then_some(look))
+    })
+    .map_err(|e| KernelError::op("ask inet_diag for", "TCP sockets", e))
+}
+
+fn look_request(ports: &[u16], marks: Option<&Asked<'_>>) -> Request {
+    let mut request = Request { info: true, ..Request::of(SHOWN) };
+    request.attributes = marks.map(Asked::attribute).unwrap_or_default();
+    match ports {
+        [port] => request.local_port = *port,
+        [] => {}
+        ports => request.attributes.extend(one_of(ports)),
     }
-    Ok(look)
+    request
 }
 
 /// Whether a socket of the namespace this thread is in listens on this port. The kernel goes through its table of listeners
 /// for that, and not through that of connections (`inet_diag_dump_icsk`).
 pub(super) fn listens(port: u16) -> Result<bool, KernelError> {
-    for family in [AF_INET, AF_INET6] {
-        let found = (0..TRIES).find_map(|_| {
-            let mut found = false;
-            let request = request(family, &[port], StateFlags::LISTEN, None);
-            let each = &mut |response: &InetResponse| found |= response.header.state == TCP_LISTEN;
-            let walked = walk(&request, each);
-            // What was found is there, whatever else has changed.
-            walked.map(|is_whole| (is_whole || found).then_some(found)).transpose()
-        });
-        let found = found.unwrap_or(Err(DumpError::Interrupted));
-        let found = found
-            .map_err(|e| KernelError::op("ask inet_diag for listeners of family", family, e))?;
-        if found {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let request = Request { local_port: port, ..Request::of(StateFlags::LISTEN) };
+    until_whole(|| {
+        let mut found = false;
+        let is_whole = walk(&request, &mut |r| found |= r.header.state == TCP_LISTEN)?;
+        // What was found is there, whatever else has changed.
+        Ok((is_whole || found).then_some(found))
+    })
+    .map_err(|e| KernelError::op("ask inet_diag for", "listeners", e))
 }
 
 fn add(look: &mut Look, response: &InetResponse, marks: Option<&Asked<'_>>) {
@@ -133,37 +133,32 @@ pub(super) enum DumpError {
     #[error("netlink socket")]
     Io(#[from] std::io::Error),
     #[error("cannot read the kernel's answer")]
-    Decode(#[from] netlink_packet_core::DecodeError),
+    Decode(#[from] DecodeError),
     #[error("the kernel refused: {0}")]
     Refused(std::io::Error),
     #[error("the table changed during the dump, {TRIES} times in a row")]
     Interrupted,
 }
 
-/// A dump that was not interrupted by a change of the table it walked.
-fn dump_whole(family: u8, ports: &[u16], marks: Option<&Asked<'_>>) -> Result<Look, DumpError> {
-    for _ in 0..TRIES {
-        if let Some(look) = dump(family, ports, marks)? {
-            return Ok(look);
-        }
-    }
-    Err(DumpError::Interrupted)
-}
-
-/// One dump; `None` if the kernel marks it as interrupted.
-fn dump(family: u8, ports: &[u16], marks: Option<&Asked<'_>>) -> Result<Option<Look>, DumpError> {
-    let mut look = Look::default();
-    let each = &mut |response: &InetResponse| add(&mut look, response, marks);
-    let is_whole = walk(&request(family, ports, SHOWN, marks), each)?;
-    Ok(is_whole.then_some(look))
+/// The outcome of a dump that was not interrupted by a change of the table it walked: `dump` gives `None` if it was.
+pub(super) fn until_whole<T>(
+    dump: impl FnMut() -> Result<Option<T>, DumpError>,
+) -> Result<T, DumpError> {
+    std::iter::repeat_with(dump)
+        .take(TRIES)
+        .find_map(Result::transpose)
+        .unwrap_or(Err(DumpError::Interrupted))
 }
 
 /// Asks the kernel, and calls `each` for every socket in its answer. False if the kernel marks that as interrupted.
-pub(super) fn walk(request: &[u8], each: &mut dyn FnMut(&InetResponse)) -> Result<bool, DumpError> {
+pub(super) fn walk(
+    request: &Request,
+    each: &mut dyn FnMut(&InetResponse),
+) -> Result<bool, DumpError> {
     let mut netlink = Netlink::new(NETLINK_SOCK_DIAG)?;
     netlink.bind_auto()?;
     netlink.connect(&NetlinkAddr::new(0, 0))?;
-    netlink.send(request, 0)?;
+    netlink.send(&request.bytes(), 0)?;
     let mut buffer = vec![0; BUFFER];
     let mut dump = Dump { each, interrupted: false, done: false };
     while !dump.done {
@@ -171,6 +166,17 @@ pub(super) fn walk(request: &[u8], each: &mut dyn FnMut(&InetResponse)) -> Resul
         dump.read(&buffer[..size])?;
     }
     Ok(!dump.interrupted)
+}
+
+/// One socket in the answer.
+struct Answer(InetResponse);
+
+impl NetlinkDeserializable for Answer {
+    type Error = DecodeError;
+
+    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        InetResponse::parse(payload).map(Self)
+    }
 }
 
 /// A dump as it comes in.
@@ -184,12 +190,10 @@ impl Dump<'_> {
     /// Takes one datagram of messages.
     fn read(&mut self, mut datagram: &[u8]) -> Result<(), DumpError> {
         while !datagram.is_empty() && !self.done {
-            let message = <NetlinkMessage<SockDiagMessage>>::deserialize(datagram)?;
+            let message = <NetlinkMessage<Answer>>::deserialize(datagram)?;
             self.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
             match message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(r)) => {
-                    (self.each)(&r);
-                }
+                NetlinkPayload::InnerMessage(Answer(response)) => (self.each)(&response),
                 // An error that the dump ran into comes here, without an NLMSG_ERROR (`netlink_dump`): without the
                 // module tcp_diag, for example, this is -ENOENT and all there is.
                 NetlinkPayload::Done(done) if done.code < 0 => {
@@ -207,32 +211,43 @@ impl Dump<'_> {
     }
 }
 
-fn request(family: u8, ports: &[u16], states: StateFlags, marks: Option<&Asked<'_>>) -> Vec<u8> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-    if let [port] = ports {
-        socket_id.source_port = *port;
+/// Which sockets are asked for, and what of them.
+pub(super) struct Request {
+    pub(super) states: StateFlags,
+    /// 0: any.
+    pub(super) local_port: u16,
+    /// 0: any.
+    pub(super) peer_port: u16,
+    /// Whether `tcp_info` is.
+    pub(super) info: bool,
+    /// Netlink attributes with what else is asked.
+    pub(super) attributes: Vec<u8>,
+}
+
+impl Request {
+    /// For all sockets in these states.
+    pub(super) fn of(states: StateFlags) -> Self {
+        Self { states, local_port: 0, peer_port: 0, info: false, attributes: Vec::new() }
     }
-    let request = InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::INFO,
-        states,
-        socket_id,
-    };
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    bytes.extend(marks.map(Asked::attribute).into_iter().flatten());
-    if ports.len() > 1 {
-        bytes.extend(one_of(ports));
+
+    /// `struct nlmsghdr`, `struct inet_diag_req` (`include/uapi/linux/inet_diag.h`) and the attributes.
+    fn bytes(&self) -> Vec<u8> {
+        /// Size of both structures.
+        const SIZE: usize = 16 + 60;
+        let info = if self.info { ExtensionFlags::INFO } else { ExtensionFlags::empty() };
+        let length = (SIZE + self.attributes.len()) as u32;
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend([GETSOCK, NLM_F_REQUEST | NLM_F_DUMP].map(u16::to_ne_bytes).concat());
+        bytes.extend([0; 8]); // Sequence number and port id.
+        bytes.extend([0, 0, 0, info.bits()]); // A dump does not look at the family and the lengths of prefixes.
+        bytes.extend([self.local_port, self.peer_port].map(u16::to_be_bytes).concat());
+        bytes.extend([0; 44]); // Nor at addresses, interface and cookie.
+        bytes.extend(self.states.bits().to_ne_bytes());
+        bytes.extend([0; 4]); // Tables (`idiag_dbs`), which the kernel does not read.
+        debug_assert_eq!(bytes.len(), SIZE);
+        bytes.extend(&self.attributes);
+        bytes
     }
-    // The first field of the header (`struct nlmsghdr`) is the length of the whole.
-    let length = bytes.len() as u32;
-    bytes[..4].copy_from_slice(&length.to_ne_bytes());
-    bytes
 }
 
 /// The attribute with a program for the kernel that picks sockets with one of these local ports. For each port it

@@ -1,5 +1,7 @@
 //! What goes to inet_diag and what comes back, byte by byte (`include/uapi/linux/inet_diag.h`).
 
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6};
+
 use super::*;
 
 const WEB: [u8; 4] = [192, 0, 2, 1];
@@ -40,7 +42,7 @@ fn socket(family: u8, state: u8, cookie: u64) -> Vec<u8> {
     // Expires, receive queue, send queue, user id, inode.
     payload.extend([0_u32, 3, 4, 1000, 5].map(u32::to_ne_bytes).concat());
     assert_eq!(payload.len(), 72);
-    message(20, 0, &payload)
+    message(18, 0, &payload)
 }
 
 struct Seen {
@@ -142,21 +144,36 @@ fn a_dump_that_failed_is_never_an_empty_look() {
 }
 
 #[test]
-fn a_request_names_family_port_and_states() {
-    for family in [AF_INET, AF_INET6] {
-        let bytes = request(family, &[8080], SHOWN, None);
-        // nlmsghdr (16 bytes), then struct inet_diag_req_v2 (56 bytes).
-        assert_eq!(bytes.len(), 72);
-        assert_eq!(bytes[..4], 72_u32.to_ne_bytes());
-        assert_eq!(bytes[4..6], 20_u16.to_ne_bytes(), "SOCK_DIAG_BY_FAMILY");
-        assert_eq!(bytes[6..8], (NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-        assert_eq!(bytes[16..18], [family, 6], "family and IPPROTO_TCP");
-        let states = u32::from_ne_bytes(bytes[20..24].try_into().unwrap());
-        let asked: Vec<u32> = (0..32).filter(|state| states & (1 << state) != 0).collect();
-        assert_eq!(asked, [1, 3, 4, 5, 8, 9, 10, 11], "all but SYN_SENT, TIME_WAIT and CLOSE");
-        assert_eq!(bytes[24..26], 8080_u16.to_be_bytes(), "local port");
-        assert_eq!(bytes[26..28], [0; 2], "any port of the peer");
-    }
+fn a_request_names_port_and_states_and_is_for_both_families() {
+    let bytes = look_request(&[8080], None).bytes();
+    // nlmsghdr (16 bytes), then struct inet_diag_req (60 bytes).
+    assert_eq!(bytes.len(), 76);
+    assert_eq!(bytes[..4], 76_u32.to_ne_bytes());
+    assert_eq!(bytes[4..6], 18_u16.to_ne_bytes(), "TCPDIAG_GETSOCK");
+    assert_eq!(bytes[6..8], (NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    assert_eq!(bytes[16..20], [0, 0, 0, 1 << 1], "tcp_info (INET_DIAG_INFO)");
+    assert_eq!(bytes[20..22], 8080_u16.to_be_bytes(), "local port");
+    assert_eq!(bytes[22..24], [0; 2], "any port of the peer");
+    let states = u32::from_ne_bytes(bytes[68..72].try_into().unwrap());
+    let asked: Vec<u32> = (0..32).filter(|state| states & (1 << state) != 0).collect();
+    assert_eq!(asked, [1, 3, 4, 5, 8, 9, 10, 11], "all but SYN_SENT, TIME_WAIT and CLOSE");
+}
+
+#[test]
+fn one_look_shows_sockets_of_both_families_of_the_ports_it_was_asked_for() {
+    let listen = |at: &str| std::net::TcpListener::bind(at).unwrap();
+    let (v4, v6, other) = (listen("127.0.0.1:0"), listen("[::1]:0"), listen("127.0.0.1:0"));
+    let address = |listener: &std::net::TcpListener| listener.local_addr().unwrap();
+    let shown = |ports: &[u16]| {
+        let look = look(ports, None).unwrap();
+        let shown: Vec<SocketAddr> = look.listeners.iter().map(|each| each.local).collect();
+        [&v4, &v6, &other].map(|listener| shown.contains(&address(listener)))
+    };
+    let (first, second) = (address(&v4).port(), address(&v6).port());
+    assert_eq!(shown(&[]), [true, true, true]);
+    assert_eq!(shown(&[first]), [true, false, false]);
+    assert_eq!(shown(&[second]), [false, true, false]);
+    assert_eq!(shown(&[first, second]), [true, true, false]);
 }
 
 #[test]

@@ -2,16 +2,11 @@
 
 use std::net::SocketAddr;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
-use netlink_packet_sock_diag::{
-    SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
-    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags},
-};
+use netlink_packet_sock_diag::inet::StateFlags;
 
 use super::{
     KernelError,
-    diag::{DumpError, TRIES, walk},
+    diag::{DumpError, Request, until_whole, walk},
 };
 
 /// `TCP_FIN_WAIT2` (`include/net/tcp_states.h`).
@@ -25,35 +20,6 @@ pub(super) fn count(to: &[SocketAddr]) -> Result<Vec<u64>, KernelError> {
 }
 
 fn count_one(to: SocketAddr) -> Result<u64, DumpError> {
-    // IPv4 may be spoken by sockets of either family.
-    Ok(whole(AF_INET, to)? + whole(AF_INET6, to)?)
-}
-
-/// By a dump that was not interrupted by a change of the table it walked.
-fn whole(family: u8, to: SocketAddr) -> Result<u64, DumpError> {
-    let request = request(family, to.port());
-    for _ in 0..TRIES {
-        let mut count = 0;
-        let each = &mut |response: &InetResponse| {
-            let id = &response.header.socket_id;
-            let peer = SocketAddr::new(id.destination_address.to_canonical(), id.destination_port);
-            // One that has sent its FIN may still read, unless no process has it any more.
-            let is_used = response.header.state != TCP_FIN_WAIT2 || response.header.inode != 0;
-            count += u64::from(peer == to && is_used);
-        };
-        if walk(&request, each)? {
-            return Ok(count);
-        }
-    }
-    Err(DumpError::Interrupted)
-}
-
-/// Asks for the sockets with this port at the other end.
-fn request(family: u8, port: u16) -> Vec<u8> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
-    socket_id.destination_port = port;
     let states = StateFlags::ESTABLISHED
         | StateFlags::SYN_SENT
         | StateFlags::FIN_WAIT1
@@ -61,13 +27,19 @@ fn request(family: u8, port: u16) -> Vec<u8> {
         | StateFlags::CLOSE_WAIT
         | StateFlags::LAST_ACK
         | StateFlags::CLOSING;
-    let extensions = ExtensionFlags::empty();
-    let request = InetRequest { family, protocol: IPPROTO_TCP, extensions, states, socket_id };
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    bytes
+    let request = Request { peer_port: to.port(), ..Request::of(states) };
+    until_whole(|| {
+        let mut count = 0;
+        let is_whole = walk(&request, &mut |response| {
+            let id = &response.header.socket_id;
+            // IPv4 may be spoken by sockets of either family.
+            let peer = SocketAddr::new(id.destination_address.to_canonical(), id.destination_port);
+            // One that has sent its FIN may still read, unless no process has it any more.
+            let is_used = response.header.state != TCP_FIN_WAIT2 || response.header.inode != 0;
+            count += u64::from(peer == to && is_used);
+        })?;
+        Ok(is_whole.then_some(count))
+    })
 }
 
 #[cfg(test)]
