@@ -25,7 +25,7 @@ impl RuleKey {
 
 /// Value of the `RULES` map: what the gate does with connection attempts to the port. No rule: nothing.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// Boot time (`CLOCK_BOOTTIME`, nanoseconds) at which the gate lets connections in again even
     /// if nobody removes the rule.
@@ -41,6 +41,10 @@ pub struct Rule {
     pub targets: u32,
     /// Where in the array `GATE_COUNTS` the [`Counts`] of the rule are: no two rules have the same.
     pub counts: u32,
+    /// The tick (`jiffies_64`) in which the gate last found that the lease is not over; 0 in a rule that the agent writes. A
+    /// tick is counted in one instruction, and a clock is read by many: so once a tick is enough, which lets a lease last
+    /// 10 ms longer at most.
+    pub lease_seen: u64,
 }
 
 impl Rule {
@@ -102,5 +106,5 @@ impl SteerKey {
     }
 }
 
-const _: () = assert!(size_of::<RuleKey>() == 8 && size_of::<Rule>() == 32);
+const _: () = assert!(size_of::<RuleKey>() == 8 && size_of::<Rule>() == 40);
 const _: () = assert!(size_of::<SteerKey>() == 8 && size_of::<Counts>() == 48);

@@ -16,7 +16,7 @@ pub mod track;
 
 /// Version of everything in this crate that crosses between kernel and user space. It changes
 /// whenever a struct, a map or the meaning of a field changes.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 /// A service: one TCP port in one network namespace. A port alone is never a key, since port 8080
 /// exists in many pods of a node.

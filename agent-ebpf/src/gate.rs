@@ -16,7 +16,7 @@ mod steer;
 use aya_ebpf::{
     EbpfContext as _, Global,
     bindings::bpf_sk_lookup,
-    helpers::bpf_ktime_get_boot_ns,
+    helpers::{bpf_ktime_get_boot_ns, generated::bpf_jiffies64},
     macros::{map, sk_lookup},
     maps::{Array, HashMap},
     programs::SkLookupContext,
@@ -55,15 +55,14 @@ fn gate(ctx: SkLookupContext) -> u32 {
         return SK_PASS; // UDP runs through here too.
     }
     let key = RuleKey::new(GATE_SLOT.load(), port as u16);
-    // SAFETY: rules are only replaced as a whole by the agent.
-    let Some(rule) = (unsafe { RULES.get(key) }) else {
+    let Some(rule) = RULES.get_ptr_mut(key) else {
         return SK_PASS; // Not draining.
     };
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    if now >= rule.lease_until_ns {
+    if is_lease_over(rule) {
         return SK_PASS; // Nobody renewed the lease: traffic comes back even if the agent is dead.
     }
+    // SAFETY: `rule` points to a live map value, and the agent only replaces rules as a whole.
+    let rule = unsafe { &*rule };
     if rule.flags & Rule::TAKEN_OVER == 0 {
         // SAFETY: as above.
         if unsafe { is_probe(lookup, rule.netns) } {
@@ -78,7 +77,7 @@ fn gate(ctx: SkLookupContext) -> u32 {
         if rule.flags & Rule::CLOSED == 0 {
             return SK_PASS; // Settling: everybody is still served.
         }
-        if rule.keep_clients_ns != 0 && is_kept(lookup, rule, key, now) {
+        if rule.keep_clients_ns != 0 && is_kept(lookup, rule, key) {
             return SK_PASS; // Its session is here, and nowhere else.
         }
     }
@@ -95,6 +94,32 @@ fn gate(ctx: SkLookupContext) -> u32 {
     }
     // The kernel itself answers the SYN with a RST: there is no listener, as far as it can see.
     SK_DROP
+}
+
+/// Boot time in nanoseconds.
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// Whether the lease of a rule is over; see [`Rule::lease_seen`].
+#[inline(always)]
+fn is_lease_over(rule: *mut Rule) -> bool {
+    // SAFETY: `rule` points to a live map value; eight bytes are read or written at once. If the agent replaces the
+    // rule meanwhile, the tick may be written to another one, whose lease is looked at in the next tick then.
+    unsafe {
+        let tick = bpf_jiffies64();
+        let seen = &raw mut (*rule).lease_seen;
+        if seen.read_volatile() == tick {
+            return false;
+        }
+        if now() >= (*rule).lease_until_ns {
+            return true;
+        }
+        seen.write_volatile(tick);
+    }
+    false
 }
 
 /// The counters of a rule.
@@ -127,10 +152,10 @@ fn by_list(lookup: *const bpf_sk_lookup, rule: &Rule, key: RuleKey) -> Option<u3
 
 /// Whether the client had a flow so lately that it may open another.
 #[inline(always)]
-fn is_kept(lookup: *const bpf_sk_lookup, rule: &Rule, key: RuleKey, now: u64) -> bool {
+fn is_kept(lookup: *const bpf_sk_lookup, rule: &Rule, key: RuleKey) -> bool {
     // SAFETY: eight bytes are read at once; if the entry is reused meanwhile, another client's time is read.
     let last = unsafe { peers::CLIENTS.get(client(lookup, rule, key)) };
-    if last.is_none_or(|last| now.saturating_sub(*last) > rule.keep_clients_ns) {
+    if last.is_none_or(|last| now().saturating_sub(*last) > rule.keep_clients_ns) {
         return false;
     }
     if let Some(counts) = counts(rule) {

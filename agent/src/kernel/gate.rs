@@ -313,7 +313,7 @@ impl Gates {
         let used: HashSet<u32> = rules.map(|rule| rule.counts).collect();
         let counts = self.counters.begin(&used)?;
         let netns = service.netns;
-        Ok(Rule { lease_until_ns: 0, keep_clients_ns: 0, netns, flags: 0, targets: 0, counts })
+        Ok(Rule { netns, counts, ..Rule::default() })
     }
 
     fn write(&mut self, key: RuleKey, rule: Rule) -> Result<(), KernelError> {
