@@ -216,26 +216,36 @@ impl<D: Drains> Stream<D> {
         let mut next = Some(first);
         while let Some(update) = next {
             let followed = self.followed.iter_mut().find(|each| each.service == update.service);
-            match (followed, update.ended) {
-                (Some(followed), None) => followed.changed = true,
-                (Some(_), Some(ending)) => self.end(update.service, ending).await?,
+            match (followed, update) {
+                (Some(_), Update { service, ended: Some(ending), .. }) => {
+                    self.end(service, ending).await?;
+                }
+                (Some(followed), Update { status, .. }) => {
+                    followed.changed = true;
+                    if let Some(status) = status {
+                        let status = self.app.tell(&status).await;
+                        self.tell_if_it_cannot_wait(status).await?;
+                    }
+                }
                 (None, _) => {}
             }
             next = updates.try_recv().ok();
         }
         let changed = self.followed.iter().filter(|each| each.changed);
         let changed = changed.map(|each| each.service).collect();
-        let now = Instant::now();
         for status in self.look(changed).await {
-            let follows = self.followed.iter().find(|each| each.service == status.service());
-            let may_wait = follows.is_some_and(|each| {
-                each.state() == Some(status.state) && now < each.told_at + COUNTS_EVERY
-            });
-            if !may_wait {
-                self.tell_if_still_on(status).await?;
-            }
+            self.tell_if_it_cannot_wait(status).await?;
         }
         Ok(())
+    }
+
+    /// Tells a change of state at once, and counts not too often.
+    async fn tell_if_it_cannot_wait(&mut self, status: ServiceStatus) -> Result<(), ClientGone> {
+        let followed = self.followed.iter().find(|each| each.service == status.service());
+        let may_wait = followed.is_some_and(|each| {
+            each.state() == Some(status.state) && Instant::now() < each.told_at + COUNTS_EVERY
+        });
+        if may_wait { Ok(()) } else { self.tell_if_still_on(status).await }
     }
 
     /// Updates were missed: whatever drained and does no more has ended.

@@ -46,6 +46,21 @@ async fn a_change_of_state_is_told_at_once_and_counts_a_little_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_status_that_comes_with_an_update_is_told_without_a_look() {
+    use StateName::{Drained, Rejecting};
+    let drains = FakeDrains::new();
+    drains.set(draining(WEB, Rejecting, 1));
+    let mut written = start(&drains, &[WEB]).await;
+    next(&mut written).await;
+    drains.looks_take(Duration::from_secs(10));
+    let told_at = Instant::now();
+    drains.say_with(draining(WEB, Rejecting, 0));
+    drains.say_with(draining(WEB, Drained, 0));
+    assert_eq!(next_status(&mut written).await, (Drained, 0));
+    assert!(told_at.elapsed() < Duration::from_millis(5));
+}
+
+#[tokio::test(start_paused = true)]
 async fn progress_is_told_each_second_without_any_update() {
     let drains = FakeDrains::new();
     drains.set(draining(WEB, StateName::Rejecting, 9));

@@ -199,7 +199,14 @@ impl FakeDrains {
 
     pub(super) fn say(&self, service: Service, ended: Option<&str>) {
         let ending = |reason: &str| Ending { reason: reason.into(), at_deadline: false };
-        let _ = self.updates.send(Update { service, ended: ended.map(ending) });
+        let _ = self.updates.send(Update { service, ended: ended.map(ending), status: None });
+    }
+
+    /// Says how the service was just seen.
+    pub(super) fn say_with(&self, status: Status) {
+        let update =
+            Update { service: status.service, ended: None, status: Some(Arc::new(status)) };
+        let _ = self.updates.send(update);
     }
 
     /// Makes each look of the executor so slow.

@@ -1,7 +1,7 @@
 //! Between machine and kernel: steps a machine, turns its actions into operations and news, and the
 //! answers of operations into its next events.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tracing::{debug, error, info, warn};
 
@@ -14,7 +14,7 @@ use super::{
     verify::Verification,
 };
 use crate::{
-    drain::{Action, Arrivals, Ending, Event, Judgement, Phase, Service, Verdict},
+    drain::{Action, Arrivals, Ending, Event, Judgement, Phase, RetireReport, Service, Verdict},
     kernel::KernelError,
 };
 
@@ -118,8 +118,9 @@ impl Task {
     }
 
     pub(super) fn tell(&self, service: Service, ended: Option<Ending>) {
+        let status = self.verified_status(service).map(Arc::new);
         // It fails if nobody has subscribed.
-        let _ = self.updates.send(Update { service, ended });
+        let _ = self.updates.send(Update { service, ended, status });
     }
 
     /// An operation is done: the machine hears of it, unless it was asked for by an older drain.
@@ -150,10 +151,7 @@ impl Task {
         }
         match (op, answer) {
             (_, Answer::Verified(found, booked)) => {
-                if let Some(report) = booked {
-                    self.take_report(service, report);
-                }
-                self.verified(service, found);
+                self.verified(service, *found, booked);
             }
             (_, Answer::Retired(retired)) => self.retired(service, retired),
             (_, Answer::Aborted(cut)) => self.aborted(service, cut),
@@ -223,14 +221,17 @@ impl Task {
         self.step(service, Event::GateFailed(reason));
     }
 
-    fn verified(&mut self, service: Service, found: Verification) {
-        let Verification { judgement, listeners, disagreed, repairs, outbound } = found;
+    fn verified(&mut self, service: Service, found: Verification, booked: Option<RetireReport>) {
+        let Verification { judgement, listeners, disagreed, repairs, outbound, seen, .. } = found;
         self.count(|totals| {
             totals.disagreements += u64::from(disagreed);
             totals.repairs += repairs;
         });
         let Some(entry) = self.entries.get_mut(&service) else { return };
         entry.outbound = outbound;
+        entry.seen = seen;
+        let is_booked = booked.is_some_and(|report| self.take_report(service, report));
+        let Some(entry) = self.entries.get_mut(&service) else { return };
         let looked = !matches!(judgement.verdict, Verdict::Unknown(_)) || !listeners.is_empty();
         if looked {
             entry.listeners.get_or_insert_with(|| listeners.clone());
@@ -241,6 +242,12 @@ impl Task {
             }
         }
         self.judged(service, judgement);
+        if is_booked {
+            self.tell(service, None);
+        }
+        if let Some(entry) = self.entries.get_mut(&service) {
+            entry.seen = None;
+        }
     }
 
     fn judged(&mut self, service: Service, judgement: Judgement) {
@@ -280,7 +287,11 @@ impl Task {
             all.into_iter().partition(|(from, _)| *from <= number);
         entry.provers = later;
         for (_, reply) in ready {
-            self.look_for(&[service], reply);
+            match self.verified_status(service) {
+                // Whoever asked may have gone away.
+                Some(status) => drop(reply.send(vec![status])),
+                None => self.look_for(&[service], reply),
+            }
         }
     }
 }

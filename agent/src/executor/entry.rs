@@ -16,6 +16,7 @@ use super::{
     DrainError, DrainView, Owner, Status,
     ops::{Job, Op, Threads},
     registering::Registrations,
+    report::Seen,
     task::Internal,
 };
 use crate::{
@@ -59,6 +60,8 @@ pub(super) struct Entry {
     pub(super) verifications: u64,
     /// As of the newest verification.
     pub(super) outbound: Vec<(SocketAddr, u64)>,
+    /// What it saw, while its answer is dealt with: nobody needs another look then.
+    pub(super) seen: Option<Seen>,
     pub(super) ledger: Arc<Mutex<Retirement>>,
     /// As of the newest round.
     pub(super) report: RetireReport,
@@ -104,6 +107,7 @@ impl Entry {
             provers: Vec::new(),
             verifications: 0,
             outbound: Vec::new(),
+            seen: None,
             ledger: Arc::default(),
             report: RetireReport::default(),
             reported: Boot::default(),

@@ -10,7 +10,7 @@ use super::{
     report::{self, Asked, Seen},
     task::{Internal, Task},
 };
-use crate::drain::{Event, Phase, Service};
+use crate::drain::{Boot, Event, Phase, Service};
 
 /// How many looks for those who ask for a status may be under way at once; the others wait for their turn. Most of them
 /// wait for the same look as others. Threads that block are few, and drains need them.
@@ -53,14 +53,21 @@ impl Task {
                 self.step(seen.service, Event::Hint);
             }
         }
-        let status = |seen: Seen| {
-            let entry = self.entries.get(&seen.service);
-            let holds = self.held.of(seen.service, now);
-            let ended = self.ended.get(&seen.service);
-            let ended = ended.filter(|(_, at)| now.since(*at) < REMEMBERED).cloned();
-            Status { holds, ended, ..report::status(seen, entry, now) }
-        };
         // Whoever asked may have gone away.
-        let _ = reply.send(seen.into_iter().map(status).collect());
+        let _ = reply.send(seen.into_iter().map(|seen| self.status(seen, now)).collect());
+    }
+
+    fn status(&self, seen: Seen, now: Boot) -> Status {
+        let entry = self.entries.get(&seen.service);
+        let holds = self.held.of(seen.service, now);
+        let ended = self.ended.get(&seen.service);
+        let ended = ended.filter(|(_, at)| now.since(*at) < REMEMBERED).cloned();
+        Status { holds, ended, ..report::status(seen, entry, now) }
+    }
+
+    /// The service as the verification saw it whose answer is dealt with now, if it is.
+    pub(super) fn verified_status(&self, service: Service) -> Option<Status> {
+        let seen = self.entries.get(&service)?.seen.clone()?;
+        Some(self.status(seen, self.now()))
     }
 }

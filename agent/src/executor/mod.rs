@@ -167,6 +167,8 @@ pub struct Update {
     pub service: Service,
     /// If its drain ended before it was drained, or was lifted: why.
     pub ended: Option<Ending>,
+    /// The service as it is now, if that is known without another look.
+    pub status: Option<Arc<Status>>,
 }
 
 /// Counters since the agent started.
@@ -251,8 +253,7 @@ impl Executor {
     /// Ends the drain and opens the gate. Returns whether there was one.
     ///
     /// # Errors
-    /// The kernel refused to open the gate: it stays closed, the state stays `rejecting`, and the
-    /// executor goes on trying.
+    /// The kernel refused to open the gate: it stays closed and `rejecting`, and the executor goes on trying.
     pub async fn undrain(&self, service: Service) -> Result<bool, DrainError> {
         self.ask(|reply| Command::Undrain { service, reply }).await?
     }
@@ -376,8 +377,7 @@ impl Executor {
         self.carrier.idle().await;
     }
 
-    /// Ends the task. Everything stays as it is in the kernel: the next agent goes on with the drains, and until
-    /// there is one, gates stay closed for as long as their leases say.
+    /// Ends the task. The kernel keeps everything: the next agent goes on with the drains, and until then leases run.
     pub async fn stop(&self) {
         // If the task is gone already, there is nothing to stop.
         let _ = self.ask(|reply| Command::Stop { reply }).await;

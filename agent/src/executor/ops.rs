@@ -15,13 +15,13 @@ use super::{
     rounds::{Cut, Flows, Retired},
     straggling::Stragglers,
     task::Internal,
-    verify::{Verification, check_netns, verify},
+    verify::{Proof, Verification, Verify, check_netns},
 };
 use crate::{
     carry::Carrier,
     drain::{
         Admission, Arrivals, Boot, Handoff, Lingerers, NewConnections, Retire, RetireReport,
-        Retirement, Service, Verdict,
+        RetireSet, Retirement, Service, Verdict,
     },
     kernel::{Class, Kernel, KernelError, RetireOrder, Watch},
 };
@@ -61,7 +61,7 @@ pub(super) enum Answer {
     HandedOver(BTreeSet<u64>),
     Arrivals(Arrivals),
     /// With the flows counted once more if zero is proven, so that whoever waited for it has all of them.
-    Verified(Verification, Option<RetireReport>),
+    Verified(Box<Verification>, Option<RetireReport>),
     Retired(Retired),
     Aborted(Cut),
 }
@@ -208,10 +208,17 @@ impl Job {
             Op::ReadArrivals => return Ok(Answer::Arrivals(self.arrivals())),
             Op::LogSources => self.log_sources()?,
             Op::Verify => {
-                let (lingerers, to) = (&self.lingerers, &self.wait_outbound);
-                let found = verify(kernel, service, lingerers, self.netns_cookie, to)?;
-                let booked = self.book(&found);
-                return Ok(Answer::Verified(found, booked));
+                let verify = Verify {
+                    kernel,
+                    service,
+                    lingerers: &self.lingerers,
+                    netns_cookie: self.netns_cookie,
+                    wait_outbound: &self.wait_outbound,
+                    follows: self.books && self.retire.set != RetireSet::NONE,
+                };
+                let mut found = verify.run()?;
+                let booked = self.book(&mut found);
+                return Ok(Answer::Verified(Box::new(found), booked));
             }
             Op::Retire(order) => return Ok(Answer::Retired(self.flows().round(&order)?)),
             Op::Restore { .. } => kernel.restore(service)?,
@@ -238,12 +245,14 @@ impl Job {
     }
 
     /// No round comes after zero: what happened since the last one is counted now.
-    fn book(&self, found: &Verification) -> Option<RetireReport> {
-        if !self.books || found.judgement.verdict != Verdict::Empty {
+    fn book(&self, found: &mut Verification) -> Option<RetireReport> {
+        let Proof { look, followed } = found.proof.take().filter(|_| self.books)?;
+        // Something else may be waited for.
+        if found.judgement.verdict != Verdict::Empty {
             return None;
         }
-        let booked = self.flows().book();
-        booked.inspect_err(|error| self.not_booked(error)).ok()
+        let book = |followed: Vec<_>| self.flows().book(&followed, look, found.judgement.at);
+        followed.and_then(book).inspect_err(|error| self.not_booked(error)).ok()
     }
 
     fn not_booked(&self, error: &KernelError) {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What was seen of a service.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) service: Service,
     pub(super) counts: Counts,
@@ -55,7 +55,8 @@ pub(super) fn look_at(kernel: &dyn Kernel, asked: &[Asked]) -> Vec<Seen> {
         .collect()
 }
 
-fn see(
+/// What this look shows of the service, and what else is known of it now.
+pub(super) fn see(
     kernel: &dyn Kernel,
     service: Service,
     look: Result<&Look, String>,

@@ -28,7 +28,7 @@ impl Task {
         if finished > 0 {
             info!(%service, flows = finished, "sent a FIN to connections that nothing was under way on");
         }
-        self.take_report(service, report);
+        self.report(service, report);
         match failure {
             Some(error) => self.round_failed(service, explain(&error)),
             None => {
@@ -59,15 +59,22 @@ impl Task {
             let (flows, peers) = (peers.len(), some.join(", "));
             warn!(%service, flows, peers, "the deadline passed: remaining connections were reset");
         }
-        self.take_report(service, report);
+        self.report(service, report);
         self.step(service, Event::Aborted);
     }
 
     /// Tells of a change in what has become of the flows.
-    pub(super) fn take_report(&mut self, service: Service, report: RetireReport) {
+    fn report(&mut self, service: Service, report: RetireReport) {
+        if self.take_report(service, report) {
+            self.tell(service, None);
+        }
+    }
+
+    /// Takes in what has become of the flows, and returns whether that is news.
+    pub(super) fn take_report(&mut self, service: Service, report: RetireReport) -> bool {
         let Some(entry) = self.entries.get_mut(&service).filter(|entry| entry.report != report)
         else {
-            return;
+            return false;
         };
         if let (None, Some(reason)) = (&entry.report.lacks, &report.lacks) {
             warn!(
@@ -77,7 +84,7 @@ impl Task {
         }
         entry.report = report;
         self.reported(service, self.now());
-        self.tell(service, None);
+        true
     }
 
     /// Of a drain that is over, flows must not be told for longer than necessary. If it cannot be helped, the

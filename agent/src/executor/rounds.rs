@@ -10,7 +10,7 @@ use std::{
 use super::verify::check_netns;
 use crate::{
     drain::{Boot, Retire, RetireReport, RetireSet, Retirement, Round, Service, remaining},
-    kernel::{Abort, Class, Kernel, KernelError, RetireOrder},
+    kernel::{Abort, Class, Followed, Kernel, KernelError, Look, RetireOrder},
 };
 
 /// What a round or a reset works on.
@@ -70,12 +70,18 @@ impl Flows<'_> {
         Ok(Retired { report: self.report(), finished: finished.len(), failure })
     }
 
-    /// Takes in what became of the flows, and does nothing to them.
+    /// Takes in what had become of the flows by a look that was begun at `now`, and does nothing to them. `followed` is
+    /// from before it.
     ///
     /// # Errors
-    /// As [`Flows::round`].
-    pub(super) fn book(&self) -> Result<RetireReport, KernelError> {
-        let gone = self.take_in()?.gone;
+    /// The kernel programs cannot be told to forget those that are gone.
+    pub(super) fn book(
+        &self,
+        followed: &[Followed],
+        look: Look,
+        now: Boot,
+    ) -> Result<RetireReport, KernelError> {
+        let gone = self.sort(followed, look, now).gone;
         self.unfollow(&gone)?;
         Ok(self.report())
     }
@@ -106,15 +112,19 @@ impl Flows<'_> {
             RetireSet::NONE => vec![],
             _ => self.kernel.followed(self.service)?,
         };
-        let mut look = self.kernel.look(netns, Some(port))?;
+        let look = self.kernel.look(netns, Some(port))?;
         // After the look: the cookie is never reused, so the look was taken in the right namespace.
         check_netns(self.kernel, netns, self.netns_cookie)?;
+        Ok(self.sort(&followed, look, now))
+    }
+
+    fn sort(&self, followed: &[Followed], mut look: Look, now: Boot) -> Round {
         look.sockets.retain(|socket| match socket.class {
             Class::Counted => true,
             Class::Steered => self.carried,
             Class::Ignored | Class::Probe => false,
         });
-        Ok(self.ledger().round(self.retire, self.started, &followed, &look, now))
+        self.ledger().round(self.retire, self.started, followed, &look, now)
     }
 
     fn unfollow(&self, gone: &[u64]) -> Result<(), KernelError> {

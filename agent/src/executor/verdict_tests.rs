@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::{
     StateName,
-    testing::{OWNER, WEB, at_once, reach, state, world},
+    testing::{OWNER, WEB, at_once, reach, spec, state, world},
 };
 use crate::{
-    drain::BACKUP,
+    drain::{BACKUP, RetireSet},
     kernel::{Kernel, TcpState, fake::Op},
 };
 
@@ -22,6 +22,28 @@ async fn no_event_is_needed_only_time() {
     let before = kernel.now();
     reach(&executor, WEB, StateName::Drained).await;
     assert!(kernel.now().since(before) <= BACKUP + Duration::from_millis(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_look_that_proves_zero_is_the_only_one_that_it_takes() {
+    let (executor, kernel) = world();
+    let flow = kernel.connect(WEB).expect("serving");
+    let without_rounds = spec(|options| {
+        options.quiet = Some(Duration::ZERO);
+        options.retire.set = Some(RetireSet::NONE);
+    });
+    executor.drain(vec![WEB], without_rounds, OWNER).await.expect("accepted");
+    executor.prove(WEB).await.expect("running");
+    let (mut updates, looks) = (executor.subscribe(), kernel.calls(Op::Look));
+    kernel.close(flow);
+    let drained = loop {
+        let status = updates.recv().await.expect("running").status.expect("it was just seen");
+        if status.state == StateName::Drained {
+            break status;
+        }
+    };
+    assert_eq!(kernel.calls(Op::Look) - looks, 1);
+    assert_eq!((drained.flows, drained.listeners), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,8 +6,8 @@ use rand::{Rng, rngs::SmallRng};
 
 use super::{Faults, Simulation, WEB};
 use crate::{
-    drain::{Action, AtDeadline, Event, RetireRequest, RetireSet},
-    executor::rounds::Flows,
+    drain::{Action, AtDeadline, Boot, Event, RetireRequest, RetireSet},
+    executor::{rounds::Flows, verify::Proof},
     kernel::{Barrier, Kernel, KernelError, Protocol, RetireOrder, TcpState, fake::Op},
 };
 
@@ -114,9 +114,9 @@ impl Simulation {
     }
 
     /// Zero is proven: what happened since the last round is counted.
-    pub(super) fn book(&mut self) {
-        self.kernel.take_shown();
-        if self.flows().book().is_ok() {
+    pub(super) fn book(&mut self, proof: Proof, at: Boot) {
+        let Ok(followed) = proof.followed else { return };
+        if self.flows().book(&followed, proof.look, at).is_ok() {
             self.fates.seen.append(&mut self.kernel.take_shown());
             self.check_fates();
         }

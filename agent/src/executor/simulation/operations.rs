@@ -7,8 +7,8 @@ use rand::Rng;
 
 use super::{Simulation, WEB};
 use crate::{
-    drain::{Action, Arrivals, Event, NewConnections, Phase, Verdict, is_new_instance},
-    executor::verify::{check_netns, verify},
+    drain::{Action, Arrivals, Event, NewConnections, Phase, is_new_instance},
+    executor::verify::{Verify, check_netns},
     kernel::{
         EventKind, Kernel, KernelError, Listening,
         fake::{FakeKernel, Op},
@@ -104,10 +104,10 @@ impl Simulation {
             Action::Restore => self.restore()?,
             Action::Abort => self.abort()?,
             Action::Verify => {
-                let found = verify(kernel, WEB, &self.lingerers, self.netns_cookie, &[]);
-                let found = found.map_err(|e| (None, e))?;
-                if found.judgement.verdict == Verdict::Empty {
-                    self.book();
+                self.kernel.take_shown();
+                let mut found = self.verify().run().map_err(|e| (None, e))?;
+                if let Some(proof) = found.proof.take() {
+                    self.book(proof, found.judgement.at);
                 }
                 let at_start = self.listeners.get_or_insert_with(|| found.listeners.clone());
                 let new = is_new_instance(at_start, &found.listeners).then_some(Event::NewInstance);
@@ -115,6 +115,17 @@ impl Simulation {
             }
             other => unreachable!("{other:?} is no operation"),
         })
+    }
+
+    fn verify(&self) -> Verify<'_> {
+        Verify {
+            kernel: &*self.kernel,
+            service: WEB,
+            lingerers: &self.lingerers,
+            netns_cookie: self.netns_cookie,
+            wait_outbound: &[],
+            follows: true,
+        }
     }
 
     /// Whoever is to get new connections is known before the gate closes.
