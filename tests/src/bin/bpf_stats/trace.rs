@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 /// `BPF_PROG_LOAD` in enum bpf_cmd.
 const PROG_LOAD: u64 = 5;
@@ -88,11 +88,13 @@ pub(crate) fn follow(child: &Child, mut loaded: impl FnMut(String, String)) -> R
         let (mut signal, mut go_on) = (0, libc::PTRACE_CONT);
         match (libc::WSTOPSIG(status), status >> 16) {
             (libc::SIGTRAP, libc::PTRACE_EVENT_SECCOMP) => {
-                if begun(pid, &mut calls)? {
+                if unless_killed(begun(pid, &mut calls))?.unwrap_or(false) {
                     go_on = libc::PTRACE_SYSCALL; // To the end of this call.
                 }
             }
-            (stop, _) if stop == libc::SIGTRAP | 0x80 => ended(pid, &mut calls, &mut loaded)?,
+            (stop, _) if stop == libc::SIGTRAP | 0x80 => {
+                unless_killed(ended(pid, &mut calls, &mut loaded))?;
+            }
             (libc::SIGTRAP, _) => {
                 // The exec, before which nothing is loaded, or a new thread.
                 let options = libc::PTRACE_O_TRACESYSGOOD
@@ -107,6 +109,18 @@ pub(crate) fn follow(child: &Child, mut loaded: impl FnMut(String, String)) -> R
         // It may have been killed meanwhile.
         let _ = trace(go_on, pid, 0, signal.cast_unsigned() as usize);
     }
+}
+
+/// `None` if the thread is not there any more: at the end the process is killed, wherever its threads are.
+fn unless_killed<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Err(error) if os_error(&error) == Some(libc::ESRCH) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+fn os_error(error: &anyhow::Error) -> Option<i32> {
+    error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error)
 }
 
 /// A load that has begun, by thread.
@@ -197,7 +211,8 @@ fn copy(pid: libc::pid_t, address: u64, bytes: &mut [u8], direction: Direction) 
     if usize::try_from(done).is_ok_and(|done| done == length) {
         return Ok(());
     }
-    bail!("copy from or to process {pid}: {}", io::Error::last_os_error())
+    let error = io::Error::last_os_error();
+    Err(error).with_context(|| format!("copy from or to process {pid}"))
 }
 
 fn trace(request: libc::c_uint, pid: libc::pid_t, address: usize, data: usize) -> Result<()> {
