@@ -41,9 +41,9 @@ pub struct Rule {
     pub targets: u32,
     /// Where in the array `GATE_COUNTS` the [`Counts`] of the rule are: no two rules have the same.
     pub counts: u32,
-    /// The tick (`jiffies_64`) in which the gate last found that the lease is not over; 0 in a rule that the agent writes. A
-    /// tick is counted in one instruction, and a clock is read by many: so once a tick is enough, which lets a lease last
-    /// 10 ms longer at most.
+    /// The tick (`jiffies_64`) in which the gate last found that the lease is not over; the agent writes 0, or what it
+    /// has read. A tick is read by one instruction, and a clock by many, so the gate looks at it once a tick: a lease may last
+    /// one longer, which is 10 ms at most.
     pub lease_seen: u64,
 }
 

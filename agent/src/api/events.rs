@@ -5,6 +5,7 @@
 //! go by in a broadcast channel of fixed size.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     pin::Pin,
     sync::Arc,
@@ -22,7 +23,10 @@ use bytes::Bytes;
 use hyper::body::Frame;
 use serde::Deserialize;
 use tokio::{
-    sync::{broadcast, mpsc},
+    sync::{
+        broadcast::{self, error::TryRecvError},
+        mpsc,
+    },
     time::Instant,
 };
 
@@ -207,33 +211,44 @@ impl<D: Drains> Stream<D> {
         due.chain([self.renew_at]).min().unwrap_or(self.renew_at)
     }
 
-    /// Takes this update and all that already wait behind it, so that a burst costs one look.
+    /// Takes this update and all that already wait behind it, so that a burst costs one look at most, and only the newest is
+    /// told.
     async fn on_updates(
         &mut self,
         first: Update,
         updates: &mut broadcast::Receiver<Update>,
     ) -> Result<(), ClientGone> {
-        let mut next = Some(first);
-        while let Some(update) = next {
-            let followed = self.followed.iter_mut().find(|each| each.service == update.service);
-            match (followed, update) {
-                (Some(_), Update { service, ended: Some(ending), .. }) => {
-                    self.end(service, ending).await?;
-                }
-                (Some(followed), Update { status, .. }) => {
+        let mut newest = BTreeMap::new();
+        let mut next = Ok(first);
+        while let Ok(Update { service, ended, status }) = next {
+            let followed = self.followed.iter_mut().find(|each| each.service == service);
+            match (followed, ended) {
+                (Some(followed), None) => {
                     followed.changed = true;
-                    if let Some(status) = status {
-                        let status = self.app.tell(&status).await;
-                        self.tell_if_it_cannot_wait(status).await?;
-                    }
+                    newest.insert(service, status);
+                }
+                (Some(_), Some(ending)) => {
+                    newest.remove(&service);
+                    self.end(service, ending).await?;
                 }
                 (None, _) => {}
             }
-            next = updates.try_recv().ok();
+            next = updates.try_recv();
         }
-        let changed = self.followed.iter().filter(|each| each.changed);
-        let changed = changed.map(|each| each.service).collect();
-        for status in self.look(changed).await {
+        if let Err(TryRecvError::Lagged(_)) = next {
+            return self.on_lag().await;
+        }
+        let mut unseen = Vec::new();
+        for (service, status) in newest {
+            match status {
+                Some(status) => {
+                    let status = self.app.tell(&status).await;
+                    self.tell_if_it_cannot_wait(status).await?;
+                }
+                None => unseen.push(service),
+            }
+        }
+        for status in self.look(unseen).await {
             self.tell_if_it_cannot_wait(status).await?;
         }
         Ok(())

@@ -61,6 +61,22 @@ async fn a_status_that_comes_with_an_update_is_told_without_a_look() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_status_that_something_has_changed_since_is_not_told() {
+    use StateName::{Drained, Rejecting};
+    let drains = FakeDrains::new();
+    drains.set(draining(WEB, Rejecting, 1));
+    let mut written = start(&drains, &[WEB]).await;
+    next(&mut written).await;
+    drains.say_with(draining(WEB, Drained, 0));
+    drains.set(draining(WEB, Rejecting, 2));
+    assert_eq!(next_status(&mut written).await, (Rejecting, 2));
+    drains.say_with(draining(WEB, Drained, 0));
+    drains.set_unsaid(serving(WEB));
+    drains.say(WEB, Some("undrained"));
+    assert!(matches!(next(&mut written).await, StreamEvent::Ended { .. }));
+}
+
+#[tokio::test(start_paused = true)]
 async fn progress_is_told_each_second_without_any_update() {
     let drains = FakeDrains::new();
     drains.set(draining(WEB, StateName::Rejecting, 9));

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    DrainError, Update,
+    DrainError, Status, Update,
     entry::Entry,
     explain,
     ops::{Answer, Op, OpDone},
@@ -94,7 +94,9 @@ impl Task {
             (_, Phase::Drained) => self.count(|totals| totals.drained += 1),
             (Phase::Rejecting, Phase::Expired) => self.count(|totals| totals.expired += 1),
             // No verification comes any more.
-            (_, Phase::Opening | Phase::Serving) => self.answer_provers(service, u64::MAX),
+            (_, Phase::Opening | Phase::Serving) => {
+                self.answer_provers(service, u64::MAX, |_| None);
+            }
             _ => {}
         }
         self.tell(service, None);
@@ -193,7 +195,8 @@ impl Task {
             Op::Verify => {
                 let at = self.now();
                 let judgement = Judgement::unknown(reason, at);
-                self.judged(service, judgement);
+                let number = self.entries.get(&service).map_or(0, |entry| entry.verifications);
+                self.judged(service, judgement, number);
             }
             Op::ReadArrivals => {
                 self.step(service, Event::Arrivals(Arrivals::Unknown));
@@ -228,6 +231,8 @@ impl Task {
             totals.repairs += repairs;
         });
         let Some(entry) = self.entries.get_mut(&service) else { return };
+        // Now: what follows may begin the next one.
+        let number = entry.verifications;
         entry.outbound = outbound;
         entry.seen = seen;
         let is_booked = booked.is_some_and(|report| self.take_report(service, report));
@@ -241,7 +246,7 @@ impl Task {
                 self.step(service, Event::NewInstance);
             }
         }
-        self.judged(service, judgement);
+        self.judged(service, judgement, number);
         if is_booked {
             self.tell(service, None);
         }
@@ -250,7 +255,8 @@ impl Task {
         }
     }
 
-    fn judged(&mut self, service: Service, judgement: Judgement) {
+    /// `number` is that of the verification.
+    fn judged(&mut self, service: Service, judgement: Judgement, number: u64) {
         let verdict = judgement.verdict.clone();
         debug!(%service, ?verdict, "verified");
         if self.is_draining(service) {
@@ -263,31 +269,35 @@ impl Task {
             }
             self.count(|totals| totals.unknown_verdicts += 1);
         }
-        self.remember(service, verdict);
+        self.remember(service, verdict, number);
     }
 
     /// Tells of a change in what is counted, and answers those who waited for this verification.
-    fn remember(&mut self, service: Service, verdict: Verdict) {
+    fn remember(&mut self, service: Service, verdict: Verdict, number: u64) {
         let Some(entry) = self.entries.get_mut(&service) else { return };
         let verdict = Some(verdict);
         let changed = entry.newest_verdict != verdict;
         entry.newest_verdict = verdict;
-        let number = entry.verifications;
-        self.answer_provers(service, number);
+        self.answer_provers(service, number, |task| task.verified_status(service));
         if changed {
             self.tell(service, None);
         }
     }
 
-    /// Answers those who waited for this verification or an earlier one.
-    fn answer_provers(&mut self, service: Service, number: u64) {
+    /// Answers those who waited for this verification or an earlier one, by another look if there is no status yet.
+    fn answer_provers(
+        &mut self,
+        service: Service,
+        number: u64,
+        status: impl Fn(&Self) -> Option<Status>,
+    ) {
         let Some(entry) = self.entries.get_mut(&service) else { return };
         let all = std::mem::take(&mut entry.provers);
         let (ready, later): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|(from, _)| *from <= number);
         entry.provers = later;
         for (_, reply) in ready {
-            match self.verified_status(service) {
+            match status(self) {
                 // Whoever asked may have gone away.
                 Some(status) => drop(reply.send(vec![status])),
                 None => self.look_for(&[service], reply),

@@ -22,8 +22,8 @@ use super::{
 use crate::{
     carry::Carrier,
     drain::{
-        Admission, BACKUP, Boot, Lingerers, Machine, Phase, RetireReport, Retirement, Service,
-        Spec, Verdict,
+        Admission, BACKUP, Boot, Lingerers, Machine, Phase, RetireReport, RetireSet, Retirement,
+        Service, Spec, Verdict,
     },
     kernel::{Kernel, Watch},
 };
@@ -213,6 +213,13 @@ impl Entry {
             Op::Guard(_) => self.machine.spec().admission().clone(),
             _ => Admission::default(),
         };
+        let spec = self.machine.spec();
+        let books = spec.retire().is_any()
+            && matches!(self.machine.phase(), Phase::Rejecting | Phase::Expired);
+        // While only handshakes or lingering connections are left, looks are frequent, and what is followed is read by
+        // walking the map of all drains.
+        let lingers =
+            matches!(self.newest_verdict, Some(Verdict::NotEmpty(counts)) if counts.flows == 0);
         Job {
             kernel: Arc::clone(kernel),
             carrier: carrier.clone(),
@@ -231,8 +238,8 @@ impl Entry {
                 _ => Vec::new(),
             },
             ledger: Arc::clone(&self.ledger),
-            books: self.machine.spec().retire().is_any()
-                && matches!(self.machine.phase(), Phase::Rejecting | Phase::Expired),
+            books,
+            follows: books && spec.retire().set != RetireSet::NONE && !lingers,
         }
     }
 

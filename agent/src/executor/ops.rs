@@ -21,7 +21,7 @@ use crate::{
     carry::Carrier,
     drain::{
         Admission, Arrivals, Boot, Handoff, Lingerers, NewConnections, Retire, RetireReport,
-        RetireSet, Retirement, Service, Verdict,
+        Retirement, Service, Verdict,
     },
     kernel::{Class, Kernel, KernelError, RetireOrder, Watch},
 };
@@ -87,6 +87,8 @@ pub(super) struct Job {
     pub(super) ledger: Arc<Mutex<Retirement>>,
     /// Whether a verification that finds nothing is news.
     pub(super) books: bool,
+    /// Of [`Op::Verify`].
+    pub(super) follows: bool,
 }
 
 /// An [`Op`] is done.
@@ -214,7 +216,7 @@ impl Job {
                     lingerers: &self.lingerers,
                     netns_cookie: self.netns_cookie,
                     wait_outbound: &self.wait_outbound,
-                    follows: self.books && self.retire.set != RetireSet::NONE,
+                    follows: self.follows,
                 };
                 let mut found = verify.run()?;
                 let booked = self.book(&mut found);
@@ -251,8 +253,12 @@ impl Job {
         if found.judgement.verdict != Verdict::Empty {
             return None;
         }
-        let book = |followed: Vec<_>| self.flows().book(&followed, look, found.judgement.at);
-        followed.and_then(book).inspect_err(|error| self.not_booked(error)).ok()
+        let booked = match followed {
+            Some(Ok(followed)) => self.flows().book(&followed, look, found.judgement.at),
+            Some(Err(error)) => Err(error),
+            None => self.flows().look_and_book(),
+        };
+        booked.inspect_err(|error| self.not_booked(error)).ok()
     }
 
     fn not_booked(&self, error: &KernelError) {

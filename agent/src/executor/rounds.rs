@@ -86,6 +86,16 @@ impl Flows<'_> {
         Ok(self.report())
     }
 
+    /// The same by a look of its own.
+    ///
+    /// # Errors
+    /// As [`Flows::round`].
+    pub(super) fn look_and_book(&self) -> Result<RetireReport, KernelError> {
+        let gone = self.take_in()?.gone;
+        self.unfollow(&gone)?;
+        Ok(self.report())
+    }
+
     /// Resets all flows that remain.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The executor on a fake kernel, under virtual time: when a service is drained, when it is not (any more), and
 //! when that cannot be told.
 
-use std::time::Duration;
+use std::{sync::mpsc, time::Duration};
 
 use super::{
     StateName,
@@ -44,6 +44,36 @@ async fn the_look_that_proves_zero_is_the_only_one_that_it_takes() {
     };
     assert_eq!(kernel.calls(Op::Look) - looks, 1);
     assert_eq!((drained.flows, drained.listeners), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_for_a_proof_gets_one_that_began_later() {
+    let (executor, kernel) = world();
+    kernel.set_events_lost(true);
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    reach(&executor, WEB, StateName::Drained).await;
+    // A verification that has looked, and is not over yet.
+    let ((looked, has_looked), (end, ends)) = (mpsc::channel(), mpsc::channel::<()>());
+    kernel.hook(Op::Rejected, move |_| {
+        looked.send(()).expect("the test waits");
+        ends.recv().expect("the test ends it");
+    });
+    let ask = || {
+        let executor = executor.clone();
+        tokio::spawn(async move { executor.prove(WEB).await.expect("running") })
+    };
+    let before = ask();
+    while has_looked.try_recv().is_err() {
+        tokio::task::yield_now().await;
+    }
+    kernel.intrude(WEB);
+    let later = ask();
+    tokio::task::yield_now().await;
+    executor.draining().await.expect("it has heard of the second question then");
+    end.send(()).expect("the verification waits");
+    assert_eq!(before.await.expect("answered").flows, 0);
+    let later = later.await.expect("answered");
+    assert_eq!((later.state, later.flows), (StateName::Rejecting, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ pub(super) struct Verify<'a> {
     /// Of the namespace in which the drain began.
     pub(super) netns_cookie: Option<u64>,
     pub(super) wait_outbound: &'a [SocketAddr],
-    /// Whether it is asked what the kernel programs know of the flows, if zero is proven.
+    /// Whether the kernel programs are asked what they know of the flows, if there may be none left.
     pub(super) follows: bool,
 }
 
@@ -58,14 +58,14 @@ pub(super) struct Verification {
 #[derive(Debug)]
 pub(super) struct Proof {
     pub(super) look: Look,
-    /// Nothing, if the kernel programs were not asked.
-    pub(super) followed: Result<Vec<Followed>, KernelError>,
+    /// `None`: the kernel programs were not asked.
+    pub(super) followed: Option<Result<Vec<Followed>, KernelError>>,
 }
 
 /// A look and what the tracker said around it.
 struct Sight {
     at: Boot,
-    followed: Result<Vec<Followed>, KernelError>,
+    followed: Option<Result<Vec<Followed>, KernelError>>,
     look: Look,
     tracked: Tracked,
     counts: Counts,
@@ -173,8 +173,8 @@ impl Verify<'_> {
         let at = kernel.now();
         let before = kernel.tracked(service)?;
         // Zero is proven only if the tracker knew of no flow before the look either.
-        let is_asked = self.follows && before.flows == 0;
-        let followed = if is_asked { kernel.followed(service) } else { Ok(Vec::new()) };
+        let may_be_empty = self.follows && before.flows == 0;
+        let followed = may_be_empty.then(|| kernel.followed(service));
         let look = kernel.look(service.netns, Some(service.port))?;
         let tracked = kernel.tracked(service)?;
         let mut lingerers = self.lingerers.lock().unwrap_or_else(PoisonError::into_inner);

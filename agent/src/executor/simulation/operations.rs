@@ -105,7 +105,8 @@ impl Simulation {
             Action::Abort => self.abort()?,
             Action::Verify => {
                 self.kernel.take_shown();
-                let mut found = self.verify().run().map_err(|e| (None, e))?;
+                let follows = self.rng.random();
+                let mut found = self.verify(follows).run().map_err(|e| (None, e))?;
                 if let Some(proof) = found.proof.take() {
                     self.book(proof, found.judgement.at);
                 }
@@ -117,14 +118,14 @@ impl Simulation {
         })
     }
 
-    fn verify(&self) -> Verify<'_> {
+    fn verify(&self, follows: bool) -> Verify<'_> {
         Verify {
             kernel: &*self.kernel,
             service: WEB,
             lingerers: &self.lingerers,
             netns_cookie: self.netns_cookie,
             wait_outbound: &[],
-            follows: true,
+            follows,
         }
     }
 
