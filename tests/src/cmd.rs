@@ -2,6 +2,7 @@
 
 use std::{
     io::Write,
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
@@ -23,6 +24,13 @@ pub fn run_with_input(program: &str, args: &[&str], input: &str) -> Result<Strin
         bail!("{program} {}: {}: {stderr}{stdout}{input}", args.join(" "), output.status);
     }
     Ok(stdout)
+}
+
+/// Copies a program that is to be run, by a process of its own: what another thread starts meanwhile would have a copy that
+/// is made here open for writing, and it could not be run (ETXTBSY).
+pub fn copy_program(from: &Path, to: &Path) -> Result<()> {
+    let path = |path: &Path| path.to_str().context("a path of letters").map(str::to_owned);
+    run("cp", &[&path(from)?, &path(to)?]).map(drop)
 }
 
 /// Runs a command with `input` on its standard input and collects what it prints, whatever its status.

@@ -6,6 +6,7 @@ use std::{
     io::{Read, Seek},
     os::fd::OwnedFd,
     os::unix::process::CommandExt,
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -16,6 +17,7 @@ use serde::Deserialize;
 
 use crate::{
     agent::Agent,
+    cmd,
     leaving::Retire,
     netns::Netns,
     process::Process,
@@ -48,7 +50,7 @@ impl<'a> Ctl<'a> {
     pub fn as_user(mut self, uid: u32) -> Result<Self> {
         let copy = self.agent.dir().join("drainctl");
         if !copy.exists() {
-            std::fs::copy(&self.program, &copy)?;
+            cmd::copy_program(Path::new(&self.program), &copy)?;
         }
         self.program = copy.into();
         self.uid = Some(uid);

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    cmd,
     netns::Netns,
     process::Process,
     wait::{LIMIT, eventually},
@@ -78,7 +79,7 @@ impl Kubelet {
     /// Has a process of the name `kubelet` run in it, in the namespaces of this process.
     pub fn run(&self, dir: &Path) -> Result<Process> {
         let program = dir.join("kubelet");
-        fs::copy("/bin/bash", &program)?;
+        cmd::copy_program(Path::new("/bin/bash"), &program)?;
         let mut command = Command::new(program);
         command.args(["-c", WAIT]).arg(&self.cgroup);
         self.start(&Netns::host()?, command)?.context("the stand-in does not run")
