@@ -10,7 +10,7 @@ use drainctl_tests::{
     kubeproxy::Mode,
     load::{Load, Manner, Plan},
     nginx::{BODY, Nginx},
-    wait::{LIMIT, eventually},
+    wait::{LIMIT, eventually, is_slow},
 };
 
 /// Where the agent answers, on the node.
@@ -63,7 +63,9 @@ fn haproxy_takes_a_server_out_before_its_gate_closes_and_puts_it_back() -> Resul
     let load = Load::start(&cluster.client, plan);
 
     let ctl = agent.ctl(&pods[0].netns);
-    let drain = ctl.start(&["drain", "--port", "80", "--min-settle", "2s"])?;
+    // Long enough to be seen settling.
+    let min_settle = if is_slow() { "20s" } else { "2s" };
+    let drain = ctl.start(&["drain", "--port", "80", "--min-settle", min_settle])?;
     ctl.await_state(PORT, "settling")?;
     eventually(LIMIT, "HAProxy drains it", || Ok(haproxy.state(0)?.0.starts_with("DRAIN")))?;
     drain.wait()?.expect(0)?;
