@@ -15,7 +15,7 @@ use super::{
     rounds::{Cut, Flows, Retired},
     straggling::Stragglers,
     task::Internal,
-    verify::{Proof, Verification, Verify, check_netns},
+    verify::{Verification, Verify, check_netns},
 };
 use crate::{
     carry::Carrier,
@@ -248,16 +248,12 @@ impl Job {
 
     /// No round comes after zero: what happened since the last one is counted now.
     fn book(&self, found: &mut Verification) -> Option<RetireReport> {
-        let Proof { look, followed } = found.proof.take().filter(|_| self.books)?;
+        let proof = found.proof.take().filter(|_| self.books)?;
         // Something else may be waited for.
         if found.judgement.verdict != Verdict::Empty {
             return None;
         }
-        let booked = match followed {
-            Some(Ok(followed)) => self.flows().book(&followed, look, found.judgement.at),
-            Some(Err(error)) => Err(error),
-            None => self.flows().look_and_book(),
-        };
+        let booked = self.flows().book(proof, found.judgement.at);
         booked.inspect_err(|error| self.not_booked(error)).ok()
     }
 

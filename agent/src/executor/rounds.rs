@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::verify::check_netns;
+use super::verify::{Proof, check_netns};
 use crate::{
     drain::{Boot, Retire, RetireReport, RetireSet, Retirement, Round, Service, remaining},
     kernel::{Abort, Class, Followed, Kernel, KernelError, Look, RetireOrder},
@@ -70,29 +70,17 @@ impl Flows<'_> {
         Ok(Retired { report: self.report(), finished: finished.len(), failure })
     }
 
-    /// Takes in what had become of the flows by a look that was begun at `now`, and does nothing to them. `followed` is
-    /// from before it.
-    ///
-    /// # Errors
-    /// The kernel programs cannot be told to forget those that are gone.
-    pub(super) fn book(
-        &self,
-        followed: &[Followed],
-        look: Look,
-        now: Boot,
-    ) -> Result<RetireReport, KernelError> {
-        let gone = self.sort(followed, look, now).gone;
-        self.unfollow(&gone)?;
-        Ok(self.report())
-    }
-
-    /// The same by a look of its own.
+    /// Takes in what had become of the flows by the look that proves zero, which was begun `at`, or by another one if the
+    /// kernel programs were not asked before it; and does nothing to them.
     ///
     /// # Errors
     /// As [`Flows::round`].
-    pub(super) fn look_and_book(&self) -> Result<RetireReport, KernelError> {
-        let gone = self.take_in()?.gone;
-        self.unfollow(&gone)?;
+    pub(super) fn book(&self, proof: Proof, at: Boot) -> Result<RetireReport, KernelError> {
+        let round = match proof.followed {
+            Some(followed) => self.sort(&followed?, proof.look, at),
+            None => self.take_in()?,
+        };
+        self.unfollow(&round.gone)?;
         Ok(self.report())
     }
 

@@ -115,12 +115,7 @@ impl Simulation {
 
     /// Zero is proven: what happened since the last round is counted.
     pub(super) fn book(&mut self, proof: Proof, at: Boot) {
-        let booked = match proof.followed {
-            Some(Ok(followed)) => self.flows().book(&followed, proof.look, at),
-            Some(Err(error)) => Err(error),
-            None => self.flows().look_and_book(),
-        };
-        if booked.is_ok() {
+        if self.flows().book(proof, at).is_ok() {
             self.fates.seen.append(&mut self.kernel.take_shown());
             self.check_fates();
         }
