@@ -152,11 +152,12 @@ impl Snapshot {
     }
 
     /// Name, help and value of every counter; `_total` is appended.
-    fn counters(&self) -> [(&'static str, &'static str, u64); 18] {
+    fn counters(&self) -> [(&'static str, &'static str, u64); 19] {
         let Totals {
             drains,
             drained,
             expired,
+            gave_up,
             disagreements,
             repairs,
             flows_after_drained,
@@ -168,6 +169,7 @@ impl Snapshot {
             ("drains", "Drains accepted", drains),
             ("drained", "Services proven empty", drained),
             ("expired", "Drains whose deadline passed with connections remaining", expired),
+            ("gave_up", "Drains that had to stay open until their deadline", gave_up),
             ("disagreements", "Times tracker and independent look disagreed", disagreements),
             ("repairs", "Entries and counters of the tracker mended", repairs),
             ("flows_after_drained", "Connections in a drained service", flows_after_drained),

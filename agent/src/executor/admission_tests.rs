@@ -67,6 +67,30 @@ async fn lists_of_one_namespace_cannot_take_the_room_of_all() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_asks_for_a_proof_does_not_wait_until_lists_are_in_force() {
+    let (executor, kernel) = world();
+    let (end, ends) = mpsc::channel();
+    let in_force = Arc::new(AtomicBool::new(false));
+    let guarded = Arc::clone(&in_force);
+    kernel.hook(Op::Guard, move |_| {
+        // Should nobody end it, this test fails instead of hanging.
+        let _ = ends.recv_timeout(Duration::from_secs(10));
+        guarded.store(true, Ordering::Relaxed);
+    });
+    let drain = executor.clone();
+    let spec = with(|lists| lists.ignore = prober(), SETTLING);
+    let drain = tokio::spawn(async move { drain.drain(vec![WEB], spec, OWNER).await });
+    while kernel.calls(Op::Guard) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let status = executor.prove(WEB).await.expect("running");
+    assert!(!in_force.load(Ordering::Relaxed), "it has waited");
+    assert_eq!(status.state, StateName::Settling);
+    end.send(()).expect("it waits for that");
+    drain.await.expect("no panic").expect("accepted");
+}
+
+#[tokio::test(start_paused = true)]
 async fn ignored_connections_are_not_waited_for() {
     let (executor, kernel) = world();
     let old = kernel.connect_from(WEB, from(PROBER)).expect("serving");

@@ -104,6 +104,9 @@ impl Task {
 
     fn ended(&mut self, service: Service, ending: Ending) {
         let now = self.now();
+        if ending.at_deadline {
+            self.count(|totals| totals.gave_up += 1);
+        }
         let Some(entry) = self.entries.get_mut(&service) else { return };
         // What could not be forgotten of it is to be.
         let over = entry.saved.as_ref().filter(|_| entry.machine.standing().is_none());

@@ -12,7 +12,7 @@ use super::{
     *,
 };
 use crate::{
-    drain::{AtDeadline, Forward, Handoff},
+    drain::{AtDeadline, Forward, Handoff, NewConnections},
     kernel::{
         Protocol,
         fake::{FakeKernel, Op},

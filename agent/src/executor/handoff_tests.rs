@@ -6,7 +6,10 @@ use super::{
     testing::{NETNS, OWNER, WEB, reach, spec, state, world},
     *,
 };
-use crate::{drain::Handoff, kernel::HandoffError};
+use crate::{
+    drain::{Handoff, NewConnections},
+    kernel::HandoffError,
+};
 
 /// Where the new server listens.
 const NEXT: Service = Service { netns: NETNS, port: 8081 };

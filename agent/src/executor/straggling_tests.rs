@@ -7,7 +7,7 @@ use super::{
     *,
 };
 use crate::{
-    drain::Forward,
+    drain::{Forward, NewConnections},
     kernel::fake::{FakeKernel, Op},
 };
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{
-    DrainError, SettledBy, StateName, Status,
+    DrainError, Status,
     testing::{ADMIN, NETNS, OWNER, WEB, at_once, ended, reach, spec, state, world},
 };
 use crate::{
-    drain::Service,
+    drain::{Endpoint, Service, SettledBy, StateName},
     kernel::{Kernel, KernelError, fake::Op},
 };
 
@@ -37,7 +37,7 @@ async fn a_service_is_settled_rejecting_and_drained_when_its_last_flow_ends() {
     assert_eq!(state(&executor, WEB).await, StateName::Serving);
     assert!(!executor.undrain(WEB).await.expect("nothing to do"));
     let totals = executor.totals();
-    assert_eq!((totals.drains, totals.drained, totals.expired), (1, 1, 0));
+    assert_eq!((totals.drains, totals.drained, totals.expired, totals.gave_up), (1, 1, 0, 0));
     assert_eq!((totals.disagreements, totals.unknown_verdicts), (0, 0));
 }
 
@@ -54,6 +54,17 @@ async fn connections_that_go_on_arriving_are_cut_off_by_max_settle() {
     reach(&executor, WEB, StateName::Drained).await;
     let status = executor.prove(WEB).await.expect("running");
     assert_eq!(status.drain.and_then(|drain| drain.settled_by), Some(SettledBy::MaxSettle));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_must_stay_open_gives_up_and_is_counted() {
+    let (executor, kernel) = world();
+    executor.drain(vec![WEB], spec(|_| ()), OWNER).await.expect("accepted");
+    executor.endpoint(WEB, Endpoint::Staying { alone: true }).await;
+    reach(&executor, WEB, StateName::Serving).await;
+    assert!(!kernel.gate_is_closed(WEB));
+    let totals = executor.totals();
+    assert_eq!((totals.drains, totals.gave_up, totals.expired, totals.drained), (1, 1, 0, 0));
 }
 
 #[tokio::test(start_paused = true)]
