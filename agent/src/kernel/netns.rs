@@ -13,6 +13,7 @@ use std::{
 
 use rustix::{
     fs::{Mode, OFlags, fstat, fstatfs, open},
+    io::Errno,
     net::{AddressFamily, SocketType, socket},
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
@@ -51,12 +52,17 @@ impl Namespaces {
     /// # Errors
     /// [`KernelError::NoNetns`] if no process and no name leads to it.
     pub(super) fn open(&self, netns: u32) -> Result<OwnedFd, KernelError> {
+        let try_open = |path: Option<&PathBuf>| match path {
+            Some(path) => open_if(path, netns)
+                .map_err(|e| KernelError::op("open network namespace", netns, e)),
+            None => Ok(None),
+        };
         let known = self.lock().get(&netns).cloned();
-        if let Some(fd) = known.and_then(|path| open_if(&path, netns)) {
+        if let Some(fd) = try_open(known.as_ref())? {
             return Ok(fd);
         }
         let found = scan()?;
-        let fd = found.get(&netns).and_then(|path| open_if(path, netns));
+        let fd = try_open(found.get(&netns))?;
         let mut paths = self.lock();
         *paths = found.into_iter().collect();
         fd.ok_or(KernelError::NoNetns(netns))
@@ -144,29 +150,62 @@ pub(super) fn inode(path: &Path) -> io::Result<u32> {
     Ok(fstat(&fd)?.st_ino as u32)
 }
 
-fn open_if(path: &Path, netns: u32) -> Option<OwnedFd> {
-    let fd = open(path, LOOK, Mode::empty()).ok()?;
+/// Opens what is at `path` if it is this namespace.
+///
+/// # Errors
+/// It cannot be told, for want of descriptors or memory.
+fn open_if(path: &Path, netns: u32) -> io::Result<Option<OwnedFd>> {
+    let fd = match open(path, LOOK, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(e) if is_want(e.into()) => return Err(e.into()),
+        Err(_) => return Ok(None),
+    };
     let is_it = fstat(&fd).is_ok_and(|s| s.st_ino == u64::from(netns))
         && fstatfs(&fd).is_ok_and(|s| s.f_type as u64 == NSFS_MAGIC);
-    is_it.then_some(fd)
+    Ok(is_it.then_some(fd))
+}
+
+/// Whether this process, or the node, has no descriptor or no memory left. That says nothing about what was to be
+/// opened: a namespace must not be taken for gone because of it.
+fn is_want(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }
 
 /// Every namespace that has a name or a process, with a path to it; names first, since they outlive
 /// processes.
+///
+/// # Errors
+/// It cannot be told which there are.
 fn scan() -> Result<BTreeMap<u32, PathBuf>, KernelError> {
-    let mut found = BTreeMap::new();
-    let mut add = |path: PathBuf| {
-        if let Ok(n) = inode(&path) {
-            found.entry(n).or_insert(path);
-        }
+    let fail = |path: &Path| {
+        let path = path.display().to_string();
+        move |e: io::Error| KernelError::op("read", path, e)
     };
-    for name in fs::read_dir(NAMED).into_iter().flatten().flatten() {
-        add(name.path());
+    let mut found = BTreeMap::new();
+    let mut add = |path: PathBuf| match inode(&path) {
+        Ok(n) => {
+            found.entry(n).or_insert(path);
+            Ok(())
+        }
+        Err(e) if Errno::from_io_error(&e).is_some_and(is_want) => Err(fail(&path)(e)),
+        // It has ended since, or is no namespace.
+        Err(_) => Ok(()),
+    };
+    let named = Path::new(NAMED);
+    match fs::read_dir(named) {
+        Ok(names) => {
+            for name in names {
+                add(name.map_err(fail(named))?.path())?;
+            }
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {} // Nobody has named any.
+        Err(e) => return Err(fail(named)(e)),
     }
-    let processes = fs::read_dir("/proc").map_err(|e| KernelError::op("read", "/proc", e))?;
-    for process in processes.flatten() {
+    let proc = Path::new("/proc");
+    for process in fs::read_dir(proc).map_err(fail(proc))? {
+        let process = process.map_err(fail(proc))?;
         if process.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit) {
-            add(process.path().join("ns/net"));
+            add(process.path().join("ns/net"))?;
         }
     }
     Ok(found)
@@ -176,7 +215,10 @@ fn scan() -> Result<BTreeMap<u32, PathBuf>, KernelError> {
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
-    use rustix::fs::{CWD, FileType, mknodat};
+    use rustix::{
+        fs::{CWD, FileType, mknodat},
+        process::{Resource, Rlimit, getrlimit, setrlimit},
+    };
 
     use super::*;
 
@@ -190,7 +232,7 @@ mod tests {
         mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
         for path in [&file, &fifo] {
             assert_eq!(inode(path).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{path:?}");
-            assert!(open_if(path, own).is_none());
+            assert!(open_if(path, own).unwrap().is_none());
         }
         assert!(inode(&dir.path().join("nothing")).is_err());
     }
@@ -199,8 +241,8 @@ mod tests {
     fn a_path_that_leads_elsewhere_now_is_not_taken() {
         let path = Path::new("/proc/self/ns/net");
         let own = inode(path).unwrap();
-        assert!(open_if(path, own).is_some());
-        assert!(open_if(path, own ^ 1).is_none());
+        assert!(open_if(path, own).unwrap().is_some());
+        assert!(open_if(path, own ^ 1).unwrap().is_none());
     }
 
     #[test]
@@ -213,5 +255,37 @@ mod tests {
         let own = inode(Path::new("/proc/self/ns/net")).unwrap();
         assert!(namespaces.all().unwrap().contains(&own));
         assert!(!namespaces.lock().contains_key(&nowhere));
+    }
+
+    /// In a process of its own, which has no descriptors left.
+    #[test]
+    fn without_descriptors_no_namespace_is_said_to_be_gone() {
+        const ALONE: &str = "DRAINCTL_TEST_ALONE";
+        if std::env::var_os(ALONE).is_none() {
+            let name = "kernel::netns::tests::without_descriptors_no_namespace_is_said_to_be_gone";
+            let mut test = std::process::Command::new(std::env::current_exe().unwrap());
+            let done = test.args(["--exact", name]).env(ALONE, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&done.stdout);
+            assert!(done.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let namespaces = Namespaces::default();
+        let own = inode(Path::new(OWN)).unwrap();
+        assert!(namespaces.all().unwrap().contains(&own));
+        let few = Rlimit { current: Some(64), ..getrlimit(Resource::Nofile) };
+        setrlimit(Resource::Nofile, few).unwrap();
+        let mut taken = Vec::new();
+        while let Ok(file) = fs::File::open("/dev/null") {
+            taken.push(file);
+        }
+        // With no descriptor, not even the list of processes can be read; with one, none of them can be looked at.
+        for left in [0, 1] {
+            taken.truncate(taken.len() - left);
+            assert!(matches!(namespaces.all(), Err(KernelError::Op { .. })), "{left} left");
+            let gone = Namespaces::default().open(own);
+            assert!(matches!(gone, Err(KernelError::Op { .. })), "{left} left: {gone:?}");
+        }
+        taken.clear();
+        assert!(namespaces.all().unwrap().contains(&own) && namespaces.open(own).is_ok());
     }
 }
