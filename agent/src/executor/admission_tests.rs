@@ -1,13 +1,21 @@
 //! Clients that are treated by their address, from before the drain's first moment until its end.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
 use super::{
     testing::{ADMIN, OWNER, WEB, reach, spec, state, world},
     *,
 };
 use crate::{
-    drain::{AdmissionRequest, Forward},
+    drain::{AdmissionRequest, Forward, NewConnections},
     kernel::fake::Op,
 };
 

@@ -79,6 +79,8 @@ pub(super) struct Entry {
     /// Drains that began together have the same.
     pub(super) group: u64,
     queue: VecDeque<(u64, Op)>,
+    /// Whether a verification has passed the round that waits.
+    round_passed: bool,
     busy: bool,
     /// Whether flows are being restored. That takes two grace periods of RCU, and gates do not wait for it.
     is_restoring: bool,
@@ -118,6 +120,7 @@ impl Entry {
             run_number: 0,
             group: epoch,
             queue: VecDeque::new(),
+            round_passed: false,
             busy: false,
             is_restoring: false,
         }
@@ -147,7 +150,8 @@ impl Entry {
     }
 
     /// Puts an operation in the queue. A verification that has not begun yet serves two askers, and a round
-    /// that has not begun yet lets the gate and verifications pass.
+    /// that has not begun yet lets the gate pass, and one verification: where one connection after another has it verified, it
+    /// would never come to its turn.
     pub(super) fn push(&mut self, op: Op) {
         if op == Op::Verify {
             if self.queue.contains(&(self.epoch, Op::Verify)) {
@@ -163,10 +167,10 @@ impl Entry {
                 self.hand_over();
             }
         }
-        let is_round = |(_, op): &(u64, Op)| matches!(op, Op::Retire(_));
-        let urgent =
-            matches!(op, Op::Guard(_) | Op::Close(_) | Op::Renew(_) | Op::Open | Op::Verify);
+        let urgent = matches!(op, Op::Guard(_) | Op::Close(_) | Op::Renew(_) | Op::Open)
+            || op == Op::Verify && !self.round_passed;
         let passed = self.queue.iter().copied().find(|queued| urgent && is_round(queued));
+        self.round_passed |= op == Op::Verify && passed.is_some();
         self.queue.retain(|queued| passed != Some(*queued));
         self.queue.push_back((self.epoch, op));
         self.queue.extend(passed);
@@ -186,6 +190,7 @@ impl Entry {
                 || matches!(op, Op::Abort | Op::HandOver(_) | Op::TakeStragglers)
         };
         self.queue.retain(|(_, op)| !moot(op));
+        self.round_passed = false;
     }
 
     /// Begins the next operations, as far as none is under way that they have to wait for.
@@ -254,7 +259,9 @@ impl Entry {
         }
         let may_begin = |(_, op): &(u64, Op)| !self.is_restoring || !op.waits_for_restore();
         let first = self.queue.iter().position(may_begin)?;
-        self.queue.remove(first)
+        let next = self.queue.remove(first);
+        self.round_passed &= !next.as_ref().is_some_and(is_round);
+        next
     }
 
     /// Whether an operation is under way.
@@ -293,6 +300,48 @@ impl Entry {
             report: self.report.clone(),
             wait_outbound: self.wait_outbound(),
             owner: self.owner,
+        }
+    }
+}
+
+/// Whether this operation in the queue is a round.
+fn is_round((_, op): &(u64, Op)) -> bool {
+    matches!(op, Op::Retire(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{
+        super::testing::{OWNER, WEB, at_once},
+        *,
+    };
+    use crate::kernel::RetireOrder;
+
+    #[test]
+    fn a_round_lets_the_gate_pass_and_one_verification() {
+        let mut entry = Entry::new(WEB, at_once(), OWNER, 1);
+        let at = Boot::from_nanos(1);
+        let round = Op::Retire(RetireOrder {
+            http1: true,
+            http2: true,
+            carried: false,
+            start: at,
+            spread: Duration::ZERO,
+            patient_until: at,
+            until: at,
+        });
+        let mut next = |push: &[Op]| {
+            push.iter().for_each(|op| entry.push(*op));
+            entry.next().map(|(_, op)| op)
+        };
+        for _ in 0..2 {
+            assert_eq!(next(&[round, Op::Verify]), Some(Op::Verify));
+            assert_eq!(next(&[Op::Open]), Some(Op::Open));
+            assert_eq!(next(&[Op::Verify]), Some(round), "it has waited for one already");
+            assert_eq!(next(&[]), Some(Op::Verify));
+            assert_eq!(next(&[]), None);
         }
     }
 }

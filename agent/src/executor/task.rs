@@ -173,6 +173,12 @@ impl Task {
                 Some((service, run, news)) = self.news_receiver.recv() => {
                     self.registry_news(service, run, news);
                 }
+                () = sleep_until_or_forever(wake_at) => self.wake(),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => return,
+                },
+                // Last: a service with many connections must not keep the others' drains from what is due.
                 event = next_event(&mut events) => match event {
                     Some(event) => self.kernel_event(event),
                     None => {
@@ -180,11 +186,6 @@ impl Task {
                         events = None;
                     }
                 },
-                command = self.commands.recv() => match command {
-                    Some(command) => self.command(command),
-                    None => return,
-                },
-                () = sleep_until_or_forever(wake_at) => self.wake(),
             }
             self.settle();
         }
@@ -252,17 +253,16 @@ impl Task {
         if !self.is_draining(event.service) {
             return;
         }
-        if event.kind == EventKind::Unsteered {
-            // No verdict changes with it, but somebody may wait for it.
+        if let EventKind::Unsteered | EventKind::Lost = event.kind {
+            // Somebody may wait for the last one that was steered.
             self.tell(event.service, None);
         }
         let hint = match event.kind {
+            EventKind::Unsteered => return, // No verdict changes with it.
             EventKind::Accepted => Event::Accepted { at: event.at },
-            EventKind::Empty
-            | EventKind::Listening
-            | EventKind::Unlistened
-            | EventKind::Unsteered
-            | EventKind::Lost => Event::Hint,
+            EventKind::Empty | EventKind::Listening | EventKind::Unlistened | EventKind::Lost => {
+                Event::Hint
+            }
         };
         self.step(event.service, hint);
     }
@@ -284,7 +284,11 @@ impl Task {
         let provable = |entry: &&mut Entry| {
             !matches!(
                 entry.machine.phase(),
-                Phase::Serving | Phase::Announcing | Phase::Closing | Phase::Opening
+                Phase::Serving
+                    | Phase::Guarding
+                    | Phase::Announcing
+                    | Phase::Closing
+                    | Phase::Opening
             )
         };
         match self.entries.get_mut(&service).filter(provable) {
