@@ -3,7 +3,8 @@
 
 use std::{
     fmt::Write,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4},
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     sync::Arc,
 };
 
@@ -13,6 +14,7 @@ use crate::{
     cmd,
     kubeproxy::{KubeProxy, Mode, ServicePort},
     netns::Netns,
+    wait::{LIMIT, eventually_some},
 };
 
 /// Address and port of the service, as clients know it.
@@ -26,6 +28,9 @@ pub const RPC_PORT: u16 = 50051;
 
 /// The service's second port, as clients know it.
 pub const RPC_SERVICE: SocketAddrV4 = SocketAddrV4::new(*SERVICE.ip(), RPC_PORT);
+
+/// Nobody has found out yet whether somebody else has the address (`include/uapi/linux/if_addr.h`).
+const IFA_F_TENTATIVE: u32 = 0x40;
 
 /// What the rules are about.
 const PORTS: &[ServicePort] =
@@ -56,6 +61,28 @@ impl Pod {
     /// Its server's IPv6 address and port.
     pub fn addr6(&self) -> SocketAddr {
         SocketAddr::from((self.v6, PORT))
+    }
+
+    /// Its server's link-local address and port, for itself and its neighbours, once it may be used.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn link_local(&self) -> Result<SocketAddr> {
+        eventually_some(LIMIT, "a link-local address", || {
+            // Address, interface, prefix length, scope and flags, all in hexadecimal, and the interface's name.
+            let table =
+                self.netns.run(|| Ok(fs::read_to_string("/proc/thread-self/net/if_inet6")?))?;
+            let usable = |line: &str| {
+                let words: Vec<_> = line.split_whitespace().collect();
+                let [address, interface, _, _, flags, _] = words[..] else { return None };
+                let address = Ipv6Addr::from(u128::from_str_radix(address, 16).ok()?);
+                let number = |text| u32::from_str_radix(text, 16).ok();
+                let usable =
+                    address.is_unicast_link_local() && number(flags)? & IFA_F_TENTATIVE == 0;
+                usable.then_some(SocketAddrV6::new(address, PORT, 0, number(interface)?).into())
+            };
+            Ok(table.lines().find_map(usable))
+        })
     }
 }
 

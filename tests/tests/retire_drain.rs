@@ -203,6 +203,9 @@ fn at_the_deadline_exactly_the_flows_of_this_service_are_reset_and_only_if_asked
     let third = Server::start(&elsewhere, Listening::on([127, 0, 0, 1], PORT))?;
     let mut flow = fixture.pair()?;
     let mut six = fixture.server.pairs(client, pod.addr6(), 1)?.pop().context("IPv6")?;
+    // Bound to its interface, whatever its listener is.
+    let near = pod.link_local()?;
+    let mut near = fixture.server.pairs(&pod.netns, near, 1)?.pop().context("link-local")?;
     let mut others = second.pairs(client, SocketAddr::from((pod.v4, 8080)), 1)?;
     others.extend(third.pairs(&elsewhere, SocketAddr::from(([127, 0, 0, 1], PORT)), 1)?);
 
@@ -210,6 +213,7 @@ fn at_the_deadline_exactly_the_flows_of_this_service_are_reset_and_only_if_asked
     ctl.expect(3, &brief)?;
     flow.exchange()?;
     six.exchange()?;
+    near.exchange()?;
     let retire = ctl.retire(PORT)?;
     ensure!(retire.at_deadline == "leave" && retire.aborted == 0, "{retire:?}");
     ctl.expect(0, UNDRAIN)?;
@@ -217,14 +221,14 @@ fn at_the_deadline_exactly_the_flows_of_this_service_are_reset_and_only_if_asked
     let peers = [flow.client.local_addr()?, six.client.local_addr()?].map(|addr| addr.to_string());
     let abort = ctl.run(&[&brief[..], &["--at-deadline", "abort"]].concat())?.expect(0)?;
     let retire = ctl.retire(PORT)?;
-    ensure!(retire.at_deadline == "abort" && retire.aborted == 2 && retire.left == 0, "{retire:?}");
+    ensure!(retire.at_deadline == "abort" && retire.aborted == 3 && retire.left == 0, "{retire:?}");
     for peer in &peers {
         ensure!(
             retire.cut.contains(peer) && abort.stderr.contains(peer),
             "{peer}: {retire:?}, {abort}"
         );
     }
-    for pair in [flow, six] {
+    for pair in [flow, six, near] {
         let wire = drainctl_tests::wire::Wire::new(pair);
         ensure!(wire.is_err() || wire?.sign()? == Sign::Reset, "it was not reset");
     }

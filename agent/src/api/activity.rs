@@ -126,6 +126,7 @@ mod tests {
             inode: 7,
             unread: 0,
             unacked: 0,
+            interface: 0,
             info: info(12_000, 12_400),
         }
     }

@@ -257,6 +257,7 @@ mod tests {
             inode: 7,
             unread: 0,
             unacked: 0,
+            interface: 0,
             info: None,
         }
     }

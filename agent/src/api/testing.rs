@@ -115,6 +115,7 @@ pub(super) fn connection(cookie: u16) -> Socket {
         inode: 7,
         unread: 0,
         unacked: 0,
+        interface: 0,
         info: None,
     }
 }

@@ -258,6 +258,7 @@ mod tests {
             inode,
             unread: 0,
             unacked: 0,
+            interface: 0,
             info: None,
         }
     }

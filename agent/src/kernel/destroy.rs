@@ -58,18 +58,15 @@ fn request(flow: &Abort) -> Vec<u8> {
     header.flags = NLM_F_REQUEST | NLM_F_ACK;
     // A socket bound to `::` is found by the IPv4 addresses of a peer that came by IPv4.
     let local = flow.local.ip().to_canonical();
-    let (family, any) = if local.is_ipv4() {
-        (AF_INET, SocketId::new_v4())
-    } else {
-        (AF_INET6, SocketId::new_v6())
-    };
+    let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
     let socket_id = SocketId {
         source_port: flow.local.port(),
         destination_port: flow.peer.port(),
         source_address: local,
         destination_address: flow.peer.ip().to_canonical(),
+        // The kernel finds one that is bound to an interface by that only (`inet6_match`).
+        interface_id: flow.interface,
         cookie: flow.cookie.to_ne_bytes(),
-        ..any
     };
     let request = InetRequest {
         family,

@@ -83,6 +83,7 @@ fn add(look: &mut Look, response: &InetResponse, marks: Option<&Asked<'_>>) {
         },
         local,
         peer: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
+        interface: id.interface_id,
         inode: h.inode,
         unread: h.recv_queue,
         unacked: h.send_queue,

@@ -79,6 +79,7 @@ fn a_connection_is_one_whichever_family_it_came_by() {
             inode: 5,
             unread: 3,
             unacked: 4,
+            interface: 0,
             info: None,
         };
         assert_eq!(look, Look { listeners: vec![], sockets: vec![expected] }, "family {family}");

@@ -107,6 +107,7 @@ mod tests {
             inode: 0,
             unread: 0,
             unacked: 0,
+            interface: 0,
             info: None,
         }
     }

@@ -39,6 +39,8 @@ pub struct Socket {
     pub local: SocketAddr,
     /// The peer's address and port.
     pub peer: SocketAddr,
+    /// Index of the interface that it is bound to, as connections to link-local addresses are; 0 if to none.
+    pub interface: u32,
     /// Inode number of the socket, as in `/proc/PID/fd`; 0 if no process holds it, which is so in the accept
     /// queue and after `close(2)`.
     pub inode: u32,

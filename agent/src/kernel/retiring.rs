@@ -123,6 +123,8 @@ pub struct Abort {
     pub local: SocketAddr,
     /// The peer's address and port.
     pub peer: SocketAddr,
+    /// Index of the interface that it is bound to; 0 if to none.
+    pub interface: u32,
 }
 
 /// Which ways of retiring this kernel lacks, each with the reason in words.

@@ -233,7 +233,10 @@ pub fn remaining(look: &Look) -> Vec<Abort> {
     let remains = |socket: &&Socket| {
         socket.state.is_flow() || socket.state == TcpState::FinWait2 && socket.is_held()
     };
-    let abort = |s: &Socket| Abort { cookie: s.cookie, local: s.local, peer: s.peer };
+    let abort = |s: &Socket| {
+        let Socket { cookie, local, peer, interface, .. } = *s;
+        Abort { cookie, local, peer, interface }
+    };
     let counted = look.sockets.iter().filter(|socket| socket.class == Class::Counted);
     counted.filter(remains).map(abort).collect()
 }

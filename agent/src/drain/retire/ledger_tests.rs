@@ -53,6 +53,7 @@ fn socket() -> Socket {
         inode: 70,
         unread: 0,
         unacked: 0,
+        interface: 0,
         info: Some(info),
     }
 }
@@ -293,8 +294,9 @@ fn those_that_are_reset_did_not_leave() {
     );
     ledger.round(&retire("none"), t(0), &[], &look(&[socket()]), t(0));
     let peer = socket().peer;
-    let reset: Vec<Abort> =
-        (FLOW..FLOW + 150).map(|cookie| Abort { cookie, local: peer, peer }).collect();
+    let reset: Vec<Abort> = (FLOW..FLOW + 150)
+        .map(|cookie| Abort { cookie, local: peer, peer, interface: 0 })
+        .collect();
     ledger.aborted(&reset);
     for _ in 0..2 {
         ledger.round(&retire("none"), t(0), &[], &Look::default(), t(1));

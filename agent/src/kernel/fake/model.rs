@@ -93,6 +93,7 @@ impl Model {
             inode: if state == TcpState::SynRecv { 0 } else { cookie as u32 },
             unread: 0,
             unacked: 0,
+            interface: 0,
             info: Some(SocketInfo::default()),
         };
         self.begin_talk(cookie);
