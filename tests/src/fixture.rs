@@ -125,12 +125,15 @@ pub fn serve(pod: &Pod, port: u16) -> Result<Server> {
     Server::start(&pod.netns, Listening::on(Ipv6Addr::UNSPECIFIED, port))
 }
 
+/// Before Linux 6.12 the end of a connection that is older than the agent is found within a minute.
+const AGREEMENT: Duration = Duration::from_secs(120);
+
 /// Waits until `ss`, the status and the tracker's map agree about a port; returns what `ss` says.
 pub fn await_agreement(agent: &Agent, pod: &Pod, port: u16) -> Result<Sockets> {
     let (maps, ctl) = (agent.maps()?, agent.ctl(&pod.netns));
     let mut last = String::new();
     let mut sockets = Sockets::default();
-    eventually(LIMIT, "ss, status and tracker agree", || {
+    eventually(AGREEMENT, "ss, status and tracker agree", || {
         sockets = Sockets::of(&pod.netns, port)?;
         let service = ctl.find(port)?;
         let counts = maps.counts(pod.netns.inode(), port)?;

@@ -141,6 +141,16 @@ async fn a_full_map_is_unknown_until_all_its_flows_are_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_map_of_services_that_was_full_says_nothing_of_a_service_that_is_in_it() {
+    let (executor, kernel) = world();
+    executor.drain(vec![WEB], at_once(), OWNER).await.expect("accepted");
+    reach(&executor, WEB, StateName::Drained).await;
+    kernel.set_services_full();
+    let status = executor.prove(WEB).await.expect("running");
+    assert_eq!((status.state, status.unknown), (StateName::Drained, None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_flow_that_closes_during_the_look_is_no_disagreement() {
     let (executor, kernel) = world();
     let flow = kernel.connect(WEB).expect("serving");

@@ -204,7 +204,7 @@ impl Verify<'_> {
     fn distrust_full_map(&self, sight: &Sight) -> Result<Judgement, KernelError> {
         let judgement = judge(sight.counts, sight.opinion, &sight.tracked, sight.at);
         if judgement.verdict == Verdict::Empty
-            && sight.tracked == Tracked::default()
+            && !sight.tracked.known
             && self.kernel.faults()?.services_full > 0
         {
             return Ok(Judgement::unknown(

@@ -21,6 +21,8 @@ pub struct Admitted {
 /// The tracker's view of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tracked {
+    /// Whether it knows the service at all: its map may have had no room.
+    pub known: bool,
     /// Flows of [`Class::Counted`](super::Class::Counted) now. Negative only if the counter was corrupted.
     pub flows: i64,
     /// Connections ever accepted.

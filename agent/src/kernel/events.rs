@@ -11,20 +11,20 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{Event, EventKind, KernelError};
 use crate::drain::{Boot, Service};
 
-/// Starts a thread that waits for the kernel, and calls `sweep` each `period`. After each time that it has emptied the
-/// ring it also passes on what `lost` returns. It ends when nobody listens.
+/// How often it is looked at least whether anybody still listens.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// Starts a thread that waits for the kernel. After each time that it has emptied the ring it also passes on what `lost`
+/// returns. It ends when nobody listens.
 pub(super) fn forward(
     mut ring: RingBuf<MapData>,
     mut logger: EbpfLogger<&'static dyn log::Log>,
     to: UnboundedSender<Event>,
     mut lost: impl FnMut() -> Vec<Event> + Send + 'static,
-    period: Duration,
-    mut sweep: impl FnMut() + Send + 'static,
 ) -> Result<(), KernelError> {
     let run = move || {
-        let mut next_sweep = std::time::Instant::now() + period;
         while !to.is_closed() {
-            wait(&ring, &logger, next_sweep.saturating_duration_since(std::time::Instant::now()));
+            wait(&ring, &logger, WAIT);
             logger.flush();
             while let Some(item) = ring.next() {
                 if let Some(event) = parse(&item)
@@ -36,10 +36,6 @@ pub(super) fn forward(
             // Only now is there room again: what is lost before this is noticed, and what comes after is told.
             if lost().into_iter().any(|event| to.send(event).is_err()) {
                 return;
-            }
-            if std::time::Instant::now() >= next_sweep {
-                sweep();
-                next_sweep = std::time::Instant::now() + period;
             }
         }
     };

@@ -9,8 +9,8 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
-    time::Duration,
 };
 
 use drainctl_common::{gate::Counts, track::Flow};
@@ -41,9 +41,6 @@ use super::{
     tracker::{Tracker, tracked},
 };
 use crate::drain::{Admission, Boot, Handoff, Service};
-
-/// A service without a connection for so long is forgotten too; its next connection makes it known again.
-const UNUSED: Duration = Duration::from_secs(600);
 
 /// What the kernel layer is to use.
 #[derive(Clone, Debug)]
@@ -86,26 +83,13 @@ pub struct Linux {
     pub(super) unknown: AtomicU64,
     /// What agents of other versions have left.
     pub(super) others: Mutex<Vec<Pins>>,
-    /// Whether what is pinned is ours to sweep; locked while that is done.
+    /// Whether what is pinned is ours to see to; locked while that is done.
     pub(super) on_duty: Mutex<bool>,
+    /// Its end is that of the housekeeping.
+    pub(super) _housekeeping: mpsc::Sender<()>,
 }
 
 impl Linux {
-    pub(super) fn sweep(&self) {
-        let Ok(alive) = self.namespaces.all() else { return };
-        let alive = alive.into_iter().collect();
-        lock(&self.gates).forget_dead(&alive);
-        let before = self.now() - UNUSED;
-        // The tracker stays locked until both agree: `forgiven` of a service that has been forgotten would hide
-        // what is lost later.
-        let mut tracker = self.tracker();
-        let forgotten = tracker.forget(&alive, before);
-        tracing::debug!(services = forgotten.len(), "forgot unused services");
-        lock(&self.forgiven).retain(|service, _| !forgotten.contains(service));
-        drop(tracker);
-        self.peers.forget(&alive);
-    }
-
     /// A SYN that passed a gate just before it closed may not have its request socket yet, and a look would
     /// miss it. The first look after a gate has closed waits until all such SYNs are through.
     fn let_gate_settle(&self, netns: u32) {
@@ -173,9 +157,9 @@ impl Kernel for Linux {
     }
 
     fn tracked(&self, service: Service) -> Result<Tracked, KernelError> {
-        let counts = self.tracker().counts(service)?;
+        let counts = self.tracker().known(service)?;
         let forgiven = lock(&self.forgiven).get(&service).copied().unwrap_or(0);
-        Ok(tracked(&counts, forgiven))
+        Ok(tracked(counts.as_ref(), forgiven))
     }
 
     fn established_at(&self, cookies: &[u64]) -> Result<Vec<Option<Boot>>, KernelError> {

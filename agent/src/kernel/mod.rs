@@ -20,6 +20,7 @@ mod handoff;
 mod handshakes;
 mod holders;
 mod hop;
+mod housekeeping;
 pub mod kubelet;
 mod linux;
 mod loaded;

@@ -2,7 +2,11 @@
 //! our own ([`super::checks`]) are noted beside them.
 
 use std::{
-    collections::HashSet, fs, io, net::SocketAddr, os::unix::fs::MetadataExt as _, path::PathBuf,
+    collections::HashSet,
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
     sync::Mutex,
 };
 
@@ -49,6 +53,19 @@ struct Attached {
     inode: u64,
 }
 
+/// The kubelet, unless its cgroup was named, and its cgroup.
+type Found = (Option<Kubelet>, PathBuf);
+
+/// Where to attach.
+fn find(named: Option<PathBuf>, root: &Path) -> Result<Found, String> {
+    if let Some(folder) = named {
+        return Ok((None, folder));
+    }
+    let kubelet = Kubelet::find().ok_or("no kubelet runs on this node")?;
+    let folder = kubelet.folder(root)?;
+    Ok((Some(kubelet), folder))
+}
+
 impl Probes {
     /// Attaches to the kubelet's cgroup if there is one.
     ///
@@ -66,34 +83,37 @@ impl Probes {
         probes.say_checks()?;
         match probes.named.clone() {
             Some(folder) => probes.attach(None, folder, tracker)?,
-            None => probes.seek(tracker),
+            None => {
+                let found = find(None, &probes.root);
+                probes.attach_to(found, tracker);
+            }
         }
         Ok(probes)
     }
 
-    /// Attaches again if the kubelet has another cgroup now.
-    pub(super) fn seek(&mut self, tracker: &mut Tracker) {
-        if self.attached.as_ref().is_some_and(Attached::is_current) {
-            return;
-        }
-        if let Err(why) = self.find(tracker)
+    /// Attaches again if the kubelet has another cgroup now. Nothing is locked while it is looked for among all processes.
+    pub(super) fn seek(probes: &Mutex<Self>, tracker: &Mutex<Tracker>) {
+        let (named, root) = {
+            let probes = lock(probes);
+            if probes.attached.as_ref().is_some_and(Attached::is_current) {
+                return;
+            }
+            (probes.named.clone(), probes.root.clone())
+        };
+        let found = find(named, &root);
+        lock(probes).attach_to(found, &mut lock(tracker));
+    }
+
+    fn attach_to(&mut self, found: Result<Found, String>, tracker: &mut Tracker) {
+        let attached = found.and_then(|(kubelet, folder)| {
+            self.attach(kubelet, folder, tracker).map_err(|error| super::explain(&error))
+        });
+        if let Err(why) = attached
             && self.said.as_ref() != Some(&why)
         {
             tracing::info!(why, "connections of a kubelet are not told from others: they count");
             self.said = Some(why);
         }
-    }
-
-    fn find(&mut self, tracker: &mut Tracker) -> Result<(), String> {
-        let (kubelet, folder) = match self.named.clone() {
-            Some(folder) => (None, folder),
-            None => {
-                let kubelet = Kubelet::find().ok_or("no kubelet runs on this node")?;
-                let folder = kubelet.folder(&self.root)?;
-                (Some(kubelet), folder)
-            }
-        };
-        self.attach(kubelet, folder, tracker).map_err(|error| super::explain(&error))
     }
 
     fn attach(

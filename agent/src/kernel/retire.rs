@@ -110,6 +110,8 @@ impl Retiring {
         tracker: &Mutex<Tracker>,
     ) -> Result<(), KernelError> {
         let Ok(Loaded { programs, flows }) = &self.loaded else { return Ok(()) };
+        // Should this come to no end, the next drain has new connections join again.
+        self.scans.begin_anew(service);
         // Nobody joins any more, nobody is told any more; then those programs end that are still at it.
         lock(tracker).join_new(service, false)?;
         lock(programs).revoke(service)?;

@@ -38,6 +38,13 @@ impl Scans {
         lock(&self.services).entry(service).or_insert(first).number == 0
     }
 
+    /// A service that is noted is scanned as if it had never been.
+    pub(super) fn begin_anew(&self, service: Service) {
+        if let Some(scanned) = lock(&self.services).get_mut(&service) {
+            *scanned = Scanned { number: 0, next: Instant::now() };
+        }
+    }
+
     /// Calls `scan`, which is to scan the namespace, if it is time to: twice at once, then now and then.
     pub(super) fn scan_if_due(
         &self,
@@ -120,6 +127,17 @@ mod tests {
         assert!(!scans(&all, far));
         assert!(scans(&all, c));
         assert!(!all.end(a) && !all.end(b) && !all.end(c) && all.end(far));
+    }
+
+    #[test]
+    fn one_that_is_begun_anew_was_never_scanned() {
+        let all = Scans::default();
+        let (a, b) = (service(1, 80), service(1, 81));
+        all.begin_anew(a);
+        assert!(all.end(b), "that notes none");
+        assert!(all.begin(a) && scans(&all, a) && scans(&all, a) && !all.begin(a));
+        all.begin_anew(a);
+        assert!(all.begin(a) && scans(&all, a));
     }
 
     #[test]

@@ -10,10 +10,9 @@
 use std::{
     collections::{BTreeSet, HashSet},
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use aya::maps::{HashMap, Map, ProgramArray, SockHash};
@@ -25,6 +24,7 @@ use super::{
     gate::Gates,
     handshakes::Handshakes,
     hop::Hops,
+    housekeeping,
     linux::{Config, Linux, lock},
     looks::Looks,
     losses::Losses,
@@ -41,11 +41,6 @@ use super::{
     tracker::{self, Sizes, Tracker},
 };
 use crate::{drain::Service, failpoint};
-
-/// How often the kubelet is looked for: between its restart and this its probes count.
-const SEEK: Duration = Duration::from_secs(10);
-/// Services of namespaces that are gone are forgotten each so many times.
-const SWEEP: u32 = 6;
 
 /// Loads and attaches everything, in the place of what an earlier agent left, and takes in the connections that
 /// are there already.
@@ -93,6 +88,7 @@ pub fn open(
         Err(KernelError::NoNetns(_)) => Ok(false),
         Err(e) => Err(e),
     })?;
+    let (housekeeping, until) = std::sync::mpsc::channel();
     let linux = Arc::new(Linux {
         host: netns::host()?,
         namespaces,
@@ -111,30 +107,19 @@ pub fn open(
         forgiven: Mutex::default(),
         others: Mutex::new(others),
         on_duty: Mutex::new(true),
+        _housekeeping: housekeeping,
         unknown: AtomicU64::new(0),
     });
     linux.adopt_all()?;
-    linux.sweep();
+    linux.sweep(&mut None);
     failpoint::pass("adopt: flows taken in");
     let (to, from) = mpsc::unbounded_channel();
-    let sweeper = Arc::downgrade(&linux);
-    let (watcher, mut losses) = (Weak::clone(&sweeper), Losses::default());
+    let (watcher, mut losses) = (Arc::downgrade(&linux), Losses::default());
     let lost = move || {
         watcher.upgrade().map_or_else(Vec::new, |linux| losses.news(&linux.tracker(), linux.now()))
     };
-    let mut rounds = 0_u32;
-    events::forward(ring, logger, to, lost, SEEK, move || {
-        let Some(linux) = sweeper.upgrade() else { return };
-        let on_duty = lock(&linux.on_duty);
-        if !*on_duty {
-            return; // The next agent may be at work, with what we know in other places by now.
-        }
-        lock(&linux.probes).seek(&mut linux.tracker());
-        rounds += 1;
-        if rounds.is_multiple_of(SWEEP) {
-            linux.sweep();
-        }
-    })?;
+    events::forward(ring, logger, to, lost)?;
+    housekeeping::start(&linux, until)?;
     Ok((linux, from))
 }
 
@@ -235,7 +220,8 @@ impl Linux {
         if unknown > 0 {
             tracing::warn!(
                 unknown,
-                "the map of services is full: services without a connection count as unknown; raise --max-services"
+                "the map of services is full: services without a connection count as unknown; raise --max-services, after \
+                 drain-agent --uninstall, which gives up the map and opens all gates"
             );
         }
         tracing::info!(services, flows, "took in the connections that were there");

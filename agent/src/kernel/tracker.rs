@@ -1,10 +1,10 @@
 //! The tracker's programs and maps, from the agent's side.
 
+mod forgetting;
 mod loading;
 mod watching;
 
 use std::{
-    collections::HashSet,
     fs::File,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::Path,
@@ -27,7 +27,7 @@ use drainctl_common::{
 use self::loading::Variant;
 use super::{
     Class, Faults, KernelError, Tracked,
-    loaded::{address, begin_scan, exists, finish_scan, is_full, is_missing, lookup, map, program},
+    loaded::{address, begin_scan, exists, finish_scan, is_full, lookup, map, program},
     marks::Marked,
     offsets::Offsets,
     pins::{Pins, detach, keep, replace},
@@ -71,6 +71,8 @@ pub(super) struct Tracker {
     faults: Array<MapData, u64>,
     /// What is reported of which service, as it was set last: a set of [`watch`] bits.
     watches: std::collections::HashMap<Service, u32>,
+    /// Whether there may be flows whose end it is not told of.
+    may_miss_ends: bool,
 }
 
 /// See [`Tracker::take_peers`].
@@ -112,6 +114,7 @@ impl Tracker {
             services: map(&mut ebpf, "SERVICES", HashMap::try_from)?,
             faults: map(&mut ebpf, "FAULTS", Array::try_from)?,
             watches: std::collections::HashMap::new(),
+            may_miss_ends: true,
             ebpf,
         };
         tracker.read_watches()?;
@@ -213,6 +216,11 @@ impl Tracker {
         lookup(&self.services, &key_of(service, class), "SERVICES").map(Option::unwrap_or_default)
     }
 
+    /// The counters of a service, if it knows it.
+    pub(super) fn known(&self, service: Service) -> Result<Option<ServiceCounts>, KernelError> {
+        lookup(&self.services, &key(service), "SERVICES")
+    }
+
     /// Makes an entry for a service, so that [`Self::adopt`] takes in its flows.
     pub(super) fn know(&mut self, service: Service) -> Result<(), KernelError> {
         if self.know_key(service, key(service))? {
@@ -237,6 +245,7 @@ impl Tracker {
     /// Takes in the flows of all known services in the network namespace of this thread; returns how many
     /// were new.
     pub(super) fn adopt(&mut self) -> Result<u64, KernelError> {
+        self.may_miss_ends = true;
         let scan = begin_scan(&mut self.ebpf, self.variant.adopt)?;
         finish_scan(scan, self.variant.adopt)
     }
@@ -252,14 +261,18 @@ impl Tracker {
     /// All flows of a service, of whatever class, by cookie. Walks both maps as a whole.
     pub(super) fn flows_of(&self, service: Service) -> Result<Vec<(u64, Flow)>, KernelError> {
         let mut flows = std::collections::HashMap::new();
-        let mut each = |cookie, flow: Flow| {
+        self.for_each_flow(|cookie, flow| {
             if flow.service.of_class(class::COUNTED) == key(service) {
                 flows.insert(cookie, flow);
             }
-        };
-        self.slots.for_each(&mut each);
-        self.flows.for_each(FLOWS, each)?;
+        })?;
         Ok(flows.into_iter().collect())
+    }
+
+    /// Calls `each` for every flow, and twice for one that comes into another place meanwhile. Walks both maps as a whole.
+    pub(super) fn for_each_flow(&self, mut each: impl FnMut(u64, Flow)) -> Result<(), KernelError> {
+        self.slots.for_each(&mut each);
+        self.flows.for_each(FLOWS, each)
     }
 
     /// Uncounts a flow; false if it was uncounted by itself meanwhile.
@@ -317,40 +330,6 @@ impl Tracker {
             no_netns: get(fault::NO_NETNS)?,
         })
     }
-
-    /// Forgets services of namespaces that are gone, and those nobody used since `before`. A service with
-    /// flows, or one that is watched, stays. Returns those forgotten.
-    pub(super) fn forget(&mut self, alive: &HashSet<u32>, before: Boot) -> Vec<Service> {
-        let unused =
-            |k: &ServiceKey, c: &ServiceCounts| is_unused(c, alive.contains(&k.netns), before);
-        let known = self.services.iter().filter_map(Result::ok);
-        let stale: Vec<_> = known.filter(|(k, c)| unused(k, c)).map(|(k, _)| k).collect();
-        let mut forgotten = Vec::new();
-        for k in stale {
-            // Again, since the walk took a while: a connection that came meanwhile would go uncounted. One that
-            // comes between these two lines does, until a look disagrees and mends it.
-            if !matches!(self.services.get(&k, 0), Ok(c) if unused(&k, &c)) {
-                continue;
-            }
-            match self.services.remove(&k) {
-                Err(e) if !is_missing(&e) => {
-                    tracing::warn!(netns = k.netns, port = k.port, error = %e, "cannot forget a service");
-                }
-                _ if k.class == class::COUNTED => {
-                    forgotten.push(Service { netns: k.netns, port: k.port });
-                }
-                _ => {} // The service itself is still known.
-            }
-        }
-        forgotten
-    }
-}
-
-/// Whether a service may be forgotten: it has no flow, nobody watches it, and its namespace is not alive or its
-/// newest connection came before `before`.
-fn is_unused(counts: &ServiceCounts, alive: bool, before: Boot) -> bool {
-    let old = counts.last_new_ns < before.as_nanos();
-    counts.flows == 0 && counts.watch == 0 && counts.steer == 0 && (!alive || old)
 }
 
 /// The key of a service in the maps.
@@ -374,9 +353,11 @@ pub(super) fn number(class: Class) -> u16 {
 }
 
 /// The counters as the rest of the agent sees them; `forgiven` of the lost flows are accounted for.
-pub(super) fn tracked(counts: &ServiceCounts, forgiven: u64) -> Tracked {
+pub(super) fn tracked(counts: Option<&ServiceCounts>, forgiven: u64) -> Tracked {
+    let Some(counts) = counts else { return Tracked::default() };
     let seen = counts.last_new_ns != 0;
     Tracked {
+        known: true,
         flows: counts.flows,
         accepted: counts.accepted,
         lost: counts.lost.saturating_sub(forgiven),

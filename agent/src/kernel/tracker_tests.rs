@@ -1,7 +1,5 @@
 use std::net::IpAddr;
 
-use drainctl_common::track::watch;
-
 use super::*;
 
 #[test]
@@ -22,9 +20,11 @@ fn peers_are_addresses_of_their_own_family() {
 
 #[test]
 fn a_service_that_had_no_connection_has_no_newest_one() {
-    assert_eq!(tracked(&ServiceCounts::default(), 0), Tracked::default());
+    assert_eq!(tracked(None, 0), Tracked::default());
+    let known = tracked(Some(&ServiceCounts::default()), 0);
+    assert_eq!(known, Tracked { known: true, ..Tracked::default() });
     let seen = ServiceCounts { last_new_ns: 5, ..ServiceCounts::default() };
-    let seen = tracked(&seen, 0);
+    let seen = tracked(Some(&seen), 0);
     assert_eq!(seen.last_new, Some(Boot::from_nanos(5)));
     assert!(seen.last_peer.is_some());
 }
@@ -33,26 +33,7 @@ fn a_service_that_had_no_connection_has_no_newest_one() {
 fn lost_flows_that_were_forgiven_do_not_count() {
     for (lost, forgiven, left) in [(0, 0, 0), (5, 0, 5), (5, 5, 0), (7, 5, 2)] {
         let counts = ServiceCounts { lost, flows: -2, accepted: 9, ..ServiceCounts::default() };
-        let tracked = tracked(&counts, forgiven);
+        let tracked = tracked(Some(&counts), forgiven);
         assert_eq!((tracked.lost, tracked.flows, tracked.accepted), (left, -2, 9));
-    }
-}
-
-#[test]
-fn what_is_forgotten() {
-    let (quiet, busy) = (99, 100);
-    #[rustfmt::skip]
-    let table = [
-        ("nobody used it for long", 0, 0, quiet, true, true),
-        ("used lately", 0, 0, busy, true, false),
-        ("its namespace is gone", 0, 0, busy, false, true),
-        ("it has a flow", 1, 0, quiet, false, false),
-        ("its counter is wrong: to be mended, not lost", -1, 0, quiet, true, false),
-        ("a drain watches it", 0, watch::LISTENERS, quiet, false, false),
-    ];
-    for (description, flows, watch, last_new_ns, alive, forgotten) in table {
-        let counts = ServiceCounts { flows, watch, last_new_ns, ..ServiceCounts::default() };
-        let before = Boot::from_nanos(100);
-        assert_eq!(is_unused(&counts, alive, before), forgotten, "{description}");
     }
 }

@@ -67,6 +67,7 @@ pub(super) struct Tracker {
 impl Tracker {
     pub(super) fn counts(&self) -> Tracked {
         Tracked {
+            known: true,
             flows: self.flows.len() as i64 + self.drift,
             accepted: self.accepted,
             lost: self.lost,

@@ -87,7 +87,11 @@ impl Kernel for FakeKernel {
     }
 
     fn watch(&self, service: Service, watch: Watch) -> Result<(), KernelError> {
-        self.enter(Op::Watch)?.watches.insert(service, watch);
+        let mut model = self.enter(Op::Watch)?;
+        model.watches.insert(service, watch);
+        if model.faults.services_full == 0 {
+            model.tracker.entry(service).or_default();
+        }
         Ok(())
     }
 

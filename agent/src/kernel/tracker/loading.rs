@@ -73,7 +73,7 @@ pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<&'static Variant, KernelE
         Ok(()) => &MODERN,
         Err(e) => {
             tracing::warn!(error = %e, "this kernel's TCP iterator may not set socket options (it came with Linux 6.1): \
-                the end of connections older than the agent is found by looking, not by event");
+                connections are counted in a hash map, which costs twice as much");
             let old: &mut Iter = program(ebpf, OLD.adopt)?;
             old.load("tcp", &btf).map_err(|e| fail(OLD.adopt, e))?;
             &OLD
