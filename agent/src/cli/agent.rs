@@ -26,7 +26,7 @@ use tokio_rustls::{
 
 use super::{
     exit::{Exit, Failure},
-    new, validity,
+    new, text, validity,
 };
 
 /// Longest path of a Unix socket (`sun_path` in unix(7), less its NUL).
@@ -156,6 +156,8 @@ pub(super) struct Way {
     pub(super) authorization: Option<String>,
     /// Whether our certificate is not valid any more.
     pub(super) has_expired: bool,
+    /// What another `drainctl` has to be given to go the same way, ready to be pasted into a shell.
+    pub(super) options: String,
 }
 
 /// A connection to the agent.
@@ -173,6 +175,7 @@ impl Way {
             tls: None,
             authorization: None,
             has_expired: false,
+            options: String::new(),
         }
     }
 
@@ -188,9 +191,14 @@ impl Way {
                      kernel tells the agent who you are",
                 ));
             }
-            let address = address.clone();
-            let (within, tls, authorization) = (None, None, None);
-            return Ok(Self { address, within, tls, authorization, has_expired: false });
+            return Ok(Self {
+                address: address.clone(),
+                within: None,
+                tls: None,
+                authorization: None,
+                has_expired: false,
+                options: options(address, access),
+            });
         };
         let tls = if url.tls { Some(connector(url, access)?) } else { None };
         let token = token(access)?;
@@ -201,8 +209,9 @@ impl Way {
         };
         let has_expired =
             ours.first().is_some_and(|cert| validity::has_expired(cert, SystemTime::now()));
+        let options = options(address, access);
         let address = address.clone();
-        Ok(Self { address, within: None, tls, authorization, has_expired })
+        Ok(Self { address, within: None, tls, authorization, has_expired, options })
     }
 
     /// What the header Host says.
@@ -234,6 +243,23 @@ impl Way {
             }
         }
     }
+}
+
+/// The options of this address and access, each with a space before it; none for the default. A token from the environment is
+/// there for the next command too.
+fn options(address: &AgentAddress, access: &Access) -> String {
+    let agent = Some(address).filter(|address| **address != AgentAddress::default());
+    let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    [
+        ("--agent", agent.map(AgentAddress::to_string)),
+        ("--ca-file", file(&access.ca_file)),
+        ("--token-file", file(&access.token_file)),
+        ("--cert", file(&access.cert)),
+        ("--key", file(&access.key)),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some(format!(" {name} {}", text::quoted(&value?))))
+    .collect()
 }
 
 async fn connect_tcp(url: &Url) -> Result<TcpStream, String> {
@@ -376,5 +402,10 @@ mod tests {
         let access = Access { token_file: path(), ..Access::default() };
         let way = Way::new(&url(false, "a", 1), &access).unwrap();
         assert_eq!(way.authorization.as_deref(), Some("Bearer 0123456789abcdef"));
+        assert_eq!(
+            way.options,
+            format!(" --agent http://a:1 --token-file {}", file.path().display())
+        );
+        assert_eq!(Way::new(&AgentAddress::default(), &Access::default()).unwrap().options, "");
     }
 }

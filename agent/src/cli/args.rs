@@ -68,7 +68,7 @@ pub(super) enum Verb {
     /// independent look; or 3 at the deadline, with a list of what remains. The ports stay closed either way,
     /// until `drainctl undrain`, until a new instance listens, or until the lease is over.
     ///
-    ///   preStop:  drainctl drain --port 8080 --timeout 25s
+    ///   preStop:  drainctl drain --port 8080 --close-anyway
     #[command(after_help = exit::TABLE, verbatim_doc_comment)]
     Drain(Box<DrainArgs>),
     /// Keep a port from being drained while a command runs

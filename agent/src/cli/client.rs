@@ -100,6 +100,11 @@ impl Client {
         &self.way.address
     }
 
+    /// The options with which another `drainctl` finds the same agent, each with a space before it.
+    pub(super) fn options(&self) -> &str {
+        &self.way.options
+    }
+
     /// `GET path`; the answer must be a success.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let (status, body) = self.exchange(Method::GET, path, Bytes::new()).await?;

@@ -71,13 +71,14 @@ pub(super) async fn run(
         Some(children) => {
             run_held(args, client, request, &held.service.id, children, streams).await
         }
-        None => Ok(is_held(args, &target, held, streams, json)),
+        None => Ok(is_held(args, &target, client, held, streams, json)),
     }
 }
 
 fn is_held(
     args: &HoldArgs,
     target: &Target,
+    client: &Client,
     held: HoldAccepted,
     streams: &mut Streams<'_>,
     json: bool,
@@ -93,8 +94,9 @@ fn is_held(
         "{outcome}: port {port} is not drained before {name} is released, or {ttl} have passed"
     ));
     streams.say(&format!(
-        "to end it: drainctl hold --port {port} --name {name} --release{}",
-        target.options()
+        "to end it: drainctl hold --port {port} --name {name} --release{}{}",
+        target.options(),
+        client.options()
     ));
     Exit::Done
 }

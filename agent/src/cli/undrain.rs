@@ -3,13 +3,12 @@
 use serde::Serialize;
 
 use super::{
-    agent::AgentAddress,
     args::PortArgs,
     client::Client,
     exit::{Exit, Failure},
     services,
     target::Target,
-    text::{self, Streams},
+    text::Streams,
 };
 use crate::api::protocol::Undrained;
 
@@ -75,11 +74,6 @@ fn sentence(undrained: &Undrained) -> String {
 /// The command that ends a drain of these ports, ready to be pasted into a shell.
 pub(super) fn line(ports: &[u16], target: &Target, client: &Client) -> String {
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-    let address = client.address();
-    let agent = if *address == AgentAddress::default() {
-        String::new()
-    } else {
-        format!(" --agent {}", text::quoted(&address.to_string()))
-    };
-    format!("drainctl undrain --port {}{}{agent}", ports.join(","), target.options())
+    let (ports, target, agent) = (ports.join(","), target.options(), client.options());
+    format!("drainctl undrain --port {ports}{target}{agent}")
 }

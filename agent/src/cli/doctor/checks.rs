@@ -292,8 +292,8 @@ fn bpffs(facts: &Facts) -> Check {
             Some(path) => (true, path.display().to_string()),
             None => (false, "not mounted".into()),
         },
-        "nothing yet: it is where later versions pin their programs to survive a restart of the agent \
-         (mount -t bpf bpf /sys/fs/bpf)",
+        "gates, counts and drains are kept there; outside of a container the agent mounts it itself, and in one it is \
+         the node's that has to be mounted (mount -t bpf bpf /sys/fs/bpf)",
     )
     .optional()
 }
