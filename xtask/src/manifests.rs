@@ -19,10 +19,20 @@ use crate::{
 const VERSIONS: [&str; 2] = ["1.28", "1.34"];
 
 /// Values of the chart, beside its defaults, that make other objects.
-const VALUES: [&[&str]; 4] = [
+const VALUES: [&[&str]; 5] = [
     &[],
     &["kubernetesApi=false", "criSocket=/run/containerd/containerd.sock"],
     &["listen.secret=over-tcp"],
+    &[
+        "extraArgs[0]=--agent-check=0.0.0.0:9444",
+        "extraPorts[0].name=agent-check",
+        "extraPorts[0].containerPort=9444",
+        "extraPorts[0].hostPort=9444",
+        "extraVolumes[0].name=registries",
+        "extraVolumes[0].secret.secretName=registries",
+        "extraVolumeMounts[0].name=registries",
+        "extraVolumeMounts[0].mountPath=/etc/registries",
+    ],
     &["podLabels.team=a", "extraArgs[0]=--max-flows=1000", "imagePullSecrets[0].name=registry"],
 ];
 

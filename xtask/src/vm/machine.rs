@@ -18,6 +18,9 @@ use super::image::Image;
 const MEMORY: u32 = 4096;
 /// How long a machine may take for everything. It is slow: an instruction costs some ten of ours.
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
+/// How often a machine is booted that ends before the script begins: QEMU's emulation does not always bear how a kernel
+/// rewrites its own code (docs/kernels.md). Nothing of ours has run there then.
+const BOOTS: u32 = 3;
 /// How long the file server may take to begin.
 const SERVER_LIMIT: Duration = Duration::from_secs(10);
 /// Where Debian and others have it.
@@ -59,6 +62,8 @@ pub(super) struct Output {
     pub(super) lines: Vec<String>,
     /// Whether it ended with exit code 0. A machine that crashes or hangs has not.
     pub(super) passed: bool,
+    /// Whether it began.
+    pub(super) began: bool,
 }
 
 impl Machine {
@@ -79,22 +84,39 @@ impl Machine {
     /// # Errors
     /// The machine could not be started.
     pub(super) fn run(&self, script: &str) -> Result<Output> {
+        for _ in 1..BOOTS {
+            let output = self.run_once(script)?;
+            if output.began {
+                return Ok(output);
+            }
+            println!("The machine ended before anything of ours ran in it: it is booted again.");
+        }
+        self.run_once(script)
+    }
+
+    fn run_once(&self, script: &str) -> Result<Output> {
         let scratch = Scratch::new()?;
         // A word that no test prints by chance.
-        let ending = format!("drainctl-vm-{:08x}-ended", std::process::id());
+        let word = format!("drainctl-vm-{:08x}", std::process::id());
+        let (beginning, ending) = (format!("{word}-begins"), format!("{word}-ended"));
         let guest = scratch.0.join("guest.sh");
-        fs::write(&guest, self.script(script, &ending)).context("write the guest's script")?;
+        let script = self.script(script, &beginning, &ending);
+        fs::write(&guest, script).context("write the guest's script")?;
         let _files = Killed(self.serve(&scratch)?);
         let mut machine = self.boot(&scratch, &guest)?;
         let stdout = machine.0.stdout.take().context("its output is piped")?;
         let watchdog = Watchdog::new(machine.0.id());
-        let mut output = Output { lines: Vec::new(), passed: false };
+        let mut output = Output { lines: Vec::new(), passed: false, began: false };
         for line in BufReader::new(stdout).split(b'\n') {
             let line = line.context("read from the machine")?;
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
             if let Some(code) = line.strip_prefix(&ending) {
                 output.passed = code.trim() == "0";
                 break;
+            }
+            if line == beginning {
+                output.began = true;
+                continue;
             }
             println!("{line}");
             output.lines.push(line);
@@ -104,13 +126,13 @@ impl Machine {
         Ok(output)
     }
 
-    fn script(&self, script: &str, ending: &str) -> String {
+    fn script(&self, script: &str, beginning: &str, ending: &str) -> String {
         let modules = quoted_path(&self.image.modules);
         let release = quoted(self.release());
         format!(
             "{PRELUDE}mkdir -p /usr/lib/modules/{release}\n\
              mount --bind {modules} /usr/lib/modules/{release}\n\
-             ( {script}\n)\necho\necho {ending} $?\necho o >/proc/sysrq-trigger\nsleep 60\n"
+             echo\necho {beginning}\n( {script}\n)\necho\necho {ending} $?\necho o >/proc/sysrq-trigger\nsleep 60\n"
         )
     }
 

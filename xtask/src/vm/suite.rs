@@ -304,12 +304,14 @@ mod tests {
     fn a_test_that_did_not_run_is_no_pass() {
         let chosen = vec![name("gate", "a"), name("gate", "b")];
         let suite = Suite { program: "/i".into(), commit: String::new(), all: Vec::new(), chosen };
-        let output = Output { lines: vec!["test gate::a ... ok".to_owned()], passed: true };
+        let output =
+            Output { lines: vec!["test gate::a ... ok".to_owned()], passed: true, began: true };
         let rows = suite.results(&KERNELS[1], &output);
         assert_eq!(rows.iter().filter(|row| row.outcome.is_bad()).count(), 1);
         let crashed = Output {
             lines: output.lines.into_iter().chain(["test gate::b ... ok".to_owned()]).collect(),
             passed: false,
+            began: true,
         };
         assert!(suite.results(&KERNELS[1], &crashed).iter().any(|row| row.outcome.is_bad()));
     }
