@@ -254,6 +254,29 @@ fn aborting() -> Spec {
     })
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_was_reset_while_the_agent_stopped_is_known_to_the_next_one() {
+    let (executor, kernel) = world();
+    kernel.connect(WEB).expect("serving");
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let (end, ends) = std::sync::mpsc::channel::<()>();
+    kernel.hook(Op::Abort, move |_| {
+        tell.send(()).expect("the test waits");
+        ends.recv().expect("the test ends it");
+    });
+    executor.drain(vec![WEB], aborting(), OWNER).await.expect("accepted");
+    told.recv().await.expect("the deadline passes");
+    let stopping = tokio::spawn(async move { executor.stop().await });
+    for _ in 0..10 {
+        tokio::task::yield_now().await; // It has heard that it is to stop then.
+    }
+    end.send(()).expect("the reset waits");
+    stopping.await.expect("no panic");
+    let executor = start(&kernel).expect("adopts");
+    let report = view(&executor, WEB).await.report;
+    assert_eq!((report.aborted, report.cut.len(), report.left), (1, 1, 0));
+}
+
 /// Kills the executor at the `nth` call of `op`, before or after it is done, while a drain runs from its start to
 /// its end, and checks what the next one makes of it. Returns whether there was such a call.
 async fn killed_at(op: Op, nth: u64, spec: Spec) -> bool {

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::{
     explain,
-    ops::Op,
+    ops::{Answer, Op, OpDone},
     rounds::{Cut, Retired},
     task::{Internal, Task},
 };
@@ -21,6 +21,18 @@ use crate::drain::{Event, Leaving, RetireReport, RetireSet, Service};
 const RESTORES: u32 = 5;
 /// Time between two attempts.
 const RESTORE_PAUSE: Duration = Duration::from_millis(200);
+
+/// Logs who was reset; returns what has become of all.
+fn told(service: Service, cut: Cut) -> RetireReport {
+    let Cut { report, peers } = cut;
+    if !peers.is_empty() {
+        let some: Vec<String> =
+            peers.iter().take(RetireReport::MOST_CUT).map(ToString::to_string).collect();
+        let (flows, peers) = (peers.len(), some.join(", "));
+        warn!(%service, flows, peers, "the deadline passed: remaining connections were reset");
+    }
+    report
+}
 
 impl Task {
     pub(super) fn retired(&mut self, service: Service, retired: Retired) {
@@ -52,15 +64,24 @@ impl Task {
     }
 
     pub(super) fn aborted(&mut self, service: Service, cut: Cut) {
-        let Cut { report, peers } = cut;
-        if !peers.is_empty() {
-            let some: Vec<String> =
-                peers.iter().take(RetireReport::MOST_CUT).map(ToString::to_string).collect();
-            let (flows, peers) = (peers.len(), some.join(", "));
-            warn!(%service, flows, peers, "the deadline passed: remaining connections were reset");
-        }
-        self.report(service, report);
+        self.report(service, told(service, cut));
         self.step(service, Event::Aborted);
+    }
+
+    /// An operation has ended while the agent stops. What became of the flows by it is kept for the next agent.
+    pub(super) fn done_while_stopping(&mut self, done: OpDone) {
+        let OpDone { service, epoch, op, result } = done;
+        let Some(entry) = self.entries.get_mut(&service) else { return };
+        entry.finished(op);
+        let is_its = entry.epoch == epoch && entry.is_draining();
+        let report = match result {
+            Ok(Answer::Retired(retired)) => retired.report,
+            Ok(Answer::Aborted(cut)) => told(service, cut),
+            _ => return,
+        };
+        if is_its && self.take_report(service, report) {
+            self.save(service);
+        }
     }
 
     /// Tells of a change in what has become of the flows.

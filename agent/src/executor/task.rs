@@ -303,11 +303,8 @@ impl Task {
     /// Operations under way end before the next agent may start; none is begun any more.
     async fn finish_operations(&mut self) {
         while self.entries.values().any(Entry::is_busy) {
-            if let Some(Internal::Done(OpDone { service, op, .. })) =
-                self.done_receiver.recv().await
-                && let Some(entry) = self.entries.get_mut(&service)
-            {
-                entry.finished(op);
+            if let Some(Internal::Done(done)) = self.done_receiver.recv().await {
+                self.done_while_stopping(done);
             }
         }
     }
