@@ -34,7 +34,7 @@ pub struct App<D> {
     pub(super) requests: Requests,
     pub(super) hooks: Arc<hook::Counts>,
     pub(super) checks: Arc<UnderWay>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 /// How many requests may ask the kernel at once; the others wait for their turn. Threads that block are few, and
@@ -44,7 +44,7 @@ const TURNS: usize = 4;
 impl<D: Drains> App<D> {
     /// The interface to `drains`, looking through `kernel`; `pods` says who is who.
     pub fn new(drains: D, kernel: Arc<dyn Kernel>, pods: Pods) -> Self {
-        let (requests, turns) = (Requests::default(), Semaphore::new(TURNS));
+        let (requests, turns) = (Requests::default(), Arc::new(Semaphore::new(TURNS)));
         let (hooks, checks) = (Arc::default(), Arc::default());
         Self { drains, kernel, pods, requests, hooks, checks, turns }
     }
@@ -67,12 +67,16 @@ impl<D: Drains> App<D> {
         &self,
         call: impl FnOnce(&dyn Kernel) -> Result<T, KernelError> + Send + 'static,
     ) -> Result<Result<T, KernelError>, ApiError> {
-        let turn = self.turns.acquire().await;
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
         let turn = turn.map_err(|closed| ApiError::internal(&closed))?;
         let kernel = Arc::clone(&self.kernel);
-        let called = tokio::task::spawn_blocking(move || call(kernel.as_ref())).await;
-        drop(turn);
-        called.map_err(|error| ApiError::internal(&error))
+        // The thread goes on although nobody waits for it any more, and its turn with it.
+        let called = tokio::task::spawn_blocking(move || {
+            let done = call(kernel.as_ref());
+            drop(turn);
+            done
+        });
+        called.await.map_err(|error| ApiError::internal(&error))
     }
 
     /// Checks that the caller may read this namespace.
@@ -186,5 +190,35 @@ impl<D: Drains> App<D> {
     /// The pod that a namespace belongs to.
     pub(super) async fn pod(&self, netns: u32) -> Option<PodRef> {
         self.pods.in_netns(netns).await.map(|pod| PodRef::from(&*pod))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::{super::testing::FakeDrains, *};
+
+    #[tokio::test]
+    async fn who_breaks_a_question_off_keeps_its_turn_until_it_is_answered() {
+        let app = FakeDrains::new().app();
+        let (begin, begun) = mpsc::channel();
+        let (end, ends) = mpsc::channel::<()>();
+        let asked = Arc::clone(&app);
+        let question = tokio::spawn(async move {
+            let wait = move |_: &dyn Kernel| {
+                begin.send(()).expect("the test waits");
+                ends.recv().expect("the test ends it");
+                Ok(())
+            };
+            asked.kernel(wait).await.is_ok()
+        });
+        tokio::task::spawn_blocking(move || begun.recv()).await.unwrap().unwrap();
+        question.abort();
+        assert!(question.await.unwrap_err().is_cancelled());
+        assert_eq!(app.turns.available_permits(), TURNS - 1);
+        end.send(()).unwrap();
+        let all = app.turns.acquire_many(TURNS as u32).await;
+        assert!(all.is_ok(), "it has ended");
     }
 }

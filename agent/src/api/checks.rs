@@ -146,11 +146,10 @@ async fn ask<D: Drains>(
             };
         let Check { socket, note } = check;
         let answer = timeout(question.timeout, question.put(socket.into())).await;
-        app.kernel(move |kernel| {
-            kernel.close_check(note);
-            Ok(())
-        })
-        .await?;
+        // It may take a while, and waits: not in the turn of those who look. How many there are is limited already.
+        let kernel = Arc::clone(&app.kernel);
+        let closed = tokio::task::spawn_blocking(move || kernel.close_check(note)).await;
+        closed.map_err(|error| ApiError::internal(&error))?;
         match answer {
             Ok(Err(why)) if why.kind() == io::ErrorKind::ConnectionRefused => {
                 result.why = Some(format!("{address} refuses connections"));

@@ -44,7 +44,7 @@ struct Shared {
     kernel: Arc<dyn Kernel>,
     pipes: Pipes,
     attempts: Arc<Attempts>,
-    opening: Semaphore,
+    opening: Arc<Semaphore>,
     lines: Mutex<HashMap<Service, Open>>,
     /// Lines that accept nobody any more, and may still carry.
     closed: Mutex<Vec<(Service, Weak<Line>)>>,
@@ -96,7 +96,7 @@ impl Carrier {
             kernel,
             pipes: Pipes::default(),
             attempts: Arc::default(),
-            opening: Semaphore::new(OPENING),
+            opening: Arc::new(Semaphore::new(OPENING)),
             lines: Mutex::default(),
             closed: Mutex::default(),
             seats: Arc::new(Seats::new(limit)),
