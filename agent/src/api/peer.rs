@@ -88,7 +88,12 @@ impl Peer {
             let pid = Pid::from_raw(credentials.pid()?)?;
             pidfd_open(pid, PidfdFlags::empty()).ok()
         };
-        let process = peer_pidfd(stream).ok().or_else(by_pid);
+        let process = match peer_pidfd(stream) {
+            Ok(process) => Some(process),
+            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => by_pid(),
+            // It has ended already: by now its pid may be another's.
+            Err(_) => None,
+        };
         Ok(Self { credentials, process })
     }
 

@@ -157,7 +157,7 @@ pub(super) fn inode(path: &Path) -> io::Result<u32> {
 fn open_if(path: &Path, netns: u32) -> io::Result<Option<OwnedFd>> {
     let fd = match open(path, LOOK, Mode::empty()) {
         Ok(fd) => fd,
-        Err(e) if is_want(e.into()) => return Err(e.into()),
+        Err(e) if is_want(e) => return Err(e.into()),
         Err(_) => return Ok(None),
     };
     let is_it = fstat(&fd).is_ok_and(|s| s.st_ino == u64::from(netns))
