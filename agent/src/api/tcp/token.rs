@@ -41,7 +41,9 @@ impl Tokens {
 
     /// A file that cannot be used any more has no tokens: who removes it means to lock everybody out.
     fn refresh(&self, current: &mut Read) {
-        if Stamp::of(&self.path) == current.stamp {
+        // Before its contents are read: what is written in between is read next time.
+        let stamp = Stamp::of(&self.path);
+        if stamp == current.stamp {
             return;
         }
         *current = match read(&self.path) {
@@ -51,7 +53,7 @@ impl Tokens {
             }
             Err(why) => {
                 tracing::warn!(file = %self.path.display(), why, "there are no tokens any more");
-                Read { stamp: Stamp::of(&self.path), tokens: Vec::new() }
+                Read { stamp, tokens: Vec::new() }
             }
         };
     }
