@@ -319,6 +319,21 @@ fn resets_on_one_side_are_resets_on_the_other() -> Result<()> {
 }
 
 #[test]
+fn urgent_data_is_a_reset_and_no_end() -> Result<()> {
+    let world = World::new()?;
+    world.drain(&[&world.forward()])?;
+    let mut pair = world.carried()?;
+    pair.exchange()?;
+    rustix::net::send(&pair.client, b"!", rustix::net::SendFlags::OOB)?;
+    // Or the peer would take what came before this for all that was said.
+    pair.client.write_all(b"more")?;
+    pair.client.shutdown(Shutdown::Write)?;
+    let error = std::io::copy(&mut pair.server, &mut std::io::sink()).err().context("an end")?;
+    ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
+    Ok(())
+}
+
+#[test]
 fn nobody_is_lost_when_the_drain_ends_in_the_middle() -> Result<()> {
     let cluster = Cluster::new(2, Mode::Iptables)?;
     let servers = cluster.pods.iter().map(Nginx::start).collect::<Result<Vec<_>>>()?;

@@ -7,7 +7,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+use rustix::{
+    net::{RecvFlags, recv},
+    pipe::{PipeFlags, SpliceFlags, pipe_with, splice},
+};
 use tokio::{io::Interest, net::TcpStream};
 
 /// What a pipe holds, unless an administrator has made them smaller.
@@ -53,6 +56,8 @@ impl Pipes {
 /// One side was reset, or is unreachable: the other is to be reset too.
 pub(super) async fn both_ways(a: &TcpStream, b: &TcpStream, pipes: &Pipes) -> io::Result<()> {
     tokio::select! {
+        // What a side has said before it was reset is passed on first.
+        biased;
         done = async { tokio::try_join!(pump(a, b, pipes), pump(b, a, pipes)) } => done.map(drop),
         // A direction that has ended, or is waiting, does not notice a reset by itself.
         broken = broken(a) => Err(broken),
@@ -85,18 +90,44 @@ async fn pump(from: &TcpStream, to: &TcpStream, pipes: &Pipes) -> io::Result<()>
         match from.try_io(Interest::READABLE, fill) {
             Ok(0) => {
                 pipes.give_back(pipe);
+                if has_bytes(from) {
+                    return Err(urgent());
+                }
                 return shutdown(to);
             }
             Ok(count) => {
                 empty(&pipe, count, to).await?;
                 pipes.give_back(pipe);
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => pipes.give_back(pipe),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                // What has come since can be had, what lies behind urgent data cannot.
+                if has_bytes(from) {
+                    match fill() {
+                        Ok(0) => return Err(urgent()),
+                        Ok(count) => empty(&pipe, count, to).await?,
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(urgent()),
+                        Err(e) => return Err(e),
+                    }
+                }
+                pipes.give_back(pipe);
+            }
             Err(e) => return Err(e),
         }
         // A fast stream must not keep the others waiting.
         tokio::task::yield_now().await;
     }
+}
+
+/// Whether there is something to be read.
+fn has_bytes(from: &TcpStream) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    matches!(recv(from, &mut [0_u8][..], flags), Ok((1, _)))
+}
+
+/// `splice(2)` stops before urgent data (`tcp_read_sock`), and says the same as if there were nothing behind it. To go on
+/// would be to say "end" where there is none.
+fn urgent() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "urgent data (MSG_OOB) cannot be carried")
 }
 
 async fn empty(pipe: &Pipe, mut count: usize, to: &TcpStream) -> io::Result<()> {
