@@ -24,12 +24,18 @@ pub(super) async fn as_the_agent_names_it(
     new: NewConnections,
     caller: &Caller,
 ) -> Result<NewConnections, ApiError> {
-    let NewConnections::Handoff(Handoff::Pid(pid)) = new else { return Ok(new) };
+    let NewConnections::Handoff(Handoff::Pid(pid) | Handoff::Successor(pid)) = new else {
+        return Ok(new);
+    };
     let pidns = caller.pidns;
     let found = tokio::task::spawn_blocking(move || find(pid, pidns)).await;
     let found = found.map_err(|error| ApiError::internal(&error))?;
     let found = found.ok_or(KernelError::Handoff(HandoffError::NoProcess(pid)))?;
-    Ok(NewConnections::Handoff(Handoff::Pid(found)))
+    let known = match new {
+        NewConnections::Handoff(Handoff::Successor(_)) => Handoff::Successor(found),
+        _ => Handoff::Pid(found),
+    };
+    Ok(NewConnections::Handoff(known))
 }
 
 /// Checks that the caller, who may drain the service, may also have its new connections treated like this: nobody is to

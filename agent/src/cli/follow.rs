@@ -127,3 +127,19 @@ fn worth_a_retry(error: ClientError) -> Result<String, Failure> {
         other => Err(other.into()),
     }
 }
+
+/// Asks again while the agent cannot be reached, or has no time for it.
+pub(super) async fn patiently<T, F: Future<Output = Result<T, Failure>>>(
+    until: Instant,
+    ask: impl Fn() -> F,
+) -> Result<T, Failure> {
+    let mut backoff = Backoff::new();
+    loop {
+        match ask().await {
+            Err(failure) if failure.exit == Exit::Unreachable && Instant::now() < until => {
+                backoff.pause(until).await;
+            }
+            result => return result,
+        }
+    }
+}

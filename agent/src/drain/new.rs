@@ -32,6 +32,8 @@ pub enum NewConnections {
 pub enum Handoff {
     /// The process with this id, and its descendants.
     Pid(u32),
+    /// The same, but by what they listen on on the drained port itself: they are to have its place.
+    Successor(u32),
     /// Whoever listens on this port, which is another one.
     Port(u16),
 }
@@ -139,7 +141,9 @@ impl fmt::Display for NewConnections {
                 let suffix = if *proxy_protocol { " with --proxy-protocol" } else { "" };
                 write!(f, "{}{suffix}", to.join(" "))
             }
-            Self::Handoff(Handoff::Pid(pid)) => write!(f, "handoff=pid:{pid}"),
+            Self::Handoff(Handoff::Pid(pid) | Handoff::Successor(pid)) => {
+                write!(f, "handoff=pid:{pid}")
+            }
             Self::Handoff(Handoff::Port(port)) => write!(f, "handoff=port:{port}"),
         }
     }

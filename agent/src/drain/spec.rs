@@ -219,7 +219,8 @@ fn check_ranges(request: &SpecRequest) -> Result<(), SpecError> {
     if request.timeout == Some(Duration::ZERO) {
         return Err(SpecError::ZeroTimeout);
     }
-    if let Some(Handoff::Pid(0) | Handoff::Port(0)) = request.new.handoff() {
+    if let Some(Handoff::Pid(0) | Handoff::Successor(0) | Handoff::Port(0)) = request.new.handoff()
+    {
         return Err(SpecError::HandoffToNobody);
     }
     let options = [

@@ -80,7 +80,8 @@ impl Parts<'_> {
         let look = self.namespaces.inside(service.netns, || diag::look(&[], asked.as_ref()))?;
         let found = match to {
             Handoff::Port(port) => of_port(service, port, &look)?,
-            Handoff::Pid(pid) => of_process(service, pid, &look)?,
+            Handoff::Pid(pid) => of_process(service, pid, Ports::OwnOrOnly, &look)?,
+            Handoff::Successor(pid) => of_process(service, pid, Ports::Own, &look)?,
         };
         let on_port =
             look.listeners.iter().filter(|listener| listener.local.port() == service.port);
@@ -148,7 +149,16 @@ fn of_port(service: Service, port: u16, look: &Look) -> Result<Found, KernelErro
     Ok(Found { listeners: some(listeners.collect(), none)?, flows: Vec::new() })
 }
 
-fn of_process(service: Service, pid: u32, look: &Look) -> Result<Found, KernelError> {
+/// By which ports a process takes over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ports {
+    /// The drained one.
+    Own,
+    /// The drained one if it listens there, else its only one.
+    OwnOrOnly,
+}
+
+fn of_process(service: Service, pid: u32, by: Ports, look: &Look) -> Result<Found, KernelError> {
     let path = format!("/proc/{pid}/ns/net");
     let lives_in = netns::inode(Path::new(&path)).map_err(|_| HandoffError::NoProcess(pid))?;
     if lives_in != service.netns {
@@ -156,7 +166,7 @@ fn of_process(service: Service, pid: u32, look: &Look) -> Result<Found, KernelEr
     }
     let family = descendants(pid as i32)?;
     let held: HashMap<u32, Place> = family.iter().flat_map(|pid| sockets(*pid)).collect();
-    let listeners = choose(service, pid, &held, look)?;
+    let listeners = choose(service, pid, by, &held, look)?;
     check_shared(service, pid, &family, &listeners)?;
     let port = service.port;
     let of_port = |socket: &&Socket| socket.local.port() == port;
@@ -181,10 +191,11 @@ fn of_process(service: Service, pid: u32, look: &Look) -> Result<Found, KernelEr
     })
 }
 
-/// Those of its listeners that are meant: on the port itself if there are any, else on its only port.
+/// Those of its listeners that are meant.
 fn choose<'a>(
     service: Service,
     pid: u32,
+    by: Ports,
     held: &HashMap<u32, Place>,
     look: &'a Look,
 ) -> Result<Vec<&'a Listener>, KernelError> {
@@ -192,7 +203,7 @@ fn choose<'a>(
         look.listeners.iter().filter(|listener| held.contains_key(&listener.inode)).collect();
     let ports: BTreeSet<u16> = own.iter().map(|listener| listener.local.port()).collect();
     let port = match ports.len() {
-        _ if ports.contains(&service.port) => service.port,
+        _ if by == Ports::Own || ports.contains(&service.port) => service.port,
         0 | 1 => ports.first().copied().unwrap_or_default(),
         _ => {
             let ports = ports.into_iter().collect();
@@ -303,11 +314,12 @@ mod tests {
         let pid = child.id();
         child.wait().unwrap();
         assert_eq!(
-            found(of_process(here(80), pid, &Look::default())),
+            found(of_process(here(80), pid, Ports::OwnOrOnly, &Look::default())),
             Err(HandoffError::NoProcess(pid))
         );
         let nowhere = Service { netns: 1, port: 80 };
-        let error = found(of_process(nowhere, std::process::id(), &Look::default()));
+        let look = Look::default();
+        let error = found(of_process(nowhere, std::process::id(), Ports::OwnOrOnly, &look));
         assert!(matches!(error, Err(HandoffError::OtherNetns { .. })), "{error:?}");
     }
 
@@ -321,16 +333,22 @@ mod tests {
             backlog: 0,
         };
         let held: HashMap<u32, Place> = (1..=9).map(|inode| (inode, (7, 3))).collect();
-        let meant = |ports: &[(u32, u16)]| {
+        let meant_by = |by, ports: &[(u32, u16)]| {
             let listeners = ports.iter().map(|(inode, port)| listener(*inode, *port)).collect();
             let look = Look { listeners, ..Look::default() };
-            match choose(here(80), 7, &held, &look) {
+            match choose(here(80), 7, by, &held, &look) {
                 Ok(chosen) => Ok(chosen.iter().map(|listener| listener.inode).collect::<Vec<_>>()),
                 Err(KernelError::Handoff(error)) => Err(error),
                 Err(other) => panic!("{other:?}"),
             }
         };
+        let meant = |ports: &[(u32, u16)]| meant_by(Ports::OwnOrOnly, ports);
         assert_eq!(meant(&[(1, 8081), (2, 8081), (20, 80)]), Ok(vec![1, 2]), "one for each worker");
+        let successor = |ports: &[(u32, u16)]| meant_by(Ports::Own, ports);
+        assert_eq!(successor(&[(1, 9090), (2, 80), (20, 80)]), Ok(vec![2]));
+        for not_yet in [&[(1, 9090), (20, 80)][..], &[(1, 9090), (2, 443)], &[]] {
+            assert!(successor(not_yet).unwrap_err().is_missing(), "{not_yet:?}");
+        }
         assert_eq!(
             meant(&[(1, 80), (2, 443), (20, 80)]),
             Ok(vec![1]),

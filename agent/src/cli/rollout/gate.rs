@@ -10,7 +10,7 @@ use crate::{
     cli::{
         drain,
         exit::{Exit, Failure},
-        follow::Backoff,
+        follow::patiently,
         ready, services,
         target::Target,
         text::Streams,
@@ -55,7 +55,8 @@ impl Worker {
         if ports.is_empty() {
             return Ok(false);
         }
-        if self.proof(&target, &ports).await? == Exit::Done {
+        // A drain of somebody else that ends when the new version listens would let its traffic in.
+        if let (Exit::Done, true) = self.proof(&target, &ports).await? {
             return Ok(true);
         }
         let (mut out, mut err) = (Lines::new(self.at, shared), Lines::new(self.at, shared));
@@ -66,7 +67,7 @@ impl Worker {
         if drained != Exit::Done {
             return Err(Failure::new(drained, format!("it is not drained: {}", err.last_remark)));
         }
-        match self.proof(&target, &ports).await? {
+        match self.proof(&target, &ports).await?.0 {
             Exit::Done => Ok(true),
             exit => Err(Failure::new(exit, "that it is drained cannot be proven again")),
         }
@@ -82,15 +83,17 @@ impl Worker {
         }
     }
 
-    /// Whether all these ports are drained, proven now.
-    async fn proof(&self, target: &Target, ports: &[u16]) -> Result<Exit, Failure> {
-        let mut exit = Exit::Done;
+    /// Whether all these ports are drained, proven now, and whether they stay closed when a new instance listens.
+    async fn proof(&self, target: &Target, ports: &[u16]) -> Result<(Exit, bool), Failure> {
+        let (mut exit, mut kept) = (Exit::Done, true);
         for &port in ports {
             let until = Instant::now() + IF_UNREACHABLE;
-            let (this, _) = patiently(until, || ready::ask(&self.client, target, port)).await?;
+            let (this, service) =
+                patiently(until, || ready::ask(&self.client, target, port)).await?;
+            kept &= service.drain.is_some_and(|drain| drain.keep_closed);
             exit = if exit == Exit::Done || this == Exit::Unverifiable { this } else { exit };
         }
-        Ok(exit)
+        Ok((exit, kept))
     }
 
     /// Lets its traffic in again. A port that fails does not keep the others closed.
@@ -126,22 +129,6 @@ pub(super) fn check_serves(service: &ServiceStatus) -> Result<(), Failure> {
         service.state.as_str()
     );
     Err(Failure::new(Exit::Conflict, message))
-}
-
-/// Asks again while the agent cannot be reached, or has no time for it.
-pub(super) async fn patiently<T, F: Future<Output = Result<T, Failure>>>(
-    until: Instant,
-    ask: impl Fn() -> F,
-) -> Result<T, Failure> {
-    let mut backoff = Backoff::new();
-    loop {
-        match ask().await {
-            Err(failure) if failure.exit == Exit::Unreachable && Instant::now() < until => {
-                backoff.pause(until).await;
-            }
-            result => return result,
-        }
-    }
 }
 
 /// What `drain` prints, as remarks about an instance.

@@ -12,6 +12,7 @@ use super::{
 use crate::cli::{
     drain,
     exit::{Exit, Failure},
+    follow::patiently,
     services,
 };
 
@@ -83,7 +84,7 @@ async fn look_at(worker: &Worker, course: Course) -> Result<Found, Failure> {
     }
     // Also shows that the agent can check, and lets us.
     let until = Instant::now() + gate::IF_UNREACHABLE;
-    let sick = gate::patiently(until, || worker.health()).await?.filter(|_| !is_ours);
+    let sick = patiently(until, || worker.health()).await?.filter(|_| !is_ours);
     Ok(Found {
         ids,
         note: sick.map(|why| format!("is not healthy now, before it is released: {why}")),

@@ -19,6 +19,7 @@ use crate::{
         child::{Happened, name},
         client::Client,
         exit::{Exit, Failure},
+        follow::patiently,
         new::New,
         services,
         target::Target,
@@ -35,6 +36,9 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long the agent may take to answer a request that is of no use any more.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+
+/// For how long the agent is asked again to take a handover back: it may be restarting.
+const TAKEN_BACK_WITHIN: Duration = Duration::from_secs(10);
 
 /// How far the agent has taken part.
 #[derive(Default)]
@@ -88,12 +92,11 @@ impl Server<'_> {
         match self.hand_over(new, &part, &mut stop, streams).await {
             Handover::Over(Err(failure)) if !part.has_accepted() => {
                 streams.note(&format!("drainctl: no restart: {failure}; the old version goes on"));
-                let ended = self.give_up(new, streams).await;
-                // The agent may have heard of it all the same.
-                if ended.is_none() && failure.exit == Exit::Unreachable {
+                // The agent may have heard of it all the same, and then nobody would have the ports.
+                if failure.exit == Exit::Unreachable {
                     self.take_back(streams).await;
                 }
-                ended
+                self.give_up(new, streams).await
             }
             Handover::Over(result) => self.retire(old, new, result, stop, streams).await,
             Handover::Ended(ended, code) if ended == new => {
@@ -272,8 +275,9 @@ impl Server<'_> {
     /// The new version may have ended with the ports in its hands: the old one takes them again.
     async fn take_back(&self, streams: &mut Streams<'_>) {
         let Ok(target) = Target::find(&TargetArgs::default()) else { return };
+        let until = Instant::now() + TAKEN_BACK_WITHIN;
         for port in &self.args.drain.ports {
-            if let Err(failure) = undrain(self.client, &target, *port).await {
+            if let Err(failure) = patiently(until, || undrain(self.client, &target, *port)).await {
                 streams.note(&format!("drainctl: port {port} may stay closed: {failure}"));
             }
         }
@@ -299,7 +303,7 @@ impl Server<'_> {
 
 /// The drain of the old version.
 fn handoff(args: &DrainArgs, new: Pid) -> DrainArgs {
-    let to = Handoff::Pid(new.as_raw_nonzero().get().unsigned_abs());
+    let to = Handoff::Successor(new.as_raw_nonzero().get().unsigned_abs());
     DrainArgs {
         new: vec![New::Handoff(to)],
         proxy_protocol: false,

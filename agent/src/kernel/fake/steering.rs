@@ -52,7 +52,7 @@ impl Model {
     ) -> Result<BTreeSet<u64>, KernelError> {
         let port = match to {
             Handoff::Port(port) => port,
-            Handoff::Pid(pid) => pid as u16,
+            Handoff::Pid(pid) | Handoff::Successor(pid) => pid as u16,
         };
         let listeners = self.listeners.get(&Service { port, ..service });
         let cookies: BTreeSet<u64> = listeners.into_iter().flatten().map(|l| l.cookie).collect();
