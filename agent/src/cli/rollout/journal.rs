@@ -110,6 +110,9 @@ impl Past {
     }
 }
 
+/// How each line begins.
+const BEGIN: &str = "{\"at_ms\":";
+
 impl Journal {
     /// Opens it, for us alone, and reads what it says. A line that was not written to its end is dropped: nothing was
     /// done about it.
@@ -132,6 +135,9 @@ impl Journal {
         file.read_to_end(&mut text).map_err(|error| fail(&error))?;
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let past = parse(&text[..whole]).map_err(|why| fail(&why))?;
+        if !may_be_cut(&text[whole..]) {
+            return Err(fail(&"it is no journal"));
+        }
         if whole < text.len() {
             file.set_len(whole as u64).map_err(|error| fail(&error))?;
         }
@@ -261,6 +267,14 @@ fn usage(message: String) -> Failure {
     Failure::new(Exit::Usage, format!("{message}; nothing was changed"))
 }
 
+/// Whether this may be what is left of a line of a journal that was not written to its end. Where the power failed there may
+/// be zeros.
+fn may_be_cut(line: &[u8]) -> bool {
+    let begin = BEGIN.as_bytes();
+    let begins = line.iter().zip(begin).all(|(is, should)| is == should);
+    begins || line.iter().all(|byte| *byte == 0)
+}
+
 #[cfg(test)]
 impl Journal {
     /// One that can only be read.
@@ -328,6 +342,8 @@ mod tests {
         let path = dir.path().join("journal");
         for text in [
             "hello\n",
+            "hello",
+            "\n\na token",
             "{}\n",
             "{\"at_ms\":1,\"event\":\"canary\"}\n",
             "{\"at_ms\":1,\"event\":\"began\",\"form\":2,\"instances\":[]}\n",
