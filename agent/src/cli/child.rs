@@ -143,6 +143,11 @@ pub(super) fn comes_from_the_terminal(signal: Signal) -> bool {
     from_keys && tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp())
 }
 
+/// The exit code of what this signal has ended, as shells have it.
+pub(super) fn exit_code_of(signal: Signal) -> u8 {
+    u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX)
+}
+
 /// A signal's name.
 pub(super) fn name(signal: Signal) -> &'static str {
     match signal {

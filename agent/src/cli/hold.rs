@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use serde::Serialize;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     args::HoldArgs,
-    child::{Children, Happened, comes_from_the_terminal},
+    child::{Children, Happened, comes_from_the_terminal, exit_code_of, name},
     client::{Client, ClientError},
     exit::{Exit, Failure},
     follow::Backoff,
@@ -27,6 +27,8 @@ use crate::{
 
 /// How often at least a renewal that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// How long the agent may take to give back a hold that was broken off.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
 /// For how long releasing is tried once the command has ended.
 const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -65,13 +67,35 @@ pub(super) async fn run(
         unless_draining: args.unless_draining,
     });
     // Before anything is held: no signal may end us with a hold that nobody releases.
-    let children = if args.command.is_empty() { None } else { Some(Children::new()?) };
-    let held = set(args, client, &request, streams).await?;
-    match children {
-        Some(children) => {
-            run_held(args, client, request, &held.service.id, children, streams).await
+    if args.command.is_empty() {
+        let held = set(args, client, &request, streams).await?;
+        return Ok(is_held(args, &target, client, held, streams, json));
+    }
+    let mut children = Children::new()?;
+    let held = tokio::select! {
+        held = set(args, client, &request, streams) => held?,
+        signal = told_to_end(&mut children) => {
+            // It may have been set by now.
+            let given_back = async {
+                let service = services::find(client, &target, args.port).await?;
+                client.delete::<Released>(&path(&service.id, &args.name)).await.map_err(Failure::from)
+            };
+            let _ = timeout(GIVEN_BACK_WITHIN, given_back).await;
+            let message = format!("{}: the command was not run", name(signal));
+            return Err(Failure::new(Exit::Command(exit_code_of(signal)), message));
         }
-        None => Ok(is_held(args, &target, client, held, streams, json)),
+    };
+    run_held(args, client, request, &held.service.id, children, streams).await
+}
+
+/// Waits for a signal that is to end us, while there is no command yet that it could be for.
+async fn told_to_end(children: &mut Children) -> Signal {
+    loop {
+        if let Happened::Told(signal @ (Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT)) =
+            children.next().await
+        {
+            return signal;
+        }
     }
 }
 
