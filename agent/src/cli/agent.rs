@@ -9,7 +9,6 @@ use std::{
     time::SystemTime,
 };
 
-use clap::Args;
 use hyper::Uri;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream},
@@ -24,9 +23,10 @@ use tokio_rustls::{
     },
 };
 
+pub(super) use super::access::Access;
 use super::{
     exit::{Exit, Failure},
-    new, text, validity,
+    new, validity,
 };
 
 /// Longest path of a Unix socket (`sun_path` in unix(7), less its NUL).
@@ -120,29 +120,6 @@ impl FromStr for AgentAddress {
     }
 }
 
-/// What an agent's TCP endpoint wants to see.
-#[derive(Debug, Default, Args)]
-pub(super) struct Access {
-    /// With --agent https://…: the file whose first line is the agent's token [default: the variable DRAINCTL_TOKEN]
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
-    pub(super) token_file: Option<PathBuf>,
-    /// With --agent https://…: the authorities (PEM) that may have signed the agent's certificate
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
-    pub(super) ca_file: Option<PathBuf>,
-    /// With --agent https://…: our certificate (PEM), if the agent knows us by one
-    #[arg(long, global = true, value_name = "FILE", requires = "key", help_heading = "Everywhere")]
-    pub(super) cert: Option<PathBuf>,
-    /// The private key (PEM) of --cert
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        requires = "cert",
-        help_heading = "Everywhere"
-    )]
-    pub(super) key: Option<PathBuf>,
-}
-
 /// Connects to the agent that this is a part of.
 pub type Dial = Arc<dyn Fn() -> DuplexStream + Send + Sync>;
 
@@ -197,7 +174,7 @@ impl Way {
                 tls: None,
                 authorization: None,
                 has_expired: false,
-                options: options(address, access),
+                options: access.options(address),
             });
         };
         let tls = if url.tls { Some(connector(url, access)?) } else { None };
@@ -209,7 +186,7 @@ impl Way {
         };
         let has_expired =
             ours.first().is_some_and(|cert| validity::has_expired(cert, SystemTime::now()));
-        let options = options(address, access);
+        let options = access.options(address);
         let address = address.clone();
         Ok(Self { address, within: None, tls, authorization, has_expired, options })
     }
@@ -243,23 +220,6 @@ impl Way {
             }
         }
     }
-}
-
-/// The options of this address and access, each with a space before it; none for the default. A token from the environment is
-/// there for the next command too.
-fn options(address: &AgentAddress, access: &Access) -> String {
-    let agent = Some(address).filter(|address| **address != AgentAddress::default());
-    let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-    [
-        ("--agent", agent.map(AgentAddress::to_string)),
-        ("--ca-file", file(&access.ca_file)),
-        ("--token-file", file(&access.token_file)),
-        ("--cert", file(&access.cert)),
-        ("--key", file(&access.key)),
-    ]
-    .into_iter()
-    .filter_map(|(name, value)| Some(format!(" {name} {}", text::quoted(&value?))))
-    .collect()
 }
 
 async fn connect_tcp(url: &Url) -> Result<TcpStream, String> {

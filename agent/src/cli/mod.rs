@@ -1,6 +1,7 @@
 //! The command line: `drainctl`. One verb a file; each turns its arguments into requests to the agent, waits
 //! if it has to, and ends with one of the documented exit codes ([`Exit`]).
 
+mod access;
 mod admission;
 mod agent;
 mod args;
