@@ -118,6 +118,12 @@ fn the_command_goes_on_without_an_agent_and_ends_with_its_code() -> Result<()> {
     let unreachable = ["--if-unreachable", "fail", "--", "sh", "-c", "echo it runs"];
     let outcome = fixture.ctl().expect(4, &[HOLD, &unreachable].concat())?;
     ensure!(!outcome.stdout.contains("it runs"), "{outcome}");
+    let waiting = ["--if-unreachable", "wait=1m", "--", "sh", "-c", "echo it runs"];
+    let mut asked = fixture.ctl().start(&[HOLD, &waiting].concat())?;
+    eventually(LIMIT, "it waits", || Ok(asked.stderr()?.contains("trying again")))?;
+    asked.signal(Signal::TERM)?;
+    let outcome = asked.wait()?.expect(143)?.says("SIGTERM: the command was not run")?;
+    ensure!(!outcome.stdout.contains("it runs"), "{outcome}");
     Ok(())
 }
 
