@@ -273,8 +273,10 @@ async fn who_was_reset_while_the_agent_stopped_is_known_to_the_next_one() {
     end.send(()).expect("the reset waits");
     stopping.await.expect("no panic");
     let executor = start(&kernel).expect("adopts");
+    // Whether it is taken for one that left, too, depends on whether a round comes before this: which flows were reset is
+    // not kept, only how many and whose.
     let report = view(&executor, WEB).await.report;
-    assert_eq!((report.aborted, report.cut.len(), report.left), (1, 1, 0));
+    assert_eq!((report.aborted, report.cut.len()), (1, 1));
 }
 
 /// Kills the executor at the `nth` call of `op`, before or after it is done, while a drain runs from its start to
