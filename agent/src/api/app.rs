@@ -72,9 +72,8 @@ impl<D: Drains> App<D> {
         let kernel = Arc::clone(&self.kernel);
         // The thread goes on although nobody waits for it any more, and its turn with it.
         let called = tokio::task::spawn_blocking(move || {
-            let done = call(kernel.as_ref());
-            drop(turn);
-            done
+            let _turn = turn;
+            call(kernel.as_ref())
         });
         called.await.map_err(|error| ApiError::internal(&error))
     }

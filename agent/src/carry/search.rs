@@ -109,11 +109,10 @@ async fn connect(line: &Line, addr: SocketAddr, token: u64) -> Result<TcpStream,
     // It is never closed. The thread goes on although nobody waits for it any more, and its turn with it.
     let turn = Arc::clone(&line.shared.opening).acquire_owned().await;
     let begun = tokio::task::spawn_blocking(move || {
-        let begun = kernel.open_connection(netns, addr, token, uid);
-        drop(turn);
-        begun
-    });
-    let begun = begun.await;
+        let _turn = turn;
+        kernel.open_connection(netns, addr, token, uid)
+    })
+    .await;
     // The mark stays until the attempt has ended: a repeated SYN has it too.
     let Outgoing { socket, mark: _mark } = begun.map_err(|e| fail(e.into()))??;
     let socket = TcpStream::from_std(socket.into()).map_err(fail)?;

@@ -23,8 +23,8 @@ use tokio_rustls::{
     },
 };
 
-pub(super) use super::access::Access;
 use super::{
+    access::Access,
     exit::{Exit, Failure},
     new, validity,
 };
@@ -161,6 +161,7 @@ impl Way {
     /// # Errors
     /// They do not fit the address, or a file cannot be used (all exit code 2).
     pub(super) fn new(address: &AgentAddress, access: &Access) -> Result<Self, Failure> {
+        let options = access.options(address);
         let AgentAddress::Url(url) = address else {
             if access.token_file.is_some() || access.ca_file.is_some() || access.cert.is_some() {
                 return Err(usage(
@@ -168,14 +169,9 @@ impl Way {
                      kernel tells the agent who you are",
                 ));
             }
-            return Ok(Self {
-                address: address.clone(),
-                within: None,
-                tls: None,
-                authorization: None,
-                has_expired: false,
-                options: access.options(address),
-            });
+            let address = address.clone();
+            let (within, tls, authorization) = (None, None, None);
+            return Ok(Self { address, within, tls, authorization, has_expired: false, options });
         };
         let tls = if url.tls { Some(connector(url, access)?) } else { None };
         let token = token(access)?;
@@ -186,7 +182,6 @@ impl Way {
         };
         let has_expired =
             ours.first().is_some_and(|cert| validity::has_expired(cert, SystemTime::now()));
-        let options = access.options(address);
         let address = address.clone();
         Ok(Self { address, within: None, tls, authorization, has_expired, options })
     }

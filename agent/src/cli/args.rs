@@ -14,7 +14,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    agent::{Access, AgentAddress},
+    access::Access,
+    agent::AgentAddress,
     exit,
     new::New,
     rollout::RolloutArgs,

@@ -27,9 +27,7 @@ use crate::{
 
 /// How often at least a renewal that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
-/// How long the agent may take to give back a hold that was broken off.
-const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
-/// For how long releasing is tried once the command has ended.
+/// For how long releasing is tried once the command has ended, or is not to be run any more.
 const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What `--json` prints.
@@ -66,21 +64,21 @@ pub(super) async fn run(
         ttl_ms: Some(args.ttl.as_millis() as u64),
         unless_draining: args.unless_draining,
     });
-    // Before anything is held: no signal may end us with a hold that nobody releases.
     if args.command.is_empty() {
         let held = set(args, client, &request, streams).await?;
         return Ok(is_held(args, &target, client, held, streams, json));
     }
+    // Before anything is held: no signal may end us with a hold that nobody releases.
     let mut children = Children::new()?;
     let held = tokio::select! {
         held = set(args, client, &request, streams) => held?,
         signal = told_to_end(&mut children) => {
             // It may have been set by now.
-            let given_back = async {
+            let released = async {
                 let service = services::find(client, &target, args.port).await?;
-                client.delete::<Released>(&path(&service.id, &args.name)).await.map_err(Failure::from)
+                Ok::<_, Failure>(release_soon(client, &path(&service.id, &args.name)).await?)
             };
-            let _ = timeout(GIVEN_BACK_WITHIN, given_back).await;
+            let _ = timeout(RELEASE_WITHIN, released).await;
             let message = format!("{}: the command was not run", name(signal));
             return Err(Failure::new(Exit::Command(exit_code_of(signal)), message));
         }

@@ -177,17 +177,15 @@ fn is_want(errno: Errno) -> bool {
 /// # Errors
 /// It cannot be told which there are.
 fn scan() -> Result<BTreeMap<u32, PathBuf>, KernelError> {
-    let fail = |path: &Path| {
-        let path = path.display().to_string();
-        move |e: io::Error| KernelError::op("read", path, e)
-    };
+    let fail = |path: &Path, e: io::Error| KernelError::op("read", path.display(), e);
+    let wants = |e: &io::Error| Errno::from_io_error(e).is_some_and(is_want);
     let mut found = BTreeMap::new();
     let mut add = |path: PathBuf| match inode(&path) {
         Ok(n) => {
             found.entry(n).or_insert(path);
             Ok(())
         }
-        Err(e) if Errno::from_io_error(&e).is_some_and(is_want) => Err(fail(&path)(e)),
+        Err(e) if wants(&e) => Err(fail(&path, e)),
         // It has ended since, or is no namespace.
         Err(_) => Ok(()),
     };
@@ -195,15 +193,15 @@ fn scan() -> Result<BTreeMap<u32, PathBuf>, KernelError> {
     match fs::read_dir(named) {
         Ok(names) => {
             for name in names {
-                add(name.map_err(fail(named))?.path())?;
+                add(name.map_err(|e| fail(named, e))?.path())?;
             }
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {} // Nobody has named any.
-        Err(e) => return Err(fail(named)(e)),
+        Err(e) if wants(&e) => return Err(fail(named, e)),
+        Err(_) => {} // Nobody has named any, for us.
     }
     let proc = Path::new("/proc");
-    for process in fs::read_dir(proc).map_err(fail(proc))? {
-        let process = process.map_err(fail(proc))?;
+    for process in fs::read_dir(proc).map_err(|e| fail(proc, e))? {
+        let process = process.map_err(|e| fail(proc, e))?;
         if process.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit) {
             add(process.path().join("ns/net"))?;
         }

@@ -38,7 +38,8 @@ use self::{
     worker::Worker,
 };
 use super::{
-    agent::{Access, AgentAddress, Way},
+    access::Access,
+    agent::{AgentAddress, Way},
     args::Common,
     client::Client,
     exit::{Exit, Failure},
